@@ -1,0 +1,111 @@
+"""Entry points: from the command line to a checked config and a function that does the work."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tinygpt.errors import UserError, nearest
+
+COMMANDS = {
+    "train": "train a model; prepares its data if need be",
+    "prepare": "make a dataset's tokens ready, once for all runs",
+    "sample": "write text with a trained model",
+}
+
+
+def main() -> None:
+    """The console script: `tinygpt train model=small` is `python -m tinygpt.train model=small`."""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        lines = [f"  tinygpt {name:<8} {what}" for name, what in COMMANDS.items()]
+        print("tinygpt: a lab bench for small language models\n")
+        print("\n".join(lines))
+        print("\n`tinygpt COMMAND --help` says what a command takes.")
+    elif command in COMMANDS:
+        import_module(f"tinygpt.{command}").main(arguments)
+    else:
+        match = nearest(command, COMMANDS)
+        hint = f"; did you mean tinygpt {match}?" if match else ""
+        fail(f"{command} is not a command{hint}\n  commands: {', '.join(COMMANDS)}")
+
+
+def fail(message: object, *, code: int = 2) -> None:
+    """Say what is wrong and leave; 2 is a mistake in what was typed, 1 a run that failed."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def say(message: str) -> None:
+    """One line for the user, also in the train.log of the run at hand."""
+    logging.getLogger("tinygpt").info(message)
+
+
+def warn(message: str) -> None:
+    """A line for the user that something is not as it should be."""
+    logging.getLogger("tinygpt").warning(message)
+
+
+def log_error(message: str, *, traceback: bool = False) -> None:
+    """A run failed; the traceback is for what is our mistake and not the user's."""
+    logging.getLogger("tinygpt").error(f"error: {message}", exc_info=traceback)
+
+
+def log_to_console() -> None:
+    """Show what `say` and `warn` say."""
+    logger = logging.getLogger("tinygpt")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not any(isinstance(handler, _Console) for handler in logger.handlers):
+        logger.addHandler(_Console())
+
+
+class _Console(logging.Handler):
+    """Prints to standard output as it is now: above the progress bar, while there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = "warning: " if record.levelno == logging.WARNING else ""
+        print(mark + self.format(record))
+
+
+def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Split flags from `key=value` settings; raises UserError for a flag that does not exist."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--cfg", "-c", choices=["job"])
+    parser.add_argument("settings", nargs="*")
+    try:
+        known, unknown = parser.parse_known_intermixed_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+    for flag in unknown:
+        raise _unknown_flag(entry, flag)
+    if known.config_dir and not known.config_dir.is_dir():
+        raise UserError(f"--config-dir {known.config_dir} is not a folder")
+    return known
+
+
+def _unknown_flag(entry: str, flag: str) -> UserError:
+    from tinygpt.compose import PEERS_NAMES
+
+    name, _, value = flag.lstrip("-").replace("-", "_").partition("=")
+    ours = PEERS_NAMES.get(name, name)
+    return UserError(
+        f"{flag} is not a flag; settings are typed without dashes: "
+        f"{ours}={value or 'VALUE'}\n  python -m tinygpt.{entry} --help lists them"
+    )
+
+
+def guarded(work: Callable[[], Any]) -> Any:
+    """Run an entry point: a user's mistake is one line, not a traceback."""
+    try:
+        return work()
+    except UserError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("interrupted", code=130)

@@ -1,0 +1,289 @@
+"""A run, typed: RunConfig, its checks, and the way from a composed or saved config to it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tinygpt import registry
+from tinygpt.errors import UserError, check_choice, check_range, nearest
+from tinygpt.interfaces import (
+    CallbackConfig,
+    DatasetConfig,
+    LoggerConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+)
+
+HORIZONS = ("max_tokens", "max_steps", "max_epochs", "max_time")
+DEFAULT_MAX_TOKENS = 10_000_000
+_COUNT = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+T = TypeVar("T")
+
+
+def parse_count(field_name: str, value: int | str) -> int:
+    """5000000, "5_000_000", "5M" or "2.5K" as a number; raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", str(value).replace("_", "").upper())
+    if not match:
+        raise UserError(f"{field_name}={value} is not a count; type 5000000, 5_000_000 or 5M")
+    count = float(match[1]) * _COUNT[match[2]]
+    if count < 1 or count != int(count):
+        raise UserError(f"{field_name}={value} must be a whole number, at least 1")
+    return int(count)
+
+
+def parse_duration(field_name: str, value: float | str) -> float:
+    """90, "90s", "1.5m" or "1h30m" in seconds; raises UserError."""
+    text = str(value).lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        seconds = float(text)
+    elif parts and "".join(number + unit for number, unit in parts) == text:
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    else:
+        raise UserError(f"{field_name}={value} is not a duration; type 90s, 15m or 1h30m")
+    check_range(field_name, seconds, above=0)
+    return seconds
+
+
+@dataclass
+class TrainerConfig:
+    """How long, in what portions, and how often to look, log and save."""
+
+    seq_len: int = 256  # tokens the model sees at once, T
+    micro_batch_size: int = 16  # sequences per forward; changes memory, never the result
+    tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
+    # the length of the run: at most one of the four; none means 10M tokens
+    max_tokens: int | str | None = None
+    max_steps: int | None = None
+    max_epochs: float | None = None
+    max_time: float | str | None = None  # wall clock, such as 15m; then the result depends on speed
+    grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
+    eval_every: int = 100  # steps
+    eval_tokens: int | str | None = None  # at most this much of validation; null is all of it
+    log_every: int = 10  # steps
+    save_every: int = 100  # steps
+    keep_checkpoints: int = 1  # newest ones to keep, beside the best
+
+    def __post_init__(self) -> None:
+        set_horizons = [name for name in HORIZONS if getattr(self, name) is not None]
+        if len(set_horizons) > 1:
+            values = " and ".join(f"trainer.{name}={getattr(self, name)}" for name in set_horizons)
+            raise UserError(
+                f"{values} are both set, but a run has one length; "
+                f"turn one off with trainer.{set_horizons[0]}=null"
+            )
+        if not set_horizons:
+            self.max_tokens = DEFAULT_MAX_TOKENS
+        if self.max_tokens is not None:
+            self.max_tokens = parse_count("trainer.max_tokens", self.max_tokens)
+        if self.max_time is not None:
+            self.max_time = parse_duration("trainer.max_time", self.max_time)
+        if self.eval_tokens is not None:
+            self.eval_tokens = parse_count("trainer.eval_tokens", self.eval_tokens)
+        if self.max_epochs is not None:
+            check_range("trainer.max_epochs", self.max_epochs, above=0)
+        for name in ("seq_len", "micro_batch_size", "tokens_per_step", "max_steps"):
+            value = getattr(self, name)
+            if value is not None:
+                check_range(f"trainer.{name}", value, low=1)
+        for name in ("eval_every", "log_every", "save_every", "keep_checkpoints"):
+            check_range(f"trainer.{name}", getattr(self, name), low=1)
+        check_range("trainer.grad_clip", self.grad_clip, low=0)
+        portion = self.micro_batch_size * self.seq_len
+        if self.tokens_per_step % portion:
+            below = self.tokens_per_step // portion * portion
+            choices = [str(n) for n in (below, below + portion) if n]
+            raise UserError(
+                f"trainer.tokens_per_step={self.tokens_per_step} is not a multiple of "
+                f"micro_batch_size * seq_len = {self.micro_batch_size} * {self.seq_len} = "
+                f"{portion}; nearest {'are' if len(choices) > 1 else 'is'} {' and '.join(choices)}"
+            )
+
+    @property
+    def grad_accum(self) -> int:
+        """Forwards per optimizer update."""
+        return self.tokens_per_step // (self.micro_batch_size * self.seq_len)
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences per optimizer update."""
+        return self.tokens_per_step // self.seq_len
+
+
+@dataclass
+class DeviceConfig:
+    """Which hardware, and in what precision."""
+
+    type: str = "auto"  # auto takes cuda, then mps, then cpu
+    precision: str = "auto"  # auto takes bf16 on a GPU that has it, else fp32
+    compile: str = "auto"  # auto compiles on CUDA when the run is long enough to gain from it
+    threads: int | None = None  # CPU threads; null leaves it to torch; changes the last bits
+
+    def __post_init__(self) -> None:
+        check_choice("device.type", self.type, ("auto", "cpu", "cuda", "mps"))
+        check_choice("device.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        check_choice("device.compile", self.compile, ("auto", "always", "never"))
+        if self.threads is not None:
+            check_range("device.threads", self.threads, low=1)
+
+
+@dataclass(kw_only=True)
+class PrepareConfig:
+    """What determines the prepared tokens, and where they are kept."""
+
+    dataset: DatasetConfig
+    tokenizer: TokenizerConfig
+    cache_dir: str = "~/.cache/tinygpt"  # prepared tokens, shared by all runs
+
+
+@dataclass(kw_only=True)
+class RunConfig(PrepareConfig):
+    """Everything that determines a run; config.yaml in its folder loads back to an equal one."""
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    logger: dict[str, LoggerConfig] = field(default_factory=dict)
+    callback: dict[str, CallbackConfig] = field(default_factory=dict)
+    seed: int = 0  # weights, order of the data and dropout; not the data itself
+    output_dir: str = "outputs"  # run folders are made in here
+
+
+def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
+    """Type and check a composed or saved config; raises UserError for what does not fit.
+
+    Every key must be a field, also one that came in through `+`.
+    """
+    if not isinstance(raw, DictConfig):
+        raw = OmegaConf.create(dict(raw))
+    try:
+        plain = OmegaConf.to_container(raw, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {error.msg or error}".splitlines()[0]) from None
+    assert isinstance(plain, dict)
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # T is always a dataclass
+    values: dict[str, Any] = {}
+    scalars: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key not in names:
+            raise unknown_key(str(key), names)
+        if key in registry.MANY:
+            values[key] = {n: _component(key, v, f"{key}.{n}") for n, v in (value or {}).items()}
+        elif key in registry.KINDS:
+            values[key] = _component(key, value, key)
+        elif key in ("trainer", "device"):
+            values[key] = _typed(TrainerConfig if key == "trainer" else DeviceConfig, value, key)
+        else:
+            scalars[key] = value
+    values |= _check_types(cls, scalars, "")
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.name not in values and f.default is NO_DEFAULT and f.default_factory is NO_DEFAULT:
+            raise UserError(f"{f.name} is not chosen; type {f.name}=NAME")
+    return cls(**values)
+
+
+def _component(kind: str, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise UserError(f"{path}={value} names no component; type {kind}=NAME")
+    return _typed(registry.lookup(kind, value["name"]), value, path)
+
+
+def _typed(cls: type, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}={value} must hold fields, such as {path}.{fields(cls)[0].name}=")
+    return cls(**_check_types(cls, value, f"{path}."))
+
+
+def _check_types(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The values converted to the types of the dataclass's fields."""
+    types = {f.name: f.type for f in fields(cls)}
+    node = {}
+    for key, value in values.items():
+        if key not in types:
+            raise unknown_key(prefix + str(key), [prefix + name for name in types])
+        if value == "???":
+            raise UserError(f"{prefix}{key} is missing; type {prefix}{key}=...")
+        node[key] = convert(cls, key, value, field_name=prefix + key)
+    return node
+
+
+def convert(cls: type, key: str, value: Any, *, field_name: str) -> Any:
+    """`value` as the type of the dataclass's field `key`; raises UserError."""
+    node = OmegaConf.structured(cls)
+    try:
+        node[key] = value
+    except OmegaConfBaseException:
+        hint = next(f.type for f in fields(cls) if f.name == key)
+        raise UserError(
+            f"{field_name}={value} is of the wrong type: the field takes {_type_words(hint)}"
+        ) from None
+    converted = node[key]
+    return OmegaConf.to_container(converted) if OmegaConf.is_config(converted) else converted
+
+
+def _type_words(hint: Any) -> str:
+    """The annotation in a user's words."""
+    text = hint.__name__ if isinstance(hint, type) else str(hint)
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "str": "text",
+        "bool": "true or false",
+        "None": "null",
+        "list[str]": "a list of texts, such as [a,b]",
+    }
+    return " or ".join(words.get(part.strip(), part.strip()) for part in text.split("|"))
+
+
+def unknown_key(path: str, choices: Any) -> UserError:
+    """The error for a field that does not exist."""
+    match = nearest(path, choices)
+    hint = f"; did you mean {match}?" if match else ""
+    return UserError(f"{path} is not a field{hint}\n  fields: {', '.join(sorted(choices))}")
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """The config as plain dicts, lists and numbers: what config.yaml holds."""
+    return asdict(cfg)
+
+
+def save(cfg: RunConfig, path: Path) -> None:
+    """Write the config as YAML; a reader sees the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(
+        yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    partial.replace(path)
+
+
+def load(path: Path) -> RunConfig:
+    """The config that `save` wrote; raises UserError."""
+    return resolve(read(path), RunConfig)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON or YAML file as a mapping; raises UserError."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a file")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))  # JSON is YAML too
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(
+            f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping of fields, such as 'seed: 1'")
+    return {str(key): value for key, value in content.items()}

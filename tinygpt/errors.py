@@ -1,0 +1,52 @@
+"""What a user can get wrong, and the words that help: the rule and the nearest valid choice."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; entry points print it without a traceback.
+
+    The text names the field as typed, the value, the rule and what to type instead.
+    """
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that looks most like `word`, or None when none is close."""
+    matches = get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def not_a_choice(field: str, value: object, choices: Iterable[str]) -> UserError:
+    """The error for `field=value` where only `choices` are valid."""
+    choices = sorted(choices)
+    match = nearest(str(value), choices)
+    hint = f"; did you mean {field}={match}?" if match else ""
+    return UserError(f"{field}={value} is not a choice{hint}\n  choices: {', '.join(choices)}")
+
+
+def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
+    """Raise UserError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise not_a_choice(field, value, choices)
+
+
+def check_range(
+    field: str,
+    value: float,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise UserError unless low <= value, above < value, value <= high and value < below."""
+    rules = [
+        (low is None or value >= low, f"at least {low}"),
+        (above is None or value > above, f"above {above}"),
+        (high is None or value <= high, f"at most {high}"),
+        (below is None or value < below, f"below {below}"),
+    ]
+    broken = [text for holds, text in rules if not holds]
+    if broken:
+        raise UserError(f"{field}={value} must be {' and '.join(broken)}")

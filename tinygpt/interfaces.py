@@ -1,0 +1,249 @@
+"""What each kind of component must offer: the base class of its config, and what that config makes.
+
+Nothing here imports torch: configs are composed and checked before the heavy libraries load.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import MISSING
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from tinygpt.state import TrainState
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, Split] = ("train", "validation")
+Metrics = dict[str, float]
+
+
+# Datasets: where documents come from
+
+
+class TextSource(ABC):
+    """The documents of a dataset, in a fixed order, split into train and validation."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Whatever determines the documents, as JSON; equal identities mean equal documents.
+
+        It is part of the key of the prepared data, so it must be cheap and need no network.
+        """
+
+    @abstractmethod
+    def documents(self, split: Split) -> Iterator[str]:
+        """The documents of one split, lazily: memory does not grow with the data."""
+
+    def n_documents(self, split: Split) -> int | None:
+        """How many documents the split has, if that is known without reading them."""
+        return None
+
+    def provenance(self) -> dict[str, Any]:
+        """What the manifest records beside the identity, such as the commit that was read."""
+        return {}
+
+    def entropy_bits(self, split: Split) -> float | None:
+        """The sum over the split's documents of -log2 P(document), where P is known."""
+        return None
+
+
+@dataclass
+class DatasetConfig(ABC):
+    """Fields say which text; `open` gives access to it."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def open(self) -> TextSource:
+        """Check that the text is there and return it; raises UserError."""
+
+
+# Tokenizers: str <-> token ids
+
+
+class Tokenizer(ABC):
+    """Text to ids and back: `decode(encode(s)) == s` for every string.
+
+    The end-of-text token is never made from text: only `eot_id` puts it between documents.
+    """
+
+    eot_id: int = 0
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of ids, end of text included."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without end of text."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """`encode` for many texts; faster where the tokenizer can."""
+        return [np.asarray(self.encode(text), dtype=np.int32) for text in texts]
+
+    @abstractmethod
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """UTF-8 bytes of the ids; end of text adds none.  A cut character gives its first bytes."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; what is not UTF-8 (only a model writes that) becomes U+FFFD."""
+        data = self.decode_bytes(ids)
+        try:
+            return data.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return data.decode("utf-8", "replace")
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write all that `TokenizerConfig.load` needs into an existing folder."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 hex of everything that determines `encode`."""
+
+
+def utf8_length(text: str) -> int:
+    """UTF-8 bytes of the text; a lone surrogate counts as three."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+@dataclass
+class TokenizerConfig(ABC):
+    """Fields say how to train it; the result is a Tokenizer."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def train(self, documents: Iterator[str]) -> Tokenizer:
+        """Learn the vocabulary from the documents; the same documents give the same vocabulary."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> Tokenizer:
+        """Read what `Tokenizer.save` wrote; raises UserError if the folder does not hold it."""
+
+
+# Models, optimizers, schedules
+
+
+@dataclass
+class ModelConfig(ABC):
+    """Fields say the shape; `build` makes the network."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def build(self, *, vocab_size: int, seq_len: int) -> nn.Module:
+        """A module on the CPU with `model(tokens: (B, T) int64) -> logits (B, T, V)`."""
+
+    @abstractmethod
+    def flops_per_token(self, *, vocab_size: int, seq_len: int) -> int:
+        """Floating-point operations of forward and backward for one training token."""
+
+
+@dataclass
+class OptimizerConfig(ABC):
+    """Fields say the update rule; `build` makes the optimizer."""
+
+    name: str = MISSING
+    lr: float = 1e-3
+
+    @abstractmethod
+    def build(self, model: nn.Module) -> Optimizer:
+        """An optimizer over all parameters, its groups at the peak learning rate."""
+
+
+@dataclass
+class ScheduleConfig(ABC):
+    """Learning rate as a fraction of its peak: a pure function of progress."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def multiplier(self, progress: float) -> float:
+        """Fraction of the peak learning rate at `progress` in [0, 1] of the run."""
+
+
+# Loggers and callbacks
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a logger may know about the run."""
+
+    folder: Path
+    id: str  # stable: a resumed run has the id that it began with
+    group: str | None  # the sweep that the run belongs to
+    config: Mapping[str, Any]  # resolved and plain: what config.yaml holds
+    derived: Mapping[str, Any]  # n_params, max_steps, ...: follows from config and data
+    resumed_at: int | None  # step at which a resumed run goes on
+
+
+class Logger:
+    """Where rows of metrics go. Each method may be left as it is."""
+
+    def start(self, run: RunInfo) -> None:
+        """Called once, before the first row."""
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """One row; steps grow from call to call."""
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        """Texts that the model wrote at this step."""
+
+    def finish(self, status: str, summary: Mapping[str, Any]) -> None:
+        """Called once, always; status is finished, interrupted or failed."""
+
+
+@dataclass
+class LoggerConfig(ABC):
+    """Fields say where the rows go."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def build(self) -> Logger:
+        """A logger; raises UserError if what it needs is missing."""
+
+
+@dataclass(frozen=True)
+class CallbackContext:
+    """What a callback may use."""
+
+    tokenizer: Tokenizer
+    folder: Path
+    logger: Logger
+    seed: int
+    seq_len: int
+
+
+class Callback:
+    """Watches a run. What it must remember across a resume it keeps in `state.callbacks[name]`."""
+
+    def on_eval(self, state: TrainState, metrics: Metrics) -> str | None:
+        """After each evaluation; a returned text ends the run with that reason."""
+        return None
+
+    def on_end(self, state: TrainState) -> None:
+        """After the last step of a run that was not interrupted."""
+
+
+@dataclass
+class CallbackConfig(ABC):
+    """Fields say what to watch for."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def build(self, context: CallbackContext) -> Callback:
+        """A callback for one run."""
