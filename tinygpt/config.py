@@ -63,7 +63,7 @@ class TrainerConfig:
     seq_len: int = 256  # tokens the model sees at once, T
     micro_batch_size: int = 16  # sequences per forward; changes memory, never the result
     tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
-    # the length of the run: at most one of the four; none means 10M tokens
+    # the length of the run: one of the four; none of them means max_tokens=10M
     max_tokens: int | str | None = None
     max_steps: int | None = None
     max_epochs: float | None = None
@@ -83,8 +83,6 @@ class TrainerConfig:
                 f"{values} are both set, but a run has one length; "
                 f"turn one off with trainer.{set_horizons[0]}=null"
             )
-        if not set_horizons:
-            self.max_tokens = DEFAULT_MAX_TOKENS
         if self.max_tokens is not None:
             self.max_tokens = parse_count("trainer.max_tokens", self.max_tokens)
         if self.max_time is not None:

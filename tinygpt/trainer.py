@@ -1,0 +1,323 @@
+"""The loop, in the order things happen.  B sequences, T tokens per sequence, V vocabulary."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinygpt import metrics
+from tinygpt.batches import TrainBatches, eval_batches
+from tinygpt.checkpoint import Checkpoints
+from tinygpt.config import DEFAULT_MAX_TOKENS, RunConfig
+from tinygpt.errors import UserError
+from tinygpt.interfaces import Callback, Logger, Metrics
+from tinygpt.prepared import Prepared
+from tinygpt.runtime import Runtime
+from tinygpt.state import TrainState
+
+
+class Diverged(UserError):
+    """The loss is not finite any more."""
+
+
+class Validation:
+    """The pinned part of the validation split: its first documents, up to `max_tokens`."""
+
+    def __init__(self, prepared: Prepared, *, max_tokens: int | None) -> None:
+        ends = prepared.document_ends("validation")
+        fits = len(ends) if max_tokens is None else int((ends[:, 0] <= max_tokens + 1).sum())
+        if fits == 0:
+            raise UserError(
+                f"trainer.eval_tokens={max_tokens} is less than the first validation document; "
+                f"type trainer.eval_tokens={int(ends[0, 0])} or more"
+            )
+        info = prepared.splits["validation"]
+        self.documents, self.all_documents = fits, len(ends)
+        n_tokens, self.utf8_bytes = map(int, ends[fits - 1])
+        self.tokens = prepared.tokens("validation")[:n_tokens]
+        # the floor is known for the whole split only
+        self.floor_bpb = info.floor_bpb if fits == len(ends) else None
+
+
+class Trainer:
+    """Trains the model of `state` until its horizon; `fit` may be called once."""
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        state: TrainState,
+        *,
+        runtime: Runtime,
+        prepared: Prepared,
+        logger: Logger,
+        callbacks: Mapping[str, Callback],
+        checkpoints: Checkpoints,
+        say: Callable[[str], None],
+    ) -> None:
+        self.cfg = cfg.trainer
+        self.seed = cfg.seed
+        self.schedule = cfg.schedule
+        self.state = state
+        self.runtime = runtime
+        self.logger = logger
+        self.callbacks = callbacks
+        self.checkpoints = checkpoints
+        self.say = say
+        self.batches = TrainBatches(
+            prepared.tokens("train"),
+            seq_len=self.cfg.seq_len,
+            sequences_per_step=self.cfg.sequences_per_step,
+            seed=cfg.seed,
+        )
+        eval_tokens = self.cfg.eval_tokens
+        self.validation = Validation(
+            prepared, max_tokens=None if eval_tokens is None else int(eval_tokens)
+        )
+        self.max_steps = self._max_steps()
+        self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)
+        self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
+        self.forward, self.compile_note = runtime.compile(
+            state.model, planned_steps=self.max_steps and self.max_steps - state.step
+        )
+        self.loss_sum = torch.tensor(state.loss_sum, device=runtime.device)
+        self.grad_norm = torch.zeros((), device=runtime.device)
+        self.bad_step = torch.tensor(-1, device=runtime.device)
+        self.last_eval: Metrics = {}
+        self.stop_reason: str | None = None  # why it ended before its horizon
+        self.interrupted: str | None = None  # the signal that asked to end
+        self.clock = _Clock()
+
+    def _max_steps(self) -> int | None:
+        """The length of the run in steps; None when the clock ends it."""
+        cfg = self.cfg
+        if cfg.max_steps is not None:
+            return cfg.max_steps
+        if cfg.max_epochs is not None:
+            return max(1, round(cfg.max_epochs * self.batches.steps_per_epoch))
+        if cfg.max_time is not None:
+            return None
+        return max(1, round(int(cfg.max_tokens or DEFAULT_MAX_TOKENS) / cfg.tokens_per_step))
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end, or until somebody asks to stop; the summary of the run."""
+        state, cfg = self.state, self.cfg
+        began = time.perf_counter() - state.elapsed_s
+        with self.signals_handled():
+            while not self.done() and not self.interrupted:
+                row = self.train_step()  # advances state.step by one
+                state.elapsed_s = time.perf_counter() - began
+                if self.due(cfg.eval_every):
+                    row |= self.evaluate()
+                    self.watch(row)
+                if self.due(cfg.log_every, cfg.eval_every):
+                    self.logger.log(state.step, row | self.since_last_row())
+                if self.due(cfg.save_every) or state.best_step == state.step or self.interrupted:
+                    self.save()  # last, so it remembers all of the above
+        if not self.interrupted:
+            for callback in self.callbacks.values():
+                callback.on_end(state)
+        return self.summary()
+
+    def train_step(self) -> Metrics:
+        """One optimizer update."""
+        state, cfg = self.state, self.cfg
+        torch.manual_seed(_step_seed(self.seed, state.step))  # dropout, whatever came before
+        lr_ratio = self.schedule.multiplier(self.progress())
+        for group, peak in zip(state.optimizer.param_groups, self.peak_lrs, strict=True):
+            group["lr"] = peak * lr_ratio
+        batch = self.runtime.to_device(torch.from_numpy(self.batches.step(state.step)))
+        loss = torch.zeros((), device=self.runtime.device)
+        for micro_batch in torch.split(batch, cfg.micro_batch_size):  # (B, T + 1)
+            part = self.loss(micro_batch) / cfg.grad_accum
+            state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch's own
+            loss += part.detach()
+        state.scaler.unscale_(state.optimizer)
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            state.model.parameters(), cfg.grad_clip or float("inf")
+        )
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        # fp16 meets infinite gradients while it looks for its scale, and skips those updates
+        watched = loss if state.scaler.is_enabled() else loss + grad_norm
+        broken = ~torch.isfinite(watched) & (self.bad_step < 0)
+        self.bad_step = torch.where(broken, state.step + 1, self.bad_step)
+        self.grad_norm = grad_norm
+        self.loss_sum += loss
+        state.loss_count += 1
+        self.clock.row_steps += 1
+        state.step += 1
+        state.tokens += cfg.tokens_per_step
+        return {"optim/lr": self.peak_lrs[0] * lr_ratio, "tokens": state.tokens}
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Mean nats per target of (B, T + 1) tokens."""
+        with self.runtime.autocast():
+            logits = self.forward(tokens[:, :-1])
+        return metrics.cross_entropy(logits, tokens[:, 1:])
+
+    def since_last_row(self) -> Metrics:
+        """What a row says of the steps since the row before; the only wait for the device."""
+        self.check_finite()
+        state = self.state
+        row = {
+            "train/loss": self.loss_sum.item() / state.loss_count,
+            "optim/grad_norm": self.grad_norm.item(),
+            "elapsed_s": state.elapsed_s,
+            **self.clock.row(self.cfg.tokens_per_step),
+        }
+        self.loss_sum.zero_()
+        state.loss_count = 0
+        return row
+
+    def watch(self, row: Metrics) -> None:
+        """Let the callbacks see an evaluation; each may ask to stop."""
+        with self.clock.paused():
+            for callback in self.callbacks.values():
+                self.stop_reason = callback.on_eval(self.state, row) or self.stop_reason
+
+    @torch.no_grad()
+    def evaluate(self) -> Metrics:
+        """Loss over the pinned part of the validation split, every token predicted once."""
+        self.check_finite()
+        state, nats = self.state, 0.0
+        with self.clock.paused():
+            state.model.eval()
+            for batch in eval_batches(
+                self.validation.tokens,
+                seq_len=self.cfg.seq_len,
+                batch_size=self.cfg.micro_batch_size,
+            ):
+                tokens = self.runtime.to_device(torch.from_numpy(batch))
+                nats += self.loss(tokens).item() * tokens[:, 1:].numel()
+            state.model.train()
+        bpb = metrics.bits_per_byte(nats, self.validation.utf8_bytes)
+        row = {"val/loss": nats / (len(self.validation.tokens) - 1), "val/bpb": bpb}
+        if self.validation.floor_bpb is not None:
+            row["val/bpb_above_floor"] = bpb - self.validation.floor_bpb
+        if not math.isfinite(bpb):
+            raise Diverged(f"val/loss is not finite after step {state.step}; {self._way_out()}")
+        if state.best_bpb is None or bpb < state.best_bpb:
+            state.best_bpb, state.best_step = bpb, state.step
+        self.last_eval = row
+        return row
+
+    def save(self) -> None:
+        """Write a checkpoint; never one with a loss that is not finite."""
+        self.check_finite()
+        with self.clock.paused():
+            self.state.loss_sum = self.loss_sum.item()
+            self.checkpoints.save(self.state)
+
+    def check_finite(self) -> None:
+        """Raise Diverged if a step since the last check had a loss that is not finite."""
+        step = int(self.bad_step.item())
+        if step >= 0:
+            raise Diverged(f"the loss is not finite at step {step}; {self._way_out()}")
+
+    def _way_out(self) -> str:
+        saved = self.checkpoints.steps()
+        kept = f"the checkpoint of step {saved[-1]} is intact; " if saved else ""
+        return f"{kept}train again with a lower optimizer.lr, or a lower trainer.grad_clip"
+
+    def progress(self) -> float:
+        """Fraction of the run at the middle of the next update."""
+        if self.max_steps is not None:
+            return (self.state.step + 0.5) / self.max_steps
+        assert self.max_time_s is not None
+        return min(self.state.elapsed_s / self.max_time_s, 1.0)
+
+    def done(self) -> bool:
+        """Whether the last step has been made."""
+        if self.stop_reason is not None:
+            return True
+        if self.max_steps is not None:
+            return self.state.step >= self.max_steps
+        assert self.max_time_s is not None
+        return self.state.elapsed_s >= self.max_time_s
+
+    def due(self, *every: int) -> bool:
+        """Whether something that happens every so many steps happens now; true at the last step."""
+        return self.done() or any(self.state.step % n == 0 for n in every)
+
+    def summary(self) -> dict[str, Any]:
+        """What the run came to."""
+        state = self.state
+        return {
+            "step": state.step,
+            "tokens": state.tokens,
+            "epochs": state.step / self.batches.steps_per_epoch,
+            **self.last_eval,
+            "best_val_bpb": state.best_bpb,
+            "best_step": state.best_step,
+            "elapsed_s": state.elapsed_s,
+            "tokens_per_sec": self.clock.overall(self.cfg.tokens_per_step),
+            "peak_mem_bytes": self.runtime.peak_mem_bytes(),
+            "stop_reason": self.stop_reason,
+        }
+
+    @contextmanager
+    def signals_handled(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the step at hand; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = signal.Signals(number).name
+            self.say(f"{self.interrupted}: saving after this step; once more ends it at once")
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """The seed of one step's random numbers; neighbours share nothing."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+
+
+class _Clock:
+    """Time spent training, without evaluations and checkpoints; read when the device is done."""
+
+    def __init__(self) -> None:
+        self.row_began = time.perf_counter()
+        self.row_steps, self.paused_s = 0, 0.0
+        self.steps, self.training_s = 0, 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in here is not training; the caller has waited for the device."""
+        began = time.perf_counter()
+        yield
+        self.paused_s += time.perf_counter() - began
+
+    def row(self, tokens_per_step: int) -> Metrics:
+        """Speed of the steps since the row before."""
+        now = time.perf_counter()
+        steps, seconds = self.row_steps, now - self.row_began - self.paused_s
+        self.row_began, self.row_steps, self.paused_s = now, 0, 0.0
+        self.steps += steps
+        self.training_s += seconds
+        return {
+            "perf/step_ms": 1000 * seconds / steps,
+            "perf/tokens_per_sec": steps * tokens_per_step / seconds,
+        }
+
+    def overall(self, tokens_per_step: int) -> float | None:
+        """Tokens per second of all steps that were logged."""
+        return self.steps * tokens_per_step / self.training_s if self.steps else None
