@@ -1,0 +1,1 @@
+"""Parameters to torch.optim.Optimizer."""

@@ -1,0 +1,1 @@
+"""Progress of a run to a fraction of the peak learning rate."""
