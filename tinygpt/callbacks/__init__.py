@@ -1,0 +1,1 @@
+"""Optional watchers of a run."""
