@@ -1,0 +1,86 @@
+"""What every test may rely on: one CPU thread, a home of its own, no network, repeatable examples.
+
+The environment is set here, before a test module can import a library that reads it.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+_home = tempfile.TemporaryDirectory(prefix="tinygpt-tests-")
+
+for name in list(os.environ):
+    if name.startswith(("WANDB_", "HF_", "HYDRA_", "TINYGPT_", "XDG_")):
+        del os.environ[name]
+os.environ |= {
+    "HOME": _home.name,  # ~/.cache, ~/.config and their like end up in it
+    "XDG_CACHE_HOME": f"{_home.name}/.cache",
+    "OMP_NUM_THREADS": "1",  # results depend on the number of threads in their last bits
+    "MPLBACKEND": "agg",
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_ERROR_REPORTING": "false",  # else wandb looks up a host name even offline
+    # nothing listens on port 9: whatever tries to leave this machine is refused at once
+    **dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    ),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"),
+}
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked gpu where there is no CUDA device."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+def pytest_unconfigure() -> None:
+    """Remove the home, also in a worker of xdist, which never reaches its interpreter's exit."""
+    _home.cleanup()
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small text of 60 documents, with rules that a model can learn."""
+    people, things = ("Ann", "Ben", "Cleo", "Dan"), ("kite", "cake", "drum", "pear", "boat")
+    documents = [
+        f"{people[i % 4]} has a {things[i % 5]}. {people[i % 4]} gives the {things[i % 5]} to "
+        f"{people[(i + 1) % 4]}. {people[(i + 1) % 4]} says: thank you, {people[i % 4]}!"
+        for i in range(60)
+    ]
+    path = tmp_path_factory.mktemp("text") / "gifts.txt"
+    path.write_text("\n\n".join(documents), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny(text_file: Path, tmp_path: Path) -> list[str]:
+    """Settings of a run that takes a fraction of a second."""
+    return [
+        "dataset=text",
+        f"dataset.path={text_file}",
+        "dataset.separator='\\n\\n'",
+        "model=nano",
+        "model.n_layer=2",
+        "model.d_model=16",
+        "model.n_head=2",
+        "device=cpu",
+        "callback=[]",
+        "trainer.seq_len=16",
+        "trainer.micro_batch_size=2",
+        "trainer.tokens_per_step=64",
+        "trainer.max_steps=10",
+        "trainer.eval_every=4",
+        "trainer.log_every=1",
+        "trainer.save_every=5",
+        f"output_dir={tmp_path / 'outputs'}",
+        f"cache_dir={tmp_path / 'cache'}",
+    ]

@@ -1,0 +1,182 @@
+"""The loop: what a step does, what is evaluated, and how a run ends."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tinygpt import compose, train
+from tinygpt.errors import UserError
+from tinygpt.prepared import prepare
+from tinygpt.trainer import Validation
+
+
+def run(settings: list[str], *, code: int = 0) -> Path:
+    """Train by the entry point; the folder of the run."""
+    with pytest.raises(SystemExit) as exit_info:
+        train.main(settings)
+    assert exit_info.value.code == code
+    outputs = Path(next(s for s in settings if s.startswith("output_dir=")).partition("=")[2])
+    return max(outputs.iterdir(), key=lambda path: path.name)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    newest = max((folder / "checkpoints").glob("step-*"))
+    return load_file(newest / "model.safetensors")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(tiny):
+    first, again = weights(run(tiny)), weights(run(tiny))
+    other = weights(run([*tiny, "seed=1"]))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name])
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+def test_the_result_does_not_depend_on_the_micro_batch(tiny):
+    wide, narrow = run(tiny), run([*tiny, "trainer.micro_batch_size=1"])
+    for name, tensor in weights(wide).items():
+        torch.testing.assert_close(weights(narrow)[name], tensor, rtol=1e-4, atol=1e-6)
+    for a, b in zip(rows(wide), rows(narrow), strict=True):
+        assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-5)
+
+
+def test_a_small_text_is_learned_by_heart(tiny):
+    shape = ["model.d_model=32", "trainer.seq_len=64", "trainer.tokens_per_step=512"]
+    length = ["trainer.max_steps=150", "trainer.log_every=50", "trainer.eval_every=150"]
+    losses = [row["train/loss"] for row in rows(run([*tiny, *shape, *length, "optimizer.lr=1e-2"]))]
+    assert losses[0] > 1.5
+    assert losses[-1] < 0.5
+
+
+def test_rows_hold_the_mean_loss_of_the_steps_since_the_row_before(tiny):
+    every = [row["train/loss"] for row in rows(run([*tiny, "trainer.eval_every=10"]))]
+    folder = run([*tiny, "trainer.eval_every=10", "trainer.log_every=5"])
+    fives = [row["train/loss"] for row in rows(folder)]
+    assert fives == pytest.approx([np.mean(every[:5]), np.mean(every[5:])], rel=1e-6)
+
+
+def test_the_learning_rate_follows_the_schedule_at_the_middle_of_each_step(tiny):
+    settings = [*tiny, "schedule=linear", "schedule.warmup_ratio=0", "schedule.min_lr_ratio=0"]
+    lrs = [row["optim/lr"] for row in rows(run([*settings, "optimizer.lr=1"]))]
+    assert lrs == pytest.approx([1 - (step + 0.5) / 10 for step in range(10)])
+
+
+def without_horizon(settings: list[str]) -> list[str]:
+    return [s for s in settings if not s.startswith("trainer.max_steps")]
+
+
+def test_each_horizon_ends_the_run_where_it_says(tiny):
+    def steps(horizon: str) -> int:
+        return rows(run([*without_horizon(tiny), horizon]))[-1]["step"]
+
+    n_windows = (prepared(tiny).splits["train"].tokens - 1) // 16
+    assert steps("trainer.max_tokens=448") == 7
+    assert steps("trainer.max_epochs=0.1") == round(0.1 * n_windows / 4)
+    assert steps("trainer.max_time=1s") > 3
+
+
+def test_a_run_by_the_clock_stops_soon_after_it(tiny):
+    folder = run([*without_horizon(tiny), "trainer.max_time=1s"])
+    assert 1.0 <= json.loads((folder / "summary.json").read_text())["elapsed_s"] < 3.0
+
+
+def prepared(settings: list[str]):
+    return prepare(compose.compose("train", settings), print)
+
+
+def test_validation_covers_every_document_and_counts_its_bytes(tiny):
+    data = prepared(tiny)
+    validation = Validation(data, max_tokens=None)
+    texts = data.tokenizer.decode(validation.tokens.tolist())
+    assert validation.documents == data.splits["validation"].documents
+    assert validation.utf8_bytes == len(texts.encode())
+
+
+def test_a_pinned_part_of_validation_is_whole_documents(tiny):
+    data = prepared(tiny)
+    ends = data.document_ends("validation")
+    two_documents = int(ends[1, 0]) - 1
+    for limit in (two_documents, two_documents + 1):
+        part = Validation(data, max_tokens=limit)
+        assert part.documents == 2
+        assert part.utf8_bytes == ends[1, 1]
+        assert part.tokens[-1] == data.tokenizer.eot_id
+    assert Validation(data, max_tokens=two_documents - 1).documents == 1
+    with pytest.raises(UserError, match=r"trainer\.eval_tokens=3 is less than the first"):
+        Validation(data, max_tokens=3)
+
+
+def test_bits_per_byte_of_an_untrained_model_is_that_of_a_uniform_guess(tiny):
+    """With all weights zero each of V tokens costs log2 V bits, and ASCII text has a byte each."""
+    folder = run([*tiny, "trainer.max_steps=1", "optimizer.lr=1e-9", "trainer.eval_every=1"])
+    row = rows(folder)[-1]
+    data = prepared(tiny)
+    info = data.splits["validation"]
+    expected = math.log2(data.tokenizer.vocab_size) * (info.tokens - 1) / info.utf8_bytes
+    assert row["val/bpb"] == pytest.approx(expected, rel=0.02)  # initial weights are near zero
+    nats = row["val/loss"] * (info.tokens - 1)
+    assert row["val/bpb"] == pytest.approx(nats / math.log(2) / info.utf8_bytes, rel=1e-9)
+
+
+def test_evaluation_equals_a_plain_pass_one_window_at_a_time(tiny):
+    folder = run(tiny)
+    cfg, data = compose.compose("train", tiny), prepared(tiny)
+    model = cfg.model.build(vocab_size=data.tokenizer.vocab_size, seq_len=16)
+    model.load_state_dict(weights(folder), strict=False)
+    model.eval()
+    tokens = torch.from_numpy(data.tokens("validation").astype(np.int64))
+    nats = 0.0
+    with torch.no_grad():
+        for start in range(0, len(tokens) - 1, 16):
+            window = tokens[start : start + 17]
+            log_p = torch.log_softmax(model(window[None, :-1])[0], dim=-1)
+            nats -= log_p.gather(1, window[1:, None]).sum().item()
+    last = rows(folder)[-1]
+    assert last["val/loss"] == pytest.approx(nats / (len(tokens) - 1), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tiny, capsys):
+    settings = [*tiny, "optimizer.lr=1e20", "trainer.grad_clip=0", "trainer.log_every=5"]
+    folder = run([*settings, "trainer.save_every=1"], code=1)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "the loss is not finite at step" in record["error"]
+    assert "lower optimizer.lr" in capsys.readouterr().out
+    for tensor in weights(folder).values():  # the last good checkpoint
+        assert torch.isfinite(tensor).all()
+
+
+def test_best_and_newest_checkpoints_stay_and_others_go(tiny):
+    settings = [*tiny, "trainer.max_steps=40", "trainer.eval_every=4", "optimizer.lr=0.3"]
+    folder = run([*settings, "schedule=constant", "trainer.save_every=1"])
+    bpb = {row["step"]: row["val/bpb"] for row in rows(folder) if "val/bpb" in row}
+    best = min(bpb, key=lambda step: bpb[step])
+    kept = {int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").iterdir()}
+    assert kept == {best, 40}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["best_step"], summary["best_val_bpb"]) == (best, bpb[best])
+
+
+def test_a_callback_may_end_the_run_and_its_reason_is_kept(tiny):
+    settings = [*tiny, "callback=[early_stop]", "callback.early_stop.patience=1"]
+    settings += ["optimizer.lr=1", "schedule=constant", "trainer.max_steps=400"]
+    folder = run(settings)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["step"] < 400
+    assert "has not improved" in summary["stop_reason"]
+    assert max((folder / "checkpoints").iterdir()).name == f"step-{summary['step']:08d}"
+
+
+def test_bf16_trains_to_about_the_same_loss(tiny):
+    exact, rounded = run(tiny), run([*tiny, "device.precision=bf16"])
+    assert rows(rounded)[-1]["val/loss"] == pytest.approx(rows(exact)[-1]["val/loss"], rel=0.02)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(rounded).values())

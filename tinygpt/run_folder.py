@@ -1,0 +1,203 @@
+"""One folder per run: what was asked, by which code, on which machine, and how it ended."""
+
+import json
+import logging
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+import tinygpt
+from tinygpt import config
+from tinygpt.config import RunConfig
+from tinygpt.errors import UserError, nearest
+
+_LIBRARIES = ("torch", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy")
+
+
+def new_run_id() -> str:
+    """A name that sorts by time and that two runs never share."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{secrets.token_hex(2)}"
+
+
+class RunFolder:
+    """A run's folder, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.tokenizer = path / "tokenizer"
+        self.metrics = path / "metrics.jsonl"
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(f"{path} is in use by another process; wait or stop it") from None
+        self._log = logging.FileHandler(path / "train.log", encoding="utf-8")
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("tinygpt").addHandler(self._log)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        cfg: RunConfig,
+        overrides: Sequence[str],
+        run_id: str,
+        group: str | None,
+    ) -> "RunFolder":
+        """A new folder that says what is going to run; raises UserError if there is a run in it."""
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            if (path / "run.json").exists():
+                hint = f"it holds a run; go on with it by resume={path}"
+            else:
+                hint = f"{error.strerror}; type output_dir=FOLDER"
+            raise UserError(f"{path} cannot be made: {hint}") from None
+        folder = cls(path)
+        config.save(cfg, path / "config.yaml")
+        (path / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
+        (path / "samples").mkdir()
+        folder.tokenizer.mkdir()
+        folder.write_run(
+            id=run_id,
+            group=group,
+            status="running",
+            error=None,
+            command=_command(),
+            started_at=_now(),
+            ended_at=None,
+            git=_git(path),
+            versions=_versions(),
+            resumed=[],
+        )
+        return folder
+
+    @classmethod
+    def reopen(cls, path: Path, *, cfg: RunConfig, overrides: Sequence[str]) -> "RunFolder":
+        """The folder of a run that goes on, by a config that the overrides may have changed."""
+        folder = cls(path)
+        config.save(cfg, path / "config.yaml")
+        again = {"command": _command(), "overrides": list(overrides), "at": _now()}
+        folder.write_run(
+            status="running",
+            error=None,
+            ended_at=None,
+            resumed=[*folder.run["resumed"], again],
+        )
+        return folder
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What run.json says."""
+        content: dict[str, Any] = json.loads((self.path / "run.json").read_bytes())
+        return content
+
+    def write_run(self, **changes: Any) -> None:
+        """Change fields of run.json."""
+        path = self.path / "run.json"
+        _replace(path, (self.run if path.exists() else {}) | changes)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        _replace(self.path / "summary.json", summary)
+
+    def close(self, status: str, error: str | None = None) -> None:
+        """Record how the run ended and let go of the folder."""
+        self.write_run(status=status, error=error, ended_at=_now())
+        logging.getLogger("tinygpt").removeHandler(self._log)
+        self._log.close()
+        self._lock.release()
+
+
+def find_run(text: str, *, field: str, output_dir: Path) -> Path:
+    """The run folder that `field=text` means; "latest" is the newest in output_dir.
+
+    Raises UserError with the nearest run there is.
+    """
+    if text == "latest":
+        runs = sorted(output_dir.glob("*/run.json")) + sorted(output_dir.glob("*_sweep/*/run.json"))
+        if not runs:
+            raise UserError(f"{field}=latest: there is no run in {output_dir}; train one first")
+        return max(runs, key=lambda path: json.loads(path.read_bytes())["started_at"]).parent
+    path = Path(text).expanduser()
+    if not path.exists() and (output_dir / text).exists():
+        path = output_dir / text
+    if (path / "run.json").is_file():
+        return path
+    inside = sorted(child.parent for child in path.glob("*/run.json"))
+    if inside:
+        raise UserError(f"{field}={text} holds several runs; choose one: {field}={inside[-1]}")
+    typed = path.relative_to(output_dir) if path.is_relative_to(output_dir) else path
+    runs = [child.parent.relative_to(output_dir) for child in output_dir.glob("**/run.json")]
+    match = nearest(str(typed), map(str, runs))
+    hint = f"did you mean {field}={output_dir / match}?" if match else "latest is the newest run"
+    raise UserError(f"{field}={text} is not the folder of a run (it has no run.json); {hint}")
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    # a byte on the command line that is no UTF-8 becomes the escape that JSON has for it
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+    partial.replace(path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _command() -> str:
+    """The command line as typed."""
+    program = Path(sys.argv[0])
+    start = ["python", "-m", f"tinygpt.{program.stem}"] if program.suffix == ".py" else ["tinygpt"]
+    return shlex.join(start + sys.argv[1:])
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0], "tinygpt": tinygpt.__version__}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(run: Path) -> dict[str, Any] | None:
+    """Commit of the source tree; what differs from it is saved as git.diff in the run folder.
+
+    A new file of the package makes the tree dirty too; the diff names it.
+    """
+    source = Path(tinygpt.__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> bytes:
+        command = ["git", "-C", str(source), *arguments]
+        environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+        return subprocess.run(
+            command, capture_output=True, check=True, env=environment, timeout=10
+        ).stdout
+
+    try:
+        if Path(os.fsdecode(git("rev-parse", "--show-toplevel")).strip()).resolve() != source:
+            return None  # installed inside somebody else's repository
+        commit = git("rev-parse", "HEAD").decode().strip()
+        changes = git("diff", "--no-ext-diff", "--no-color", "HEAD")
+        changes += git("ls-files", "--others", "--exclude-standard", "tinygpt", "conf")
+        if changes:
+            (run / "git.diff").write_bytes(changes)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}

@@ -1,0 +1,162 @@
+"""Sample: continue prompts with the model of a run folder, on whatever device is here."""
+
+import codecs
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tinygpt import cli, config, registry
+from tinygpt.config import DeviceConfig
+from tinygpt.errors import UserError, check_choice, check_range
+from tinygpt.run_folder import find_run
+from tinygpt.sampling import SamplingConfig, generate
+
+_HELP = """\
+python -m tinygpt.sample run=outputs/RUN [prompt=TEXT ...] [FIELD=VALUE ...]
+
+Writes text with a trained model; several prompts are typed as prompt=A prompt=B.
+
+  python -m tinygpt.sample run=latest prompt="Once upon a time" temperature=0.8 top_k=50
+  python -m tinygpt.sample run=outputs/RUN prompt="Tom said" num_samples=3 seed=1
+
+Fields
+"""
+
+
+@dataclass
+class SampleConfig(SamplingConfig):
+    """What to sample from, and how."""
+
+    run: str = "latest"  # a run folder; latest is the newest in output_dir
+    prompt: list[str] = field(default_factory=lambda: [""])  # "" begins a new document
+    num_samples: int = 1  # texts for each prompt
+    checkpoint: str = "best"  # best has the lowest val/bpb; latest is the newest
+    device: str = "auto"  # auto, cpu, cuda or mps; need not be that of the training
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("num_samples", self.num_samples, low=1)
+        check_choice("checkpoint", self.checkpoint, ("best", "latest"))
+        check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point."""
+    cli.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(_HELP + "\n".join(_field_lines()))
+        return
+    cli.log_to_console()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of the text
+    write(parse(arguments))
+
+
+def parse(arguments: Sequence[str]) -> SampleConfig:
+    """The settings as typed: after the first `=` everything is the value, commas and quotes too.
+
+    Raises UserError.
+    """
+    names = [f.name for f in fields(SampleConfig)]
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or key.startswith("-"):
+            raise UserError(f"{argument} is not understood; settings are typed as key=value")
+        if key not in names:
+            raise config.unknown_key({"out_dir": "run"}.get(key, key), names)
+        if key == "prompt":
+            values.setdefault(key, []).append(text)
+        elif key in values:
+            raise UserError(f"{key} is typed twice: {values[key]} and {text}")
+        else:
+            value = None if text in ("null", "None") else text
+            values[key] = config.convert(SampleConfig, key, value, field_name=key)
+    return SampleConfig(**values)
+
+
+def write(settings: SampleConfig) -> None:
+    """Print the samples, token by token on a terminal."""
+    registry.import_all()
+    run = find_run(settings.run, field="run", output_dir=Path(settings.output_dir).expanduser())
+
+    from tinygpt.checkpoint import Checkpoints, load_model
+    from tinygpt.runtime import Runtime
+
+    cfg = config.load(run / "config.yaml")
+    checkpoints = Checkpoints(run / "checkpoints")
+    saved = (checkpoints.best if settings.checkpoint == "best" else checkpoints.latest)(cli.warn)
+    if saved is None:
+        raise UserError(
+            f"run={run} has no checkpoint to write with; go on training it with\n"
+            f"  python -m tinygpt.train resume={run}"
+        )
+    runtime = Runtime(DeviceConfig(type=settings.device))
+    tokenizer = cfg.tokenizer.load(run / "tokenizer")
+    model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
+    load_model(model, saved)
+    model.to(runtime.device)
+
+    prompts = [prompt for prompt in settings.prompt for _ in range(settings.num_samples)]
+    writer = _Writer(prompts, tokenizer.decode_bytes)
+    print(f"{run}, {saved.name}, on {runtime.device}", file=sys.stderr)
+    generate(
+        model,
+        [tokenizer.encode(prompt) for prompt in prompts],
+        config=settings,
+        seq_len=cfg.trainer.seq_len,
+        eot_id=tokenizer.eot_id,
+        on_token=writer.token,
+    )
+    writer.close()
+
+
+class _Writer:
+    """Streams samples to standard output; a character appears when its last byte is there."""
+
+    def __init__(self, prompts: Sequence[str], decode_bytes: Any) -> None:
+        self.prompts = prompts
+        self.decode_bytes = decode_bytes
+        self.sample = -1
+        self.pending: list[int] = []  # tokens that make a byte only together
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def token(self, sample: int, token: int) -> None:
+        """One more token of a sample."""
+        while self.sample < sample:  # also past samples that ended at once
+            self.next_sample()
+        self.pending.append(token)
+        if data := self.decode_bytes(self.pending):
+            self.pending = []
+            print(self.decoder.decode(data), end="", flush=True)
+
+    def next_sample(self) -> None:
+        """End the sample at hand and begin the next with its prompt."""
+        if self.sample >= 0:
+            print(self.decoder.decode(b"", final=True))
+        self.decoder.reset()
+        self.pending = []
+        self.sample += 1
+        print(f"\n--- sample {self.sample + 1}\n{self.prompts[self.sample]}", end="", flush=True)
+
+    def close(self) -> None:
+        """Show samples that ended without a token, and end the line."""
+        while self.sample < len(self.prompts) - 1:
+            self.next_sample()
+        print(self.decoder.decode(b"", final=True))
+
+
+def _field_lines() -> list[str]:
+    defaults = SampleConfig()
+    return [f"  {f.name}={getattr(defaults, f.name)}" for f in fields(SampleConfig)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""TrainState: everything that changes while training, and so everything that a checkpoint holds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+@dataclass
+class TrainState:
+    """If resuming needs it, it is a field.
+
+    The learning rate, the order of the data and the random numbers of a step are functions of
+    (seed, step), so they are not here.
+    """
+
+    model: nn.Module  # the plain one, also when a compiled one runs
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0  # optimizer updates completed
+    tokens: int = 0  # trained on so far
+    elapsed_s: float = 0.0  # wall clock inside the loop, resumed parts added up
+    best_bpb: float | None = None  # lowest val/bpb so far
+    best_step: int | None = None
+    loss_sum: float = 0.0  # of the steps since the last logged row
+    loss_count: int = 0
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)  # their memories, by name
