@@ -1,0 +1,32 @@
+"""Several loggers as one."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from tinygpt.interfaces import Logger, Metrics, RunInfo
+
+
+class Fanout(Logger):
+    """Passes every call on to each logger, in order."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = list(loggers)
+
+    def start(self, run: RunInfo) -> None:
+        for logger in self.loggers:
+            logger.start(run)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        for logger in self.loggers:
+            logger.log(step, metrics)
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        for logger in self.loggers:
+            logger.samples(step, texts)
+
+    def finish(self, status: str, summary: Mapping[str, Any]) -> None:
+        """Reaches all, also those that `start` did not; only then raises what one of them did."""
+        with ExitStack() as stack:
+            for logger in reversed(self.loggers):  # a stack unwinds from its end
+                stack.callback(logger.finish, status, summary)

@@ -1,0 +1,200 @@
+"""Weights & Biases: a mirror of the run folder, never a condition for the run.
+
+Whatever fails here (no network, no key, a lost server) costs seconds and a warning; the data that
+did not arrive lies in the run folder, for `wandb sync`.
+"""
+
+import logging
+import os
+import shlex
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from ssl import SSLError
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from tinygpt.errors import UserError, check_choice, check_range
+from tinygpt.interfaces import Logger, LoggerConfig, Metrics, RunInfo
+from tinygpt.registry import register
+
+if TYPE_CHECKING:
+    import wandb
+
+MODES = ("online", "offline", "disabled")
+EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # 130: what a shell calls Ctrl-C
+FLUSH_S = 1.0  # an offline run that is killed loses the rows of this time; wandb's own value is 15
+
+_log = logging.getLogger(__name__)
+
+
+@register("logger")
+@dataclass
+class WandbConfig(LoggerConfig):
+    """Where the mirror is; the API key is not here but in `wandb login` or WANDB_API_KEY."""
+
+    name: str = "wandb"
+    project: str = "tinygpt"
+    entity: str | None = None  # user or team; null is the one that your key belongs to
+    mode: str = "online"  # online falls back to offline; offline keeps all in the run folder
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    timeout_s: float = 10.0  # patience with the server, at the start and at the end
+
+    def __post_init__(self) -> None:
+        check_choice("logger.wandb.mode", self.mode, MODES)
+        check_range("logger.wandb.timeout_s", self.timeout_s, above=0)
+        if not 1 <= len(self.project) <= 128 or set(self.project) & set("/\\#?%:"):
+            raise UserError(
+                f"logger.wandb.project={self.project} must have 1 to 128 characters, "
+                "none of them / \\ # ? % or :"
+            )
+        for tag in self.tags:
+            if not 1 <= len(tag) <= 64:
+                raise UserError(f"logger.wandb.tags: {tag!r} must have 1 to 64 characters")
+
+    def build(self) -> Logger:
+        return WandbLogger(self)
+
+
+class WandbLogger(Logger):
+    """One W&B run for one run, whatever becomes of the network."""
+
+    def __init__(self, cfg: WandbConfig) -> None:
+        self.cfg = cfg
+        self._run: wandb.Run | None = None
+        self._later = ""  # the command that sends what was left behind
+        self._warned: set[str] = set()
+
+    def start(self, run: RunInfo) -> None:
+        if self.cfg.mode == "disabled":
+            return
+        # before wandb is imported: its crash reports look up a host name even offline
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        with self._harmless("start"):
+            obstacle = None
+            if self.cfg.mode == "online":
+                obstacle = self._go_online(run)
+            if self._run is None:
+                self._run = self._init(run, "offline")
+            self._later = f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
+            if obstacle:
+                _log.warning(
+                    "wandb: %s; going on as with logger.wandb.mode=offline; send the run later: %s",
+                    obstacle,
+                    self._later,
+                )
+            else:
+                _log.info("wandb: %s", self._later if self._run.offline else self._run.url)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        if self._run is not None:
+            with self._harmless("log a row"):
+                self._run.log(dict(metrics), step=step)
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        if self._run is not None:
+            import wandb
+
+            with self._harmless("log samples"):
+                table = wandb.Table(columns=["step", "text"], data=[[step, t] for t in texts])
+                self._run.log({"samples": table}, step=step)
+
+    def finish(self, status: str, summary: Mapping[str, Any]) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            with self._harmless("write the summary"):
+                run.summary.update(dict(summary))
+            with self._harmless("finish"):
+                run.finish(exit_code=EXIT_CODES[status])
+
+    def _go_online(self, run: RunInfo) -> str | None:
+        """Start an online run, or say why there is none."""
+        import wandb
+
+        obstacle = unreachable(wandb.setup().settings.base_url, timeout_s=self.cfg.timeout_s)
+        if obstacle is None:
+            try:
+                self._run = self._init(run, "online")
+            except Exception as error:
+                obstacle = _first_line(error)
+                wandb.teardown()  # a run that failed to start keeps its id in use
+        return obstacle
+
+    def _init(self, run: RunInfo, mode: Literal["online", "offline"]) -> "wandb.Run":
+        import wandb
+
+        settings: dict[str, Any] = {
+            "init_timeout": self.cfg.timeout_s,
+            "finish_timeout": self.cfg.timeout_s,
+            "console": "off",  # the folder has train.log, and a captured terminal loses its bar
+            "silent": True,  # what is worth a line goes through our log, so to train.log too
+            "finish_timeout_raises": True,
+            "save_code": False,
+            "x_transaction_log_flush_interval": FLUSH_S,
+        }
+        known = wandb.Settings.model_fields  # the interval is missing from older versions
+        return wandb.init(
+            project=self.cfg.project,
+            entity=self.cfg.entity,
+            tags=self.cfg.tags,
+            notes=self.cfg.notes,
+            mode=mode,
+            dir=run.folder,
+            id=run.id,
+            name=run.id,
+            group=run.group,
+            config={**run.derived, **run.config},
+            allow_val_change=True,  # a resumed run may have a longer horizon
+            resume="allow",
+            reinit="finish_previous",  # the jobs of a multirun share a process
+            settings=wandb.Settings(**{k: v for k, v in settings.items() if k in known}),
+        )
+
+    @contextmanager
+    def _harmless(self, what: str) -> Iterator[None]:
+        """Turn an error into a warning, told once for each `what`."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self._warned:
+                later = f"; send the rest later: {self._later}" if self._later else ""
+                _log.warning("wandb could not %s: %s%s", what, _first_line(error), later)
+            self._warned.add(what)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def unreachable(url: str, *, timeout_s: float) -> str | None:
+    """Why nothing answers at the address within the time, or None when something does.
+
+    wandb itself would go on trying: it cannot tell a slow network from none.
+    """
+    answers: SimpleQueue[str | None] = SimpleQueue()
+
+    def probe() -> None:
+        try:
+            urlopen(url, timeout=timeout_s).close()
+        except HTTPError:
+            answers.put(None)  # a refusal is an answer too
+        except Exception as error:
+            reason = getattr(error, "reason", error)
+            # wandb has its own certificates
+            answers.put(
+                None if isinstance(reason, SSLError) else f"{url} is out of reach: {reason}"
+            )
+        else:
+            answers.put(None)
+
+    # in a thread, because no timeout bounds the look-up of a name
+    threading.Thread(target=probe, daemon=True).start()
+    try:
+        return answers.get(timeout=timeout_s)
+    except Empty:
+        return f"{url} did not answer within {timeout_s:g} s"
