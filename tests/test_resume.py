@@ -31,7 +31,8 @@ def die_at(n):
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
         return call
-    for owner, name in [(os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir"), (os, "rmdir"),
+    for owner, name in [(os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir"),
+                        (os, "rmdir"),
                         (os, "unlink"), (pathlib.Path, "write_text"), (pathlib.Path, "rename"),
                         (pathlib.Path, "replace"), (tinygpt.checkpoint, "save_file"),
                         (safetensors.torch, "save_file"), (tinygpt.loggers.jsonl.json, "dumps")]:

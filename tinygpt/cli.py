@@ -2,11 +2,13 @@
 
 import argparse
 import logging
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tinygpt.errors import UserError, nearest
 
@@ -33,7 +35,7 @@ def main() -> None:
         fail(f"{command} is not a command{hint}\n  commands: {', '.join(COMMANDS)}")
 
 
-def fail(message: object, *, code: int = 2) -> None:
+def fail(message: object, *, code: int = 2) -> NoReturn:
     """Say what is wrong and leave; 2 is a mistake in what was typed, 1 a run that failed."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code)
@@ -47,6 +49,20 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """A line for the user that something is not as it should be."""
     logging.getLogger("tinygpt").warning(message)
+
+
+def print_help(entry: str) -> None:
+    """What the entry point takes."""
+    from tinygpt import help
+
+    print(help.text(entry))
+
+
+def print_config(cfg: Any) -> None:
+    """A resolved config, as its run folder would hold it."""
+    from tinygpt import config
+
+    print(config.to_yaml(cfg), end="")
 
 
 def log_error(message: str, *, traceback: bool = False) -> None:
@@ -83,21 +99,37 @@ def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
         known, unknown = parser.parse_known_intermixed_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
-    for flag in unknown:
-        raise _unknown_flag(entry, flag)
+    if unknown:
+        from tinygpt.compose import PEERS_NAMES
+
+        flags = ("--help", "--multirun", "--config-dir", "--cfg")
+        raise unknown_flag(entry, unknown[0], arguments, flags=flags, peers_names=PEERS_NAMES)
+    if known.cfg and known.multirun:
+        raise UserError("-c job prints the config of one run; type it without -m")
     if known.config_dir and not known.config_dir.is_dir():
         raise UserError(f"--config-dir {known.config_dir} is not a folder")
     return known
 
 
-def _unknown_flag(entry: str, flag: str) -> UserError:
-    from tinygpt.compose import PEERS_NAMES
-
-    name, _, value = flag.lstrip("-").replace("-", "_").partition("=")
-    ours = PEERS_NAMES.get(name, name)
+def unknown_flag(
+    entry: str,
+    flag: str,
+    arguments: Sequence[str],
+    *,
+    flags: Sequence[str],
+    peers_names: Mapping[str, str],
+) -> UserError:
+    """The error for a flag that is none of `flags`: a slip, or a field with dashes before it."""
+    name, _, value = flag.lstrip("-").partition("=")
+    match = get_close_matches(flag, flags, n=1, cutoff=0.8)
+    following = arguments[arguments.index(flag) + 1 :] if flag in arguments else []
+    if not value and following and not following[0].startswith("-") and "=" not in following[0]:
+        value = following[0]
+    name = name.replace("-", "_")
+    typed = shlex.quote(f"{peers_names.get(name, name)}={value or 'VALUE'}")
+    hint = f"did you mean {match[0]}?" if match else f"settings are typed without dashes: {typed}"
     return UserError(
-        f"{flag} is not a flag; settings are typed without dashes: "
-        f"{ours}={value or 'VALUE'}\n  python -m tinygpt.{entry} --help lists them"
+        f"{flag} is not a flag; {hint}\n  python -m tinygpt.{entry} --help lists what there is"
     )
 
 

@@ -1,9 +1,11 @@
 """A run, typed: RunConfig, its checks, and the way from a composed or saved config to it."""
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinygpt import registry
-from tinygpt.errors import UserError, check_choice, check_range, nearest
+from tinygpt.errors import UserError, as_typed, check_choice, check_range, nearest
 from tinygpt.interfaces import (
     CallbackConfig,
     DatasetConfig,
@@ -31,13 +33,13 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 T = TypeVar("T")
 
 
-def parse_count(field_name: str, value: int | str) -> int:
-    """5000000, "5_000_000", "5M" or "2.5K" as a number; raises UserError."""
+def parse_count(field_name: str, value: float | str) -> int:
+    """5000000, 5e6, "5_000_000", "5M" or "2.5K" as a number; raises UserError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", str(value).replace("_", "").upper())
     if not match:
         raise UserError(f"{field_name}={value} is not a count; type 5000000, 5_000_000 or 5M")
-    count = float(match[1]) * _COUNT[match[2]]
-    if count < 1 or count != int(count):
+    count = Fraction(match[1]) * _COUNT[match[2]]  # exact: as a float 2.3 * 1e6 is no whole number
+    if count < 1 or count.denominator != 1:
         raise UserError(f"{field_name}={value} must be a whole number, at least 1")
     return int(count)
 
@@ -64,13 +66,17 @@ class TrainerConfig:
     micro_batch_size: int = 16  # sequences per forward; changes memory, never the result
     tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
     # the length of the run: one of the four; none of them means max_tokens=10M
-    max_tokens: int | str | None = None
+    max_tokens: int | float | str | None = None
     max_steps: int | None = None
     max_epochs: float | None = None
-    max_time: float | str | None = None  # wall clock, such as 15m; then the result depends on speed
+    max_time: int | float | str | None = (
+        None  # wall clock, such as 15m; then the result depends on speed
+    )
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
     eval_every: int = 100  # steps
-    eval_tokens: int | str | None = None  # at most this much of validation; null is all of it
+    eval_tokens: int | float | str | None = (
+        None  # at most this much of validation; null is all of it
+    )
     log_every: int = 10  # steps
     save_every: int = 100  # steps
     keep_checkpoints: int = 1  # newest ones to keep, beside the best
@@ -159,15 +165,17 @@ class RunConfig(PrepareConfig):
     seed: int = 0  # weights, order of the data and dropout; not the data itself
     output_dir: str = "outputs"  # run folders are made in here
 
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, low=0)
+
 
 def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
     """Type and check a composed or saved config; raises UserError for what does not fit.
 
     Every key must be a field, also one that came in through `+`.
     """
-    if not isinstance(raw, DictConfig):
-        raw = OmegaConf.create(dict(raw))
     try:
+        raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
         plain = OmegaConf.to_container(raw, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {error.msg or error}".splitlines()[0]) from None
@@ -179,7 +187,9 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
         if key not in names:
             raise unknown_key(str(key), names)
         if key in registry.MANY:
-            values[key] = {n: _component(key, v, f"{key}.{n}") for n, v in (value or {}).items()}
+            if not isinstance(value, Mapping):
+                raise UserError(f"{key}={as_typed(value)} must hold components by name")
+            values[key] = {n: _component(key, v, f"{key}.{n}") for n, v in value.items()}
         elif key in registry.KINDS:
             values[key] = _component(key, value, key)
         elif key in ("trainer", "device"):
@@ -195,41 +205,59 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
 
 def _component(kind: str, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise UserError(f"{path}={value} names no component; type {kind}=NAME")
+        raise UserError(f"{path}={as_typed(value)} names no component; type {kind}=NAME")
     return _typed(registry.lookup(kind, value["name"]), value, path)
 
 
 def _typed(cls: type, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
-        raise UserError(f"{path}={value} must hold fields, such as {path}.{fields(cls)[0].name}=")
+        example = f"{path}.{fields(cls)[0].name}="
+        raise UserError(f"{path}={as_typed(value)} must hold fields, such as {example}")
     return cls(**_check_types(cls, value, f"{path}."))
 
 
 def _check_types(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The values converted to the types of the dataclass's fields."""
     types = {f.name: f.type for f in fields(cls)}
-    node = {}
+    node = OmegaConf.structured(cls)
+    converted = {}
     for key, value in values.items():
         if key not in types:
             raise unknown_key(prefix + str(key), [prefix + name for name in types])
         if value == "???":
             raise UserError(f"{prefix}{key} is missing; type {prefix}{key}=...")
-        node[key] = convert(cls, key, value, field_name=prefix + key)
-    return node
+        converted[key] = _convert(node, cls, key, value, field_name=prefix + key)
+    return converted
 
 
 def convert(cls: type, key: str, value: Any, *, field_name: str) -> Any:
     """`value` as the type of the dataclass's field `key`; raises UserError."""
-    node = OmegaConf.structured(cls)
+    return _convert(OmegaConf.structured(cls), cls, key, value, field_name=field_name)
+
+
+def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> Any:
     try:
-        node[key] = value
+        node[key] = _escaped(value)
+        converted = node[key]
     except OmegaConfBaseException:
         hint = next(f.type for f in fields(cls) if f.name == key)
         raise UserError(
-            f"{field_name}={value} is of the wrong type: the field takes {_type_words(hint)}"
+            f"{field_name}={as_typed(value)} is of the wrong type: "
+            f"the field takes {_type_words(hint)}"
         ) from None
-    converted = node[key]
-    return OmegaConf.to_container(converted) if OmegaConf.is_config(converted) else converted
+    is_list = OmegaConf.is_config(converted)
+    return OmegaConf.to_container(converted, resolve=True) if is_list else converted
+
+
+def _escaped(value: Any) -> Any:
+    """The value with its texts written so that OmegaConf sees no ${interpolation} in them."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    return value
 
 
 def _type_words(hint: Any) -> str:
@@ -246,11 +274,16 @@ def _type_words(hint: Any) -> str:
     return " or ".join(words.get(part.strip(), part.strip()) for part in text.split("|"))
 
 
-def unknown_key(path: str, choices: Any) -> UserError:
-    """The error for a field that does not exist."""
-    match = nearest(path, choices)
-    hint = f"; did you mean {match}?" if match else ""
-    return UserError(f"{path} is not a field{hint}\n  fields: {', '.join(sorted(choices))}")
+def unknown_key(path: str, choices: Iterable[str]) -> UserError:
+    """The error for a field that does not exist, among the full names of those that do."""
+    prefix, dot, leaf = path.rpartition(".")
+    # beside the field where there are any: a long prefix in common would make all of them look near
+    beside = {c.rpartition(".")[2]: c for c in choices if c.rpartition(".")[0] == prefix}
+    names = beside or dict.fromkeys(choices)
+    match = nearest(leaf if beside else path, names)
+    hint = f"; did you mean {prefix + dot + match if beside else match}?" if match else ""
+    listed = ", ".join(sorted(beside.values() or names))
+    return UserError(f"{path} is not a field{hint}\n  fields: {listed}")
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
@@ -258,12 +291,17 @@ def to_dict(cfg: Any) -> dict[str, Any]:
     return asdict(cfg)
 
 
+def to_yaml(cfg: Any) -> str:
+    """The config as YAML that `read` and `config_file=` take."""
+    # in ASCII: written as it is, U+0085 would come back as a space
+    text: str = yaml.safe_dump(_escaped(to_dict(cfg)), sort_keys=False)
+    return text
+
+
 def save(cfg: RunConfig, path: Path) -> None:
-    """Write the config as YAML; a reader sees the old file or the new one."""
+    """Write the config; a reader sees the old file or the new one."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(
-        yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    partial.write_text(to_yaml(cfg))
     partial.replace(path)
 
 
@@ -277,10 +315,14 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is not a file")
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))  # JSON is YAML too
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            content = OmegaConf.to_container(OmegaConf.load(path))
+    except (ValueError, yaml.YAMLError, OSError, OmegaConfBaseException) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
         raise UserError(
-            f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}"
+            f"{path} is not {kind} that can be read: {' '.join(str(error).split())}"
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping of fields, such as 'seed: 1'")

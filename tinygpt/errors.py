@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from math import inf
 
 
 class UserError(ValueError):
@@ -11,10 +12,21 @@ class UserError(ValueError):
     """
 
 
+class AlreadyFinished(UserError):
+    """A run that was asked to go on and has nothing left to do."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `word`, or None when none is close."""
     matches = get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def as_typed(value: object) -> str:
+    """The value as it is written on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def not_a_choice(field: str, value: object, choices: Iterable[str]) -> UserError:
@@ -22,7 +34,10 @@ def not_a_choice(field: str, value: object, choices: Iterable[str]) -> UserError
     choices = sorted(choices)
     match = nearest(str(value), choices)
     hint = f"; did you mean {field}={match}?" if match else ""
-    return UserError(f"{field}={value} is not a choice{hint}\n  choices: {', '.join(choices)}")
+    return UserError(
+        f"{field}={as_typed(value)} is not a choice{hint}\n"
+        f"  choices: {', '.join(choices) or 'none yet'}"
+    )
 
 
 def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
@@ -40,8 +55,9 @@ def check_range(
     high: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise UserError unless low <= value, above < value, value <= high and value < below."""
+    """Raise UserError unless low <= value <= high, above < value < below, and value is finite."""
     rules = [
+        (abs(value) != inf, "finite"),
         (low is None or value >= low, f"at least {low}"),
         (above is None or value > above, f"above {above}"),
         (high is None or value <= high, f"at most {high}"),

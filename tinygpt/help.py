@@ -1,10 +1,11 @@
 """What --help prints: the choices of each group, the fields, and commands to copy."""
 
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from typing import Any
+from textwrap import wrap
 
 from tinygpt import compose, registry
-from tinygpt.config import DeviceConfig, TrainerConfig
+from tinygpt.config import DeviceConfig, PrepareConfig, RunConfig, TrainerConfig
 
 _TRAIN = """\
 python -m tinygpt.train [-m] [GROUP=CHOICE ...] [FIELD=VALUE ...]
@@ -37,28 +38,48 @@ Flags
 
 def text(entry: str) -> str:
     """The whole help of `train` or `prepare`."""
-    with compose.hydra_conf():
-        groups = compose.groups(entry)
-        defaults = compose.default_choices(entry)
+    registry.import_all()
+    groups, defaults = compose.groups(entry), compose.default_choices(entry)
     lines = [_TRAIN if entry == "train" else _PREPARE, "Groups (a star marks the default)"]
     for group, options in groups.items():
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
         lines.append(f"  {group:<11} {' '.join(starred) or '(none yet)'}")
-    lines += ["", "Fields (each component has more: -c job prints those of your choice)"]
+    lines += ["", "Fields, and those of each choice"]
+    lines += _fields("  ", "", RunConfig if entry == "train" else PrepareConfig)
     if entry == "train":
-        lines.append("  seed=0")
-        for prefix, cls in (("trainer", TrainerConfig), ("device", DeviceConfig)):
-            lines += [f"  {prefix}.{f.name}={_shown(f.default)}" for f in fields(cls)]
-    for kind in registry.KINDS:
-        if kind in groups and kind not in registry.MANY:
-            lines.append(f"  {kind}: {_component_fields(kind)}")
+        lines += [
+            *_fields("  ", "trainer.", TrainerConfig),
+            *_fields("  ", "device.", DeviceConfig),
+        ]
+    for kind in (kind for kind in registry.KINDS if kind in groups):
+        for name, cls in registry.classes(kind).items():
+            prefix = f"{kind}.{name}." if kind in registry.MANY else f"{kind}."
+            lines += [f"  {kind}={name}", *_fields("    ", prefix, cls)]
     return "\n".join([*lines, "", _FLAGS])
 
 
-def _component_fields(kind: str) -> str:
-    names = {f.name for cls in registry.classes(kind).values() for f in fields(cls)}
-    return " ".join(f"{kind}.{name}" for name in sorted(names - {"name"}))
+def _fields(indent: str, prefix: str, cls: type) -> list[str]:
+    """Lines with the fields of a config class and their defaults."""
+    texts = (f"{prefix}{name}={default}" for name, default in _defaults(cls))
+    # a no-break space keeps a default in one piece
+    lines = wrap(
+        "  ".join(text.replace(" ", "\xa0") for text in texts),
+        width=100,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    return [line.replace("\xa0", " ") for line in lines]
 
 
-def _shown(value: Any) -> str:
-    return "" if value is MISSING else "null" if value is None else str(value)
+def _defaults(cls: type) -> Iterator[tuple[str, str]]:
+    """The fields that are not groups, with their defaults as typed."""
+    for field in fields(cls):
+        if field.name in (*registry.KINDS, "trainer", "device", "name"):
+            continue
+        value = field.default_factory() if field.default_factory is not MISSING else field.default
+        if value == "???":
+            yield field.name, "..."
+        else:
+            yield field.name, value if isinstance(value, str) else compose.quoted(value)

@@ -3,9 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-import yaml
-
-from tinygpt import cli, compose, config
+from tinygpt import cli, compose
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,15 +14,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: Sequence[str]) -> None:
     args = cli.parse_arguments("prepare", arguments)
     if args.help:
-        from tinygpt import help
-
-        print(help.text("prepare"))
+        cli.print_help("prepare")
         return
     cli.log_to_console()
-    jobs = compose.jobs(args.settings, multirun=args.multirun)
+    jobs = compose.jobs(args.settings, multirun=args.multirun, entry="prepare")
     configs = compose.compose_all("prepare", jobs, config_dir=args.config_dir)
     if args.cfg:
-        print(yaml.safe_dump(config.to_dict(configs[0]), sort_keys=False, allow_unicode=True))
+        cli.print_config(configs[0])
         return
     from tinygpt.prepared import prepare
 

@@ -42,7 +42,7 @@ def register(kind: str) -> Callable[[C], C]:
         _classes[kind][name] = cls
         store = ConfigStore.instance()
         store.store(group=f"schema/{kind}", name=name, node=cls)
-        if not cls.__module__.startswith("tinygpt."):  # no YAML of ours: the class is the choice
+        if name in without_yaml(kind):
             package = f"{kind}.{name}" if kind in MANY else None
             store.store(group=kind, name=name, node=cls, package=package)
         return cls
@@ -72,6 +72,12 @@ def import_all() -> None:
                 import_module(f"{package.__name__}.{module}")
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         entry_point.load()
+
+
+def without_yaml(kind: str) -> list[str]:
+    """The names of classes that are not ours: each is a choice itself, with its own defaults."""
+    ours = "tinygpt."
+    return [n for n, cls in _classes.get(kind, {}).items() if not cls.__module__.startswith(ours)]
 
 
 def classes(kind: str) -> dict[str, type]:

@@ -258,6 +258,7 @@ class Trainer:
             **self.last_eval,
             "best_val_bpb": state.best_bpb,
             "best_step": state.best_step,
+            "floor_bpb": self.validation.floor_bpb,
             "elapsed_s": state.elapsed_s,
             "tokens_per_sec": self.clock.overall(self.cfg.tokens_per_step),
             "peak_mem_bytes": self.runtime.peak_mem_bytes(),

@@ -35,6 +35,8 @@ class LayerCache:
 
 
 class Attention(nn.Module):
+    """Causal self-attention with H heads of D = C / H dimensions (GPT-2)."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
@@ -60,6 +62,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear layers, four times as wide between them, with the tanh form of GELU."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
@@ -72,6 +76,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention, then the MLP; each is normalised before and added to its input."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.d_model)

@@ -1,0 +1,429 @@
+"""The command line: every mistake gets a line that helps, --help has it all, others may join."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tinygpt import cli, compose, config, registry, sample
+from tinygpt.config import DeviceConfig, TrainerConfig
+from tinygpt.run_folder import RunFolder
+
+ROOT = Path(__file__).parent.parent
+TEXT = "dataset=text dataset.path=stories.txt"
+TRAIN_HELP = "\n  python -m tinygpt.train --help lists what there is"
+TOP = (
+    "cache_dir, callback, dataset, device, experiment, logger, model, optimizer, output_dir, "
+    "schedule, seed, tokenizer, trainer"
+)
+MODELS = "gpt2, gpt2_large, gpt2_medium, gpt2_xl, medium, nano, small, tiny"
+ADAMW = "beta1, beta2, eps, lr, name, weight_decay"
+TRAINER = (
+    "eval_every, eval_tokens, grad_clip, keep_checkpoints, log_every, max_epochs, max_steps, "
+    "max_time, max_tokens, micro_batch_size, save_every, seq_len, tokens_per_step"
+)
+
+
+def full(prefix: str, names: str) -> str:
+    """The names with their group in front."""
+    return ", ".join(f"{prefix}.{name}" for name in names.split(", "))
+
+
+# What is typed, and all that is said; `...` at the end stands for more of the same.
+BAD_COMMANDS = {
+    # flags
+    "train --device cuda": "--device is not a flag; settings are typed without dashes: "
+    f'device=cuda{TRAIN_HELP}',
+    "train --config_file=mine.json": "--config_file=mine.json is not a flag; settings are typed "
+    f"without dashes: config_file=mine.json{TRAIN_HELP}",
+    "train --data_percentage 0.1": "--data_percentage is not a flag; settings are typed without "
+    f"dashes: dataset.fraction=0.1{TRAIN_HELP}",
+    "train --multi seed=1,2": f"--multi is not a flag; did you mean --multirun?{TRAIN_HELP}",
+    "train --config-dir nowhere": "--config-dir nowhere is not a folder",
+    "train -m -c job seed=1,2": "-c job prints the config of one run; type it without -m",
+    # choices
+    "train model=smal": f"model=smal is not a choice; did you mean model=small?\n"
+    f"  choices: {MODELS}",
+    "train model=null": f"model=null is not a choice\n  choices: {MODELS}",
+    "train model={}": f"model={{}} is not a choice\n  choices: {MODELS}",
+    "train model=[nano,tiny]": "model=[nano,tiny] is not a choice...",
+    "train model=": f"model= is not a choice\n  choices: {MODELS}",
+    "train trainer=nul": "trainer=nul is not a choice\n  choices: default",
+    "train trainer=5": "trainer=5 is not a choice\n  choices: default",
+    "train logger=wanb": "logger=wanb is not a choice; did you mean logger=wandb?\n"
+    "  choices: tensorboard, wandb\n  several are typed as logger=[A,B], none as logger=[]",
+    "train callback=[sample,earlystop]": "callback=earlystop is not a choice; did you mean "
+    "callback=early_stop?\n  choices: early_stop, sample\n"
+    "  several are typed as callback=[A,B], none as callback=[]",
+    "train callback=null": "callback=null is not a choice...",
+    "train device=gpu": "device=gpu is not a choice; did you mean device=cpu?\n"
+    "  choices: auto, cpu, cuda, mps",
+    "train experiment=nope": "experiment=nope is not a choice...",
+    "train model.name=gtp": "no model is registered as 'gtp'; did you mean gpt?\n"
+    "  registered: gpt",
+    # fields
+    "train modle=small": f"modle is not a field; did you mean model?\n  top level: {TOP}",
+    "train optimizer.lrr=1": "optimizer.lrr is not a field; did you mean optimizer.lr?\n"
+    f"  fields: {full('optimizer', ADAMW)}",
+    "train +optimizer.lrr=1": "optimizer.lrr is not a field; did you mean optimizer.lr?\n"
+    f"  fields: {full('optimizer', ADAMW)}",
+    "train ++trainer.foo=3": "trainer.foo is not a field\n"
+    f"  fields: {full('trainer', TRAINER)}",
+    "train lr=1e-3": f"lr is not a field; did you mean optimizer.lr?\n  top level: {TOP}",
+    "train batch_size=4": "batch_size is not a field of tinygpt; here it is "
+    "trainer.micro_batch_size=",
+    "train tokenizer.vocab_size=10": "tokenizer.vocab_size is not a field\n"
+    "  fields: tokenizer.name\n  it belongs to tokenizer=bpe",
+    "train logger.wandb.mode=offline": "logger.wandb.mode: logger wandb is not chosen; "
+    "type logger=wandb too",
+    "train callback.early_stop.patience=3": "callback.early_stop.patience: callback early_stop is "
+    "not chosen; type callback=[sample,early_stop] too",
+    "train trainer.max_steps.foo=1": "trainer.max_steps.foo is not a field: trainer.max_steps is "
+    "a single value, type trainer.max_steps=VALUE",
+    # values
+    "train trainer.max_steps=abc": "trainer.max_steps=abc is of the wrong type: the field takes a "
+    "whole number or null",
+    "train seed=x": "seed=x is of the wrong type: the field takes a whole number",
+    "train seed=-1": "seed=-1 must be at least 0",
+    "train seed=null": "seed=null is of the wrong type: the field takes a whole number",
+    "train trainer.max_time=soon": "trainer.max_time=soon is not a duration; type 90s, 15m or "
+    "1h30m",
+    "train trainer.max_tokens=lots": "trainer.max_tokens=lots is not a count; type 5000000, "
+    "5_000_000 or 5M",
+    "train optimizer.lr=-1": "optimizer.lr=-1.0 must be above 0",
+    "train optimizer.lr=inf": "optimizer.lr=inf must be finite",
+    "train schedule.warmup_ratio=2": "schedule.warmup_ratio=2.0 must be below 1",
+    "train tokenizer=bpe tokenizer.vocab_size=10": "tokenizer.vocab_size=10 must be at least 258",
+    "train callback.sample.prompts=hello": "callback.sample.prompts=hello is of the wrong type: "
+    "the field takes a list of texts, such as [a,b]",
+    "train trainer.tokens_per_step=5000": "trainer.tokens_per_step=5000 is not a multiple of "
+    "micro_batch_size * seq_len = 16 * 256 = 4096; nearest are 4096 and 8192",
+    "train trainer.max_steps=10 trainer.max_tokens=5M": "trainer.max_tokens=5M and "
+    "trainer.max_steps=10 are both set, but a run has one length; "
+    "turn one off with trainer.max_tokens=null",
+    "train model.n_head=5": "model.d_model=128 is not a multiple of model.n_head=5; nearest are "
+    "125 and 130",
+    "train dataset=text": "dataset.path is missing; type dataset.path=...",
+    "train seed=${nothing}": "seed: Interpolation key 'nothing' not found",
+    # what is not a setting at all
+    "train foo": "'foo' is not understood; settings are typed as key=value",
+    "train =3": "'=3' is not understood; settings are typed as key=value",
+    "train ~seed": "~seed is not understood; a field stays, type seed=VALUE",
+    "train model=[small": "'model=[small' cannot be read; for a text with brackets or commas in "
+    "it type\n  \"model='[small'\"",
+    "train hydra.run.dir=here": "hydra.run.dir=here would be ignored: runs are not launched by "
+    "Hydra; output_dir= says where they go, --config-dir where to look for choices",
+    # sweeps
+    "train optimizer.lr=1e-3,1e-2": "optimizer.lr=1e-3,1e-2 lists several values; for a run of "
+    "each type -m before it, for a text with a comma in it type \"optimizer.lr='1e-3,1e-2'\"",
+    "train -m model=nano,smal": f"model=smal is not a choice; did you mean model=small?\n"
+    f"  choices: {MODELS}",
+    "train -m seed=interval(0,3)": "seed=interval(0,3) is a rule for values, and -m tries listed "
+    "ones; type seed=A,B,C",
+    # files
+    "train config_file=missing.json": "config_file=missing.json is not a file...",
+    "train config_file=broken.jsn": "config_file=broken.jsn is not a file; did you mean "
+    "config_file=broken.json?",
+    "train config_file=broken.json": "broken.json is not JSON that can be read: Expecting property "
+    "name enclosed in double quotes: line 1 column 12 (char 11)",
+    # a run that goes on
+    "train resume=nowhere": "resume=nowhere is not the folder of a run...",
+    "train resume=empty": "resume=empty is not the folder of a run...",
+    "train resume=run model=small": "model=small would make resume=run another run...",
+    "train resume=run optimizer.lrr=1": "optimizer.lrr is not a field; did you mean "
+    f"optimizer.lr?\n  fields: {full('optimizer', ADAMW)}",
+    "train resume=run optimizer.lr=x": "optimizer.lr=x is of the wrong type: the field takes a "
+    "number",
+    # prepare
+    "prepare model=small": "model does not change the prepared data, so prepare does not take it; "
+    "use it with python -m tinygpt.train",
+    "prepare datset=text": "datset is not a field; did you mean dataset?\n"
+    "  top level: cache_dir, dataset, tokenizer",
+    "prepare dataset=text dataset.path=nowhere": "dataset.path=nowhere does not exist...",
+    "prepare --dataset text": "--dataset is not a flag; settings are typed without dashes: "
+    "dataset=text\n  python -m tinygpt.prepare --help lists what there is",
+    # sample
+    "sample run=nowhere": "run=nowhere is not the folder of a run...",
+    "sample run=run": "run=run has no checkpoint...",
+    "sample temperature=-1": "temperature=-1.0 must be at least 0",
+    "sample top_k=0": "top_k=0 must be at least 1",
+    "sample top_k=few": "top_k=few is of the wrong type: the field takes a whole number or null",
+    "sample promt=x": "promt is not a field; did you mean prompt?\n  fields: checkpoint, device, "
+    "max_new_tokens, num_samples, output_dir, prompt, run, seed, temperature, top_k, top_p",
+    "sample out_dir=here": "out_dir is not a field of tinygpt; here it is run=",
+    "sample --prompt hello": "--prompt is not a flag; settings are typed without dashes: "
+    "prompt=hello\n  python -m tinygpt.sample --help lists what there is",
+    "sample seed=1 seed=2": "seed is typed twice: 1 and 2",
+    "sample hello": "'hello' is not understood; settings are typed as key=value",
+    "sample device=gpu": "device=gpu is not a choice; did you mean device=cpu?\n"
+    "  choices: auto, cpu, cuda, mps",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to type commands in, with a run that has not begun."""
+    path = tmp_path_factory.mktemp("here")
+    (path / "stories.txt").write_text("Once there was a cat.")
+    (path / "broken.json").write_text('{"seed": 1,')
+    (path / "empty").mkdir()
+    cfg = compose.compose("train", TEXT.split())
+    run = RunFolder.create(path / "run", cfg=cfg, overrides=[], run_id="run", group=None)
+    run.close("interrupted")
+    return path
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, as the working directory."""
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def exit_of(command: str) -> int | str | None:
+    """Run `train seed=1`, say, as `python -m tinygpt.train seed=1` does; its exit code."""
+    entry, *arguments = shlex.split(command)
+    try:
+        import_module(f"tinygpt.{entry}").main(arguments)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.mark.parametrize("command", BAD_COMMANDS)
+@pytest.mark.usefixtures("here")
+def test_a_bad_command_is_told_what_is_wrong_and_what_to_type(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(Path().rglob("*"))
+    assert exit_of(command) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    words = f"error: {BAD_COMMANDS[command]}"
+    if words.endswith("..."):
+        assert printed.err.startswith(words.removesuffix("..."))
+        assert "Traceback" not in printed.err
+    else:
+        assert printed.err == f"{words}\n"
+    assert sorted(Path().rglob("*")) == before, "a mistake leaves nothing behind"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_device_that_is_not_here_is_told_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert exit_of(f"train {TEXT} device=cuda") in (1, 2)
+    printed = "".join(capsys.readouterr())
+    assert "device=cuda is not available: it needs a CUDA build of torch" in printed
+    assert "type device=cpu or device=auto" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_text_that_is_not_here_is_told_without_a_traceback(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_of("train dataset=text dataset.path=storeis.txt") in (1, 2)
+    printed = "".join(capsys.readouterr())
+    assert "dataset.path=storeis.txt does not exist; did you mean dataset.path=stories.txt?" in (
+        printed
+    )
+    assert "Traceback" not in printed
+
+
+def python(*arguments: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A new interpreter that finds tinygpt from any folder."""
+    paths = os.pathsep.join([str(ROOT), environment.pop("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("entry", ["train", "prepare", "sample"])
+def test_a_module_runs_from_any_folder_and_a_mistake_is_all_it_prints(
+    entry: str, tmp_path: Path
+) -> None:
+    done = python("-m", f"tinygpt.{entry}", "foo", cwd=tmp_path)
+    words = "error: 'foo' is not understood; settings are typed as key=value\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", words)
+
+
+def console_script(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """What `tinygpt ARGUMENTS` exits with."""
+    monkeypatch.setattr(sys, "argv", ["tinygpt", *arguments])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_the_console_script_is_the_same_as_the_modules(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert console_script("train", "model=smal", monkeypatch=monkeypatch) == 2
+    script = capsys.readouterr()
+    assert exit_of("train model=smal") == 2
+    assert capsys.readouterr() == script
+
+
+def test_the_console_script_lists_its_commands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments in ((), ("--help",), ("-h",)):
+        assert console_script(*arguments, monkeypatch=monkeypatch) == 0
+        printed = capsys.readouterr().out
+        assert all(f"  tinygpt {command} " in printed for command in cli.COMMANDS)
+    assert console_script("trian", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == (
+        "error: trian is not a command; did you mean tinygpt train?\n"
+        "  commands: train, prepare, sample\n"
+    )
+
+
+# Help
+
+
+@pytest.mark.parametrize("entry", ["train", "prepare"])
+def test_help_has_every_choice_and_every_field(
+    entry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_of(f"{entry} model=smal --help") == 0  # help goes before any mistake
+    printed = capsys.readouterr().out
+    words = {word.partition("=")[0] for word in printed.split()}
+    for group, options in compose.groups(entry).items():
+        line = next(line for line in printed.splitlines() if line.startswith(f"  {group} "))
+        assert line.replace("*", "").split() == [group, *(options or ["(none", "yet)"])]
+        for name, cls in registry.classes(group).items() if group in registry.KINDS else ():
+            prefix = f"{group}.{name}" if group in registry.MANY else group
+            assert {f"{prefix}.{f.name}" for f in fields(cls) if f.name != "name"} <= words
+    config_class = compose.CONFIG_CLASSES[entry]
+    expected = {f.name for f in fields(config_class)} - {*compose.groups(entry)}
+    if entry == "train":
+        expected |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
+        expected |= {f"device.{f.name}" for f in fields(DeviceConfig)}
+    assert expected <= words
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_help_marks_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    exit_of("train --help")
+    printed = capsys.readouterr().out
+    starred = re.findall(r"(\w+)\*", printed)
+    chosen = compose.default_choices("train").values()
+    assert sorted(starred) == sorted(name for names in chosen for name in names if name)
+
+
+def test_help_of_sample_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of("sample --help") == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n  {f.name}=" in printed for f in fields(sample.SampleConfig))
+
+
+@pytest.mark.parametrize("command", ["train --help", "train model=smal", "sample --help"])
+def test_help_and_mistakes_are_answered_before_heavy_libraries_load(
+    command: str, tmp_path: Path
+) -> None:
+    entry, argument = command.split()
+    code = f"""
+        import sys
+        from tinygpt.{entry} import main
+        try:
+            main([{argument!r}])
+        except SystemExit:
+            pass
+        heavy = ("torch", "datasets", "wandb", "sentencepiece", "matplotlib")
+        print([name for name in heavy if name in sys.modules])
+    """
+    done = python("-c", dedent(code), cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_composed_config_is_printed_as_a_config_file(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_of(f"train {TEXT} model=nano seed=3 -c job") == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    cfg = compose.compose("train", [*TEXT.split(), "model=nano", "seed=3"])
+    assert config.load(tmp_path / "mine.yaml") == cfg
+
+
+# Components from elsewhere
+
+THEIRS = '''
+    from dataclasses import dataclass
+
+    from tinygpt.interfaces import OptimizerConfig
+    from tinygpt.registry import register
+
+
+    @register("optimizer")
+    @dataclass
+    class TheirsConfig(OptimizerConfig):
+        """Not for use."""
+
+        name: str = "theirs"
+        patience: int = 3
+
+        def build(self, model):
+            raise NotImplementedError
+'''
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder as pip would fill it with a package that has an optimizer."""
+    site = tmp_path / "site"
+    info = site / "theirs-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "theirs.py").write_text(dedent(THEIRS))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tinygpt.components]\ntheirs = theirs\n")
+    return site
+
+
+def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> None:
+    def train(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = ("-m", "tinygpt.train", *arguments)
+        return python(*command, cwd=tmp_path, PYTHONPATH=str(installed))
+
+    composed = train("optimizer=theirs", "optimizer.patience=5", "-c", "job")
+    assert composed.returncode == 0, composed.stderr
+    assert "optimizer:\n  name: theirs\n  lr: 0.001\n  patience: 5\n" in composed.stdout
+
+    listed = train("--help").stdout
+    assert "  optimizer   adamw* theirs\n" in listed
+    assert "optimizer.patience=3" in listed
+
+    (tmp_path / "config.yaml").write_text(composed.stdout)  # as in the folder of its run
+    again = train("config_file=config.yaml", "-c", "job")
+    assert again.stdout == composed.stdout, again.stderr
+
+    wrong = train("optimizer=their")
+    assert wrong.stderr.startswith("error: optimizer=their is not a choice; did you mean "
+                                   "optimizer=theirs?\n  choices: adamw, theirs\n")  # fmt: skip
+
+
+def test_a_script_adds_a_choice_by_importing_it(tmp_path: Path) -> None:
+    (tmp_path / "my_optimizer.py").write_text(dedent(THEIRS))
+    script = tmp_path / "my_train.py"
+    script.write_text("import my_optimizer\nfrom tinygpt.train import main\n\nmain()\n")
+    done = python(str(script), "optimizer=theirs", "seed=4", "-c", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\nseed: 4\n" in done.stdout
+    assert "  patience: 3\n" in done.stdout

@@ -1,0 +1,104 @@
+"""What README.md and CONTRIBUTING.md tell a reader to type works."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinygpt import compose, sample
+from tinygpt.compose import CONF
+
+ROOT = CONF.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def commands(entry: str) -> list[list[str]]:
+    """The arguments of each command of an entry point in the README's code blocks."""
+    found = []
+    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:3] == ["python", "-m", f"tinygpt.{entry}"]:
+                found.append(words[3:])
+    return found
+
+
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    """A folder with the files that the commands name."""
+    monkeypatch.chdir(tmp_path)
+    Path("my.txt").write_text("Once upon a time.\n\nThe end.")
+    Path("mine.json").write_text(json.dumps({"model": "nano", "optimizer": {"lr": 1}}))
+
+
+@pytest.mark.usefixtures("examples")
+@pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
+def test_a_train_command_of_the_readme_composes(arguments):
+    if any(word.startswith("resume=") for word in arguments):
+        assert arguments == ["resume=outputs/RUN"]
+        return
+    settings = [word for word in arguments if word != "-m"]
+    jobs = compose.jobs(settings, multirun="-m" in arguments)
+    assert len(compose.compose_all("train", jobs)) == (12 if "-m" in arguments else 1)
+
+
+@pytest.mark.parametrize("arguments", commands("prepare"), ids=" ".join)
+def test_a_prepare_command_of_the_readme_composes(arguments):
+    compose.compose("prepare", compose.jobs(arguments, multirun=False, entry="prepare")[0])
+
+
+@pytest.mark.parametrize("arguments", commands("sample"), ids=" ".join)
+def test_a_sample_command_of_the_readme_is_understood(arguments):
+    assert sample.parse(arguments).prompt == ["Once upon a time"]
+
+
+def test_the_readme_shows_commands_of_every_kind():
+    assert len(commands("train")) >= 8
+    assert commands("prepare")
+    assert commands("sample")
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_links_and_make_targets_exist(text):
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^    |`)make ([a-z-]+)", text, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def example(language: str) -> str:
+    """The first code block of CONTRIBUTING.md in a language."""
+    return re.search(rf"```{language}\n(.*?)```", CONTRIBUTING, flags=re.DOTALL)[1]
+
+
+def test_the_optimizer_of_contributing_trains_in_the_tree(tiny, tmp_path):
+    tree = tmp_path / "tree"
+    for folder in ("tinygpt", "conf"):
+        shutil.copytree(ROOT / folder, tree / folder)
+    (tree / "tinygpt/optimizers/sgd.py").write_text(example("python"))
+    (tree / "conf/optimizer/sgd.yaml").write_text(example("yaml"))
+    command = [sys.executable, "-m", "tinygpt.train", *tiny, "optimizer=sgd"]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = subprocess.run([*command[:3], "--help"], cwd=tree, capture_output=True, text=True)
+    assert "adamw* sgd" in shown.stdout
+    assert "optimizer.momentum" in shown.stdout
+
+
+def test_the_optimizer_of_contributing_trains_from_a_module_of_ones_own(tiny, tmp_path):
+    (tmp_path / "my_sgd.py").write_text(example("python"))
+    script = tmp_path / "mine.py"
+    script.write_text("import my_sgd\nfrom tinygpt.train import main\n\nmain()\n")
+    command = [sys.executable, str(script), *tiny, "optimizer=sgd", "optimizer.momentum=0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    bad = subprocess.run([*command[:-1], "optimizer.momentum=2"], capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert "optimizer.momentum=2.0 must be below 1" in bad.stderr

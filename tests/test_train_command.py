@@ -1,0 +1,141 @@
+"""The real thing: what `tinygpt.train` leaves on the disk, alone and in a sweep."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tinygpt import compose, config, train
+
+
+def run(settings: list[str], *, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        train.main(settings)
+    assert exit_info.value.code == code
+
+
+def only_run(outputs: Path) -> Path:
+    (record,) = outputs.glob("*/run.json")
+    return record.parent
+
+
+def test_the_smallest_experiment_trains_and_writes_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "tinygpt.train", "experiment=smoke", "cache_dir=cache"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path / "outputs")
+    present = {path.name for path in folder.iterdir()}
+    assert present >= {
+        *("config.yaml", "overrides.yaml", "run.json", "train.log", "metrics.jsonl"),
+        *("summary.json", "loss.png", "checkpoints", "samples", "tokenizer"),
+    }
+    last_line = done.stdout.splitlines()[-1]
+    assert last_line.strip().startswith(f"python -m tinygpt.sample run=outputs/{folder.name}")
+    sample = [sys.executable, "-m", "tinygpt.sample", "run=latest", "prompt=One day", "seed=3"]
+    wrote = subprocess.run(sample, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrote.returncode == 0, wrote.stderr
+    assert "One day" in wrote.stdout
+
+
+def test_a_run_is_recorded_whole(tiny, tmp_path):
+    run([*tiny, "callback=[sample]", "callback.sample.max_new_tokens=5"])
+    folder = only_run(tmp_path / "outputs")
+    cfg = config.load(folder / "config.yaml")
+    assert cfg == compose.compose("train", compose.jobs(
+        [*tiny, "callback=[sample]", "callback.sample.max_new_tokens=5"], multirun=False)[0]
+    )  # fmt: skip
+    assert "model=nano" in yaml.safe_load((folder / "overrides.yaml").read_text())
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["error"] is None
+    assert record["derived"]["max_steps"] == 10
+    assert {"python", "torch", "tinygpt"} <= record["versions"].keys()
+    assert record["derived"]["hardware"]["threads"] >= 1
+    summary = json.loads((folder / "summary.json").read_text())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert summary["val/bpb"] == rows[-1]["val/bpb"]
+    assert summary["tokens"] == 640
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    samples = sorted(path.name for path in (folder / "samples").iterdir())
+    assert samples == ["step-00000004.txt", "step-00000008.txt", "step-00000010.txt"]
+    assert "finished in" in (folder / "train.log").read_text()
+
+
+def test_the_config_of_a_run_makes_the_same_run_again(tiny, tmp_path):
+    run(tiny)
+    first = only_run(tmp_path / "outputs")
+    again = tmp_path / "again"
+    run([f"config_file={first / 'config.yaml'}", f"output_dir={again}"])
+    weights = "checkpoints/step-00000010/model.safetensors"
+    assert (only_run(again) / weights).read_bytes() == (first / weights).read_bytes()
+
+
+def test_a_sweep_makes_every_combination_in_one_folder(tiny, tmp_path):
+    settings = [text for text in tiny if not text.startswith("seed")]
+    run(["-m", *settings, "seed=0,1", "optimizer.lr=1e-3,1e-2"])
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    assert sweep.name.endswith("_sweep")
+    configs = [config.load(sweep / str(number) / "config.yaml") for number in range(4)]
+    assert [(cfg.seed, cfg.optimizer.lr) for cfg in configs] == [
+        (0, 1e-3),
+        (0, 1e-2),
+        (1, 1e-3),
+        (1, 1e-2),
+    ]
+    for number in range(4):
+        record = json.loads((sweep / str(number) / "run.json").read_text())
+        assert (record["group"], record["status"]) == (sweep.name, "finished")
+    assert len(yaml.safe_load((sweep / "sweep.yaml").read_text())["jobs"]) == 4
+
+
+def test_a_run_in_a_sweep_is_bit_for_bit_what_it_is_alone(tiny, tmp_path):
+    run(["-m", *tiny, "seed=0,1"])
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    alone = tmp_path / "alone"
+    run([*(text for text in tiny if "output_dir" not in text), "seed=1", f"output_dir={alone}"])
+    weights = "checkpoints/step-00000010/model.safetensors"
+    assert (sweep / "1" / weights).read_bytes() == (only_run(alone) / weights).read_bytes()
+
+
+def test_a_run_that_fails_does_not_stop_the_others_of_its_sweep(tiny, tmp_path, capsys):
+    run(["-m", *tiny, "optimizer.lr=1e30,1e-3", "trainer.grad_clip=0"], code=1)
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    failed, finished = (json.loads((sweep / n / "run.json").read_text()) for n in "01")
+    assert (failed["status"], finished["status"]) == ("failed", "finished")
+    assert "not finite" in failed["error"]
+    assert "1 of 2 runs finished" in capsys.readouterr().out
+
+
+def test_a_typo_in_the_last_job_of_a_sweep_is_said_before_the_first_starts(tiny, tmp_path):
+    run(["-m", *tiny, "optimizer.lr=1e-3,-1"], code=2)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_changed_data_cannot_be_resumed(tiny, tmp_path, text_file, capsys):
+    path = tmp_path / "changing.txt"
+    path.write_text(text_file.read_text())
+    settings = [text for text in tiny if not text.startswith("dataset.path")]
+    run([*settings, f"dataset.path={path}"])
+    folder = only_run(tmp_path / "outputs")
+    path.write_text(text_file.read_text() * 2)
+    run([f"resume={folder}", "trainer.max_steps=20"], code=1)
+    assert "are not those that the run began with" in capsys.readouterr().out
+
+
+def test_two_runs_of_a_sweep_are_two_runs_of_wandb(tiny, tmp_path):
+    run(["-m", *tiny, "logger=wandb", "logger.wandb.mode=offline", "seed=0,1"])
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    files = {path.stem for path in sweep.glob("*/wandb/offline-run-*/*.wandb")}
+    assert files == {f"run-{sweep.name}-0", f"run-{sweep.name}-1"}
+
+
+def test_a_run_by_storyworld_reports_how_far_above_the_floor_it_stands(tmp_path):
+    run([
+        "experiment=smoke", "callback=[]",
+        f"cache_dir={tmp_path / 'cache'}", f"output_dir={tmp_path / 'outputs'}",
+    ])  # fmt: skip
+    summary = json.loads((only_run(tmp_path / "outputs") / "summary.json").read_text())
+    assert summary["val/bpb"] - summary["floor_bpb"] == summary["val/bpb_above_floor"] > 0

@@ -1,0 +1,128 @@
+"""What surrounds a run: its folder, how it ended and what is said of it, alone or in a sweep."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from tinygpt import cli, compose, config, registry
+from tinygpt.config import RunConfig
+from tinygpt.errors import AlreadyFinished, UserError
+from tinygpt.run_folder import RunFolder, find_run
+
+# what a resumed run keeps: with another value of these it would be another run
+_FROZEN = ("dataset", "tokenizer", "model", "seed", "trainer.seq_len", "trainer.tokens_per_step")
+_EXIT_CODES = {"finished": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
+
+
+@dataclass
+class Job:
+    """One run to make: what was typed, what it means, and where it goes."""
+
+    cfg: RunConfig
+    overrides: list[str]
+    path: Path
+    run_id: str
+    group: str | None = None
+    resumed: bool = False
+
+
+def launch(job: Job) -> int:
+    """Run one job in its folder; its exit code. A failure is recorded and told, not raised."""
+    if job.resumed:
+        folder = RunFolder.reopen(job.path, cfg=job.cfg, overrides=job.overrides)
+    else:
+        folder = RunFolder.create(
+            job.path, cfg=job.cfg, overrides=job.overrides, run_id=job.run_id, group=job.group
+        )
+    from tinygpt.run import run  # with torch, only when there is something to run
+
+    try:
+        interrupted = run(job.cfg, folder, resumed=job.resumed)
+    except AlreadyFinished as error:
+        folder.close("finished")
+        cli.log_error(str(error))
+        return _EXIT_CODES["failed"]
+    except UserError as error:
+        folder.close("failed", str(error))
+        cli.log_error(f"{error}\n  run folder: {job.path}")
+        return _EXIT_CODES["failed"]
+    except KeyboardInterrupt:
+        interrupted = "SIGINT"
+    except Exception as error:
+        cli.log_error(f"the run in {job.path} failed", traceback=True)
+        folder.close("failed", f"{type(error).__name__}: {error}")
+        return _EXIT_CODES["failed"]
+    if interrupted:
+        folder.close("interrupted", interrupted)
+        resume = shlex.quote(f"resume={job.path}")
+        cli.say(f"{interrupted}: interrupted; go on with\n  python -m tinygpt.train {resume}")
+        return _EXIT_CODES[interrupted]
+    folder.close("finished")
+    where = shlex.quote(f"run={job.path}")
+    cli.say(
+        f"everything is in {job.path}; write with it:\n"
+        f'  python -m tinygpt.sample {where} prompt="Once upon a time"'
+    )
+    return _EXIT_CODES["finished"]
+
+
+def sweep(
+    configs: Sequence[RunConfig], jobs: Sequence[list[str]], folder: Path, *, command: Sequence[str]
+) -> int:
+    """One run after another in numbered folders; one that fails does not stop the others."""
+    folder.mkdir(parents=True)
+    index = {"command": shlex.join(command), "jobs": dict(enumerate(jobs))}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
+    codes: dict[int, int] = {}
+    for number, (cfg, overrides) in enumerate(zip(configs, jobs, strict=True)):
+        cli.say(f"\nrun {number + 1} of {len(jobs)}: {' '.join(overrides) or 'defaults'}")
+        run_id = f"{folder.name}-{number}"
+        codes[number] = launch(Job(cfg, overrides, folder / str(number), run_id, folder.name))
+        if codes[number] in (_EXIT_CODES["SIGINT"], _EXIT_CODES["SIGTERM"]):
+            return codes[number]
+    failed = [str(number) for number, code in codes.items() if code]
+    cli.say(f"\nsweep {folder}: {len(codes) - len(failed)} of {len(codes)} runs finished")
+    if failed:
+        cli.warn(f"failed: {', '.join(failed)}; the reason is in run.json of each")
+    return 1 if failed else 0
+
+
+def resumed(settings: Sequence[str], *, multirun: bool) -> Job:
+    """The run named by `resume=`, with the changes that a run may see while it goes on.
+
+    Raises UserError for a change that would make it another run.
+    """
+    if multirun:
+        raise UserError("resume= goes on with one run; type it without -m")
+    registry.import_all()
+    which = [text.partition("=")[2] for text in settings if text.startswith("resume=")]
+    typed = [text for text in settings if not text.startswith("resume=")]
+    outputs = [text.partition("=")[2] for text in typed if text.startswith("output_dir=")]
+    path = find_run(which[-1], field="resume", output_dir=Path(*outputs[-1:] or ["outputs"]))
+    content = config.read(path / "config.yaml")
+    for override in compose.parse(compose.layered([], typed)):
+        key = override.key_or_group
+        if any(key == frozen or key.startswith(f"{frozen}.") for frozen in _FROZEN):
+            again = shlex.join([f"config_file={path / 'config.yaml'}", str(override.input_line)])
+            raise UserError(
+                f"{override.input_line} would make resume={path} another run; "
+                f"for a new one type\n  python -m tinygpt.train {again}"
+            )
+        _assign(content, key, override.value())
+    return Job(config.resolve(content, RunConfig), typed, path, run_id="", resumed=True)
+
+
+def _assign(content: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted field of a saved config; raises UserError if there is none."""
+    *parents, leaf = path.split(".")
+    node: Any = content
+    for part in parents:
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
+        raise config.unknown_key(path, compose.dotted_keys(OmegaConf.create(content)))
+    node[leaf] = value

@@ -1,0 +1,147 @@
+"""One run: build what the config names, introduce the parts to each other, run the loop."""
+
+import shutil
+import time
+from typing import Any
+
+import torch
+
+from tinygpt import cli, config, plots
+from tinygpt.checkpoint import Checkpoints, load_state
+from tinygpt.config import RunConfig
+from tinygpt.errors import AlreadyFinished, UserError
+from tinygpt.interfaces import CallbackContext, RunInfo
+from tinygpt.loggers.console import ConsoleLogger
+from tinygpt.loggers.fanout import Fanout
+from tinygpt.loggers.jsonl import JsonlLogger, read_rows
+from tinygpt.prepared import Prepared, prepare
+from tinygpt.run_folder import RunFolder
+from tinygpt.runtime import Runtime
+from tinygpt.state import TrainState
+from tinygpt.trainer import Trainer
+
+
+def run(cfg: RunConfig, folder: RunFolder, *, resumed: bool) -> str | None:
+    """Train to the end; the name of the signal that interrupted it, if one did."""
+    runtime = Runtime(cfg.device)
+    choices = [choice.build() for choice in cfg.logger.values()]
+    logger = Fanout([ConsoleLogger(), JsonlLogger(folder.metrics), *choices])
+    prepared = prepare(cfg, cli.say)
+    tokenizer = prepared.tokenizer
+    _bind(folder, prepared)
+
+    torch.manual_seed(cfg.seed)
+    model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
+    model.to(runtime.device)
+    state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
+    checkpoints = Checkpoints(folder.checkpoints, keep=cfg.trainer.keep_checkpoints)
+    saved = checkpoints.latest(cli.warn) if resumed else None
+    if saved:
+        load_state(state, saved)
+
+    context = CallbackContext(tokenizer, folder.path, logger, cfg.seed, cfg.trainer.seq_len)
+    trainer = Trainer(
+        cfg,
+        state,
+        runtime=runtime,
+        prepared=prepared,
+        logger=logger,
+        callbacks={name: choice.build(context) for name, choice in cfg.callback.items()},
+        checkpoints=checkpoints,
+        say=cli.say,
+    )
+    if trainer.done():
+        raise AlreadyFinished(
+            f"resume={folder.path}: the run is finished, {state.step} steps; "
+            f"to go on type a longer one, such as trainer.max_steps={2 * state.step}"
+        )
+    derived = {
+        "n_params": sum(p.numel() for p in model.parameters()),
+        "flops_per_token": cfg.model.flops_per_token(
+            vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len
+        ),
+        "vocab_size": tokenizer.vocab_size,
+        "grad_accum": cfg.trainer.grad_accum,
+        "max_steps": trainer.max_steps,
+        "max_time_s": trainer.max_time_s,
+        "steps_per_epoch": trainer.batches.steps_per_epoch,
+        "floor_bpb": trainer.validation.floor_bpb,
+        "hardware": runtime.describe(),
+    }
+    folder.write_run(derived=derived)
+    _introduce(trainer, derived)
+    info = RunInfo(
+        folder=folder.path,
+        id=folder.run["id"],
+        group=folder.run["group"],
+        config=config.to_dict(cfg),
+        derived=derived,
+        resumed_at=state.step if resumed else None,
+    )
+    status, summary = "failed", {}
+    began = time.perf_counter()
+    try:
+        logger.start(info)
+        summary = {"run": info.id, "n_params": derived["n_params"], **trainer.fit()}
+        folder.write_summary(summary)
+        status = "interrupted" if trainer.interrupted else "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        logger.finish(status, summary)
+        plots.loss_curve(
+            read_rows(folder.metrics),
+            folder.path / "loss.png",
+            title=info.id,
+            floor_bpb=trainer.validation.floor_bpb,
+        )
+    if not trainer.interrupted:
+        cli.say(_outcome(summary, time.perf_counter() - began))
+    return trainer.interrupted
+
+
+def _bind(folder: RunFolder, prepared: Prepared) -> None:
+    """The tokenizer travels with the run, and a resume needs the tokens that it began with."""
+    sums = {split: info.tokens_sha256 for split, info in prepared.splits.items()}
+    before = folder.run.get("data")
+    if before is None:
+        shutil.copytree(prepared.folder / "tokenizer", folder.tokenizer, dirs_exist_ok=True)
+        folder.write_run(data={"prepared": str(prepared.folder), "tokens_sha256": sums})
+    elif before["tokens_sha256"] != sums:
+        raise UserError(
+            f"the tokens in {prepared.folder} are not those that the run began with, so it cannot "
+            "go on; restore the dataset, or train a new run"
+        )
+
+
+def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
+    """What is about to run, in a few lines."""
+    hardware, validation = derived["hardware"], trainer.validation
+    length = (
+        f"{trainer.max_steps:,} steps"
+        if trainer.max_steps is not None
+        else f"{trainer.max_time_s:,.0f} s in steps"
+    )
+    cli.say(
+        f"{derived['n_params']:,} parameters, vocabulary {derived['vocab_size']:,}, "
+        f"{length} of {trainer.cfg.tokens_per_step:,} tokens\n"
+        f"{hardware['device']} ({hardware['device_name']}), {hardware['precision']}, "
+        f"{hardware['threads']} threads; {trainer.compile_note}\n"
+        f"validation: {validation.documents:,} of {validation.all_documents:,} documents, "
+        f"{validation.utf8_bytes:,} bytes, every token predicted once"
+    )
+    if trainer.state.step:
+        cli.say(f"going on after step {trainer.state.step:,}")
+
+
+def _outcome(summary: dict[str, Any], seconds: float) -> str:
+    """The result in a line."""
+    above, floor = "", summary["floor_bpb"]
+    if floor:
+        above = f", {summary['val/bpb'] - floor:.4f} above the entropy floor {floor:.4f}"
+    reason = f" ({summary['stop_reason']})" if summary["stop_reason"] else ""
+    return (
+        f"finished{reason} in {seconds:.0f} s: val/loss {summary['val/loss']:.4f}, "
+        f"val/bpb {summary['val/bpb']:.4f}{above}"
+    )
