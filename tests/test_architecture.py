@@ -23,6 +23,8 @@ LAYERS = [
         "interfaces",
         "metrics",
         "config",
+        "overrides",
+        "mistakes",
         "compose",
         "runtime",
         "sampling",

@@ -12,7 +12,7 @@ from textwrap import dedent
 
 import pytest
 
-from tinygpt import cli, compose, config, registry, sample
+from tinygpt import cli, compose, config, overrides, registry, sample
 from tinygpt.config import DeviceConfig, TrainerConfig
 from tinygpt.run_folder import RunFolder
 
@@ -325,7 +325,7 @@ def test_help_marks_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     exit_of("train --help")
     printed = capsys.readouterr().out
     starred = re.findall(r"(\w+)\*", printed)
-    chosen = compose.default_choices("train").values()
+    chosen = overrides.default_choices("train").values()
     assert sorted(starred) == sorted(name for names in chosen for name in names if name)
 
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from tinygpt import compose, config, registry
+from tinygpt import compose, config, mistakes, overrides, registry
 from tinygpt.config import HORIZONS, PrepareConfig, RunConfig
 from tinygpt.errors import UserError
 
@@ -21,7 +21,7 @@ TEXT = ["dataset=text", "dataset.path=stories.txt"]
 
 def run_config(*typed: str, **options: Any) -> RunConfig:
     """The config of one run, from what is typed."""
-    (job,) = compose.jobs([*TEXT, *typed], multirun=False)
+    (job,) = overrides.jobs([*TEXT, *typed], multirun=False)
     cfg: RunConfig = compose.compose("train", job, **options)
     return cfg
 
@@ -29,7 +29,7 @@ def run_config(*typed: str, **options: Any) -> RunConfig:
 def mistake(*typed: str, entry: str = "train", multirun: bool = False, **options: Any) -> str:
     """What is said of a mistake."""
     with pytest.raises(UserError) as error:
-        compose.compose_all(entry, compose.jobs(typed, multirun=multirun, entry=entry), **options)
+        compose.compose_all(entry, overrides.jobs(typed, multirun=multirun, entry=entry), **options)
     return str(error.value)
 
 
@@ -74,7 +74,7 @@ def test_a_runs_own_config_is_a_config_file(tmp_path: Path) -> None:
     )  # fmt: skip
     assert config.to_dict(cfg)["callback"]["sample"]["prompts"] == ["a, 'b'", "${x}", ""]
     config.save(cfg, tmp_path / "config.yaml")
-    (job,) = compose.jobs([f"config_file={tmp_path / 'config.yaml'}"], multirun=False)
+    (job,) = overrides.jobs([f"config_file={tmp_path / 'config.yaml'}"], multirun=False)
     assert compose.compose("train", job) == cfg
 
 
@@ -176,7 +176,7 @@ def test_a_files_horizon_turns_off_that_of_an_experiment(my_conf: Path, tmp_path
 def test_prepare_takes_its_part_of_a_runs_config(tmp_path: Path) -> None:
     config.save(run_config("tokenizer=bpe", "tokenizer.vocab_size=300"), tmp_path / "config.yaml")
     file = f"config_file={tmp_path / 'config.yaml'}"
-    (job,) = compose.jobs([file], multirun=False, entry="prepare")
+    (job,) = overrides.jobs([file], multirun=False, entry="prepare")
     cfg = compose.compose("prepare", job)
     assert type(cfg) is PrepareConfig
     assert config.to_dict(cfg)["dataset"]["path"] == "stories.txt"
@@ -214,7 +214,7 @@ values = st.recursive(
 @example(value=["", " ", "null", "1e5", "a,b", "choice(a,b)", "${x}"])
 @settings(max_examples=200)
 def test_a_quoted_value_is_read_back_as_it_was(value: Any) -> None:
-    text = f"key={compose.quoted(value)}"
+    text = f"key={overrides.quoted(value)}"
     (override,) = OverridesParser.create().parse_overrides([text])
     assert not override.is_sweep_override()
     assert override.value() == value
@@ -225,7 +225,7 @@ def test_a_quoted_value_is_read_back_as_it_was(value: Any) -> None:
     "path", ["Märchen.txt", "a=b.txt", "my (1).txt", 'say "it\'s".txt', "a b;c"]
 )
 def test_a_path_needs_no_quotes(path: str) -> None:
-    (job,) = compose.jobs(["dataset=text", f"dataset.path={path}"], multirun=False)
+    (job,) = overrides.jobs(["dataset=text", f"dataset.path={path}"], multirun=False)
     assert compose.compose("train", job).dataset.path == path
 
 
@@ -237,7 +237,7 @@ def test_a_text_that_looks_like_a_list_needs_quotes_and_is_told_which(path: str)
         f"  \"dataset.path='{path}'\""
     )
     advice = words.splitlines()[1].strip().strip('"')
-    (job,) = compose.jobs(["dataset=text", advice], multirun=False)
+    (job,) = overrides.jobs(["dataset=text", advice], multirun=False)
     assert compose.compose("train", job).dataset.path == path
 
 
@@ -245,7 +245,7 @@ def test_a_text_that_looks_like_a_list_needs_quotes_and_is_told_which(path: str)
 
 
 def test_a_sweep_has_all_combinations_in_order() -> None:
-    jobs = compose.jobs(["model=nano,tiny", "seed=range(0,3)", "device=cpu"], multirun=True)
+    jobs = overrides.jobs(["model=nano,tiny", "seed=range(0,3)", "device=cpu"], multirun=True)
     assert jobs == [
         [f"model={model}", f"seed={seed}", "device=cpu"]
         for model, seed in itertools.product(("nano", "tiny"), (0, 1, 2))
@@ -254,7 +254,7 @@ def test_a_sweep_has_all_combinations_in_order() -> None:
 
 def test_a_sweep_over_lists_and_quoted_texts_keeps_them_whole() -> None:
     typed = [*TEXT, "callback.sample.prompts=['a, b'],[c,'d\\'s']", "logger=[],[wandb]"]
-    configs = compose.compose_all("train", compose.jobs(typed, multirun=True))
+    configs = compose.compose_all("train", overrides.jobs(typed, multirun=True))
     assert [(cfg.callback["sample"].prompts, [*cfg.logger]) for cfg in configs] == [
         (["a, b"], []), (["a, b"], ["wandb"]), (["c", "d's"], []), (["c", "d's"], ["wandb"]),
     ]  # fmt: skip
@@ -262,7 +262,7 @@ def test_a_sweep_over_lists_and_quoted_texts_keeps_them_whole() -> None:
 
 def test_a_typed_horizon_that_is_swept_turns_off_the_files(tmp_path: Path) -> None:
     file = written(tmp_path / "mine.json", {"trainer": {"max_tokens": "5M"}})
-    jobs = compose.jobs([*TEXT, file, "trainer.max_steps=5,6"], multirun=True)
+    jobs = overrides.jobs([*TEXT, file, "trainer.max_steps=5,6"], multirun=True)
     assert [cfg.trainer.max_steps for cfg in compose.compose_all("train", jobs)] == [5, 6]
 
 
@@ -302,13 +302,13 @@ def test_every_group_lists_its_choices() -> None:
     assert groups["tokenizer"] == ["bpe", "char"]
     assert groups["device"] == ["auto", "cpu", "cuda", "mps"]
     for group, options in groups.items():
-        assert options == sorted(path.stem for path in (compose.CONF / group).glob("*.yaml"))
+        assert options == sorted(path.stem for path in (overrides.CONF / group).glob("*.yaml"))
     assert [*compose.groups("prepare")] == ["dataset", "tokenizer"]
 
 
 def test_the_default_of_each_group_is_one_of_its_choices() -> None:
     groups = compose.groups("train")
-    for group, chosen in compose.default_choices("train").items():
+    for group, chosen in overrides.default_choices("train").items():
         if group != "experiment":
             assert {*chosen} <= {*groups[group]}
 
@@ -317,9 +317,9 @@ def test_the_names_of_other_trainers_lead_to_ours() -> None:
     assert mistake(*TEXT, "batch_size=4") == (
         "batch_size is not a field of tinygpt; here it is trainer.micro_batch_size="
     )
-    ours = compose.dotted_keys(OmegaConf.create(config.to_dict(compose.compose("train", []))))
-    assert {*compose.PEERS_NAMES.values()} - {"resume", "tokenizer"} <= {*ours}
-    assert not {*compose.PEERS_NAMES} & {*ours}
+    ours = mistakes.dotted_keys(OmegaConf.create(config.to_dict(compose.compose("train", []))))
+    assert {*mistakes.PEERS_NAMES.values()} - {"resume", "tokenizer"} <= {*ours}
+    assert not {*mistakes.PEERS_NAMES} & {*ours}
 
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tinygpt import compose, sample
-from tinygpt.compose import CONF
+from tinygpt import compose, overrides, sample
+from tinygpt.overrides import CONF
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,13 +44,13 @@ def test_a_train_command_of_the_readme_composes(arguments):
         assert arguments == ["resume=outputs/RUN"]
         return
     settings = [word for word in arguments if word != "-m"]
-    jobs = compose.jobs(settings, multirun="-m" in arguments)
+    jobs = overrides.jobs(settings, multirun="-m" in arguments)
     assert len(compose.compose_all("train", jobs)) == (12 if "-m" in arguments else 1)
 
 
 @pytest.mark.parametrize("arguments", commands("prepare"), ids=" ".join)
 def test_a_prepare_command_of_the_readme_composes(arguments):
-    compose.compose("prepare", compose.jobs(arguments, multirun=False, entry="prepare")[0])
+    compose.compose("prepare", overrides.jobs(arguments, multirun=False, entry="prepare")[0])
 
 
 @pytest.mark.parametrize("arguments", commands("sample"), ids=" ".join)

@@ -73,7 +73,7 @@ def train_once(settings: list[str], *, code: int = 0) -> str:
     command = [sys.executable, "-m", "tinygpt.train", *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def result(outputs: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinygpt import compose, config, train
+from tinygpt import compose, config, overrides, train
 
 
 def run(settings: list[str], *, code: int = 0) -> None:
@@ -44,7 +44,7 @@ def test_a_run_is_recorded_whole(tiny, tmp_path):
     run([*tiny, "callback=[sample]", "callback.sample.max_new_tokens=5"])
     folder = only_run(tmp_path / "outputs")
     cfg = config.load(folder / "config.yaml")
-    assert cfg == compose.compose("train", compose.jobs(
+    assert cfg == compose.compose("train", overrides.jobs(
         [*tiny, "callback=[sample]", "callback.sample.max_new_tokens=5"], multirun=False)[0]
     )  # fmt: skip
     assert "model=nano" in yaml.safe_load((folder / "overrides.yaml").read_text())
@@ -122,7 +122,7 @@ def test_changed_data_cannot_be_resumed(tiny, tmp_path, text_file, capsys):
     folder = only_run(tmp_path / "outputs")
     path.write_text(text_file.read_text() * 2)
     run([f"resume={folder}", "trainer.max_steps=20"], code=1)
-    assert "are not those that the run began with" in capsys.readouterr().out
+    assert "are not those that the run began with" in capsys.readouterr().err
 
 
 def test_two_runs_of_a_sweep_are_two_runs_of_wandb(tiny, tmp_path):

@@ -150,7 +150,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tiny, capsys)
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "failed"
     assert "the loss is not finite at step" in record["error"]
-    assert "lower optimizer.lr" in capsys.readouterr().out
+    assert "lower optimizer.lr" in capsys.readouterr().err
     for tensor in weights(folder).values():  # the last good checkpoint
         assert torch.isfinite(tensor).all()
 

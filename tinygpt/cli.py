@@ -51,18 +51,20 @@ def warn(message: str) -> None:
     logging.getLogger("tinygpt").warning(message)
 
 
-def print_help(entry: str) -> None:
-    """What the entry point takes."""
+def print_help(entry: str) -> int:
+    """What the entry point takes; the exit code."""
     from tinygpt import help
 
     print(help.text(entry))
+    return 0
 
 
-def print_config(cfg: Any) -> None:
-    """A resolved config, as its run folder would hold it."""
+def print_config(cfg: Any) -> int:
+    """A resolved config, as its run folder would hold it; the exit code."""
     from tinygpt import config
 
     print(config.to_yaml(cfg), end="")
+    return 0
 
 
 def log_error(message: str, *, traceback: bool = False) -> None:
@@ -80,11 +82,15 @@ def log_to_console() -> None:
 
 
 class _Console(logging.Handler):
-    """Prints to standard output as it is now: above the progress bar, while there is one."""
+    """Prints to standard output, and errors to standard error, as they are now.
+
+    While there is a progress bar, that is above it.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno == logging.WARNING else ""
-        print(mark + self.format(record))
+        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        print(mark + self.format(record), file=stream)
 
 
 def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
@@ -100,7 +106,7 @@ def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if unknown:
-        from tinygpt.compose import PEERS_NAMES
+        from tinygpt.mistakes import PEERS_NAMES
 
         flags = ("--help", "--multirun", "--config-dir", "--cfg")
         raise unknown_flag(entry, unknown[0], arguments, flags=flags, peers_names=PEERS_NAMES)

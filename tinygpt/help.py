@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from textwrap import wrap
 
-from tinygpt import compose, registry
+from tinygpt import compose, overrides, registry
 from tinygpt.config import DeviceConfig, PrepareConfig, RunConfig, TrainerConfig
 
 _TRAIN = """\
@@ -39,7 +39,7 @@ Flags
 def text(entry: str) -> str:
     """The whole help of `train` or `prepare`."""
     registry.import_all()
-    groups, defaults = compose.groups(entry), compose.default_choices(entry)
+    groups, defaults = compose.groups(entry), overrides.default_choices(entry)
     lines = [_TRAIN if entry == "train" else _PREPARE, "Groups (a star marks the default)"]
     for group, options in groups.items():
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
@@ -82,4 +82,4 @@ def _defaults(cls: type) -> Iterator[tuple[str, str]]:
         if value == "???":
             yield field.name, "..."
         else:
-            yield field.name, value if isinstance(value, str) else compose.quoted(value)
+            yield field.name, value if isinstance(value, str) else overrides.quoted(value)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from tinygpt import cli, compose, config, registry
+from tinygpt import cli, config, mistakes, overrides, registry
 from tinygpt.config import RunConfig
 from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.run_folder import RunFolder, find_run
@@ -32,15 +32,19 @@ class Job:
 
 
 def launch(job: Job) -> int:
-    """Run one job in its folder; its exit code. A failure is recorded and told, not raised."""
+    """Run one job in its folder; its exit code. A failure is recorded and told, not raised.
+
+    Raises UserError for a device or text that is not there, before there is a folder.
+    """
+    from tinygpt.run import check, run  # with torch, only when there is something to run
+
+    check(job.cfg)
     if job.resumed:
         folder = RunFolder.reopen(job.path, cfg=job.cfg, overrides=job.overrides)
     else:
         folder = RunFolder.create(
             job.path, cfg=job.cfg, overrides=job.overrides, run_id=job.run_id, group=job.group
         )
-    from tinygpt.run import run  # with torch, only when there is something to run
-
     try:
         interrupted = run(job.cfg, folder, resumed=job.resumed)
     except AlreadyFinished as error:
@@ -79,33 +83,37 @@ def sweep(
     index = {"command": shlex.join(command), "jobs": dict(enumerate(jobs))}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
     codes: dict[int, int] = {}
-    for number, (cfg, overrides) in enumerate(zip(configs, jobs, strict=True)):
-        cli.say(f"\nrun {number + 1} of {len(jobs)}: {' '.join(overrides) or 'defaults'}")
-        run_id = f"{folder.name}-{number}"
-        codes[number] = launch(Job(cfg, overrides, folder / str(number), run_id, folder.name))
+    for number, (cfg, typed) in enumerate(zip(configs, jobs, strict=True)):
+        cli.say(f"\nrun {number + 1} of {len(jobs)}: {' '.join(typed) or 'defaults'}")
+        job = Job(cfg, typed, folder / str(number), f"{folder.name}-{number}", folder.name)
+        try:
+            codes[number] = launch(job)
+        except UserError as error:
+            cli.log_error(str(error))
+            codes[number] = _EXIT_CODES["failed"]
         if codes[number] in (_EXIT_CODES["SIGINT"], _EXIT_CODES["SIGTERM"]):
             return codes[number]
     failed = [str(number) for number, code in codes.items() if code]
     cli.say(f"\nsweep {folder}: {len(codes) - len(failed)} of {len(codes)} runs finished")
     if failed:
-        cli.warn(f"failed: {', '.join(failed)}; the reason is in run.json of each")
+        cli.warn(f"failed: {', '.join(failed)}; the reasons are above, and in run.json of each")
     return 1 if failed else 0
 
 
-def resumed(settings: Sequence[str], *, multirun: bool) -> Job:
+def resumed(settings: Sequence[str]) -> Job:
     """The run named by `resume=`, with the changes that a run may see while it goes on.
 
     Raises UserError for a change that would make it another run.
     """
-    if multirun:
-        raise UserError("resume= goes on with one run; type it without -m")
     registry.import_all()
     which = [text.partition("=")[2] for text in settings if text.startswith("resume=")]
     typed = [text for text in settings if not text.startswith("resume=")]
     outputs = [text.partition("=")[2] for text in typed if text.startswith("output_dir=")]
+    if len(which) > 1:
+        raise UserError(f"resume= goes on with one run, and is typed for {' and '.join(which)}")
     path = find_run(which[-1], field="resume", output_dir=Path(*outputs[-1:] or ["outputs"]))
     content = config.read(path / "config.yaml")
-    for override in compose.parse(compose.layered([], typed)):
+    for override in overrides.parse(overrides.layered([], typed)):
         key = override.key_or_group
         if any(key == frozen or key.startswith(f"{frozen}.") for frozen in _FROZEN):
             again = shlex.join([f"config_file={path / 'config.yaml'}", str(override.input_line)])
@@ -124,5 +132,5 @@ def _assign(content: dict[str, Any], path: str, value: Any) -> None:
     for part in parents:
         node = node.get(part) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
-        raise config.unknown_key(path, compose.dotted_keys(OmegaConf.create(content)))
+        raise config.unknown_key(path, mistakes.dotted_keys(OmegaConf.create(content)))
     node[leaf] = value

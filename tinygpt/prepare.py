@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from tinygpt import cli, compose
+from tinygpt import cli, compose, overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def _main(arguments: Sequence[str]) -> None:
         cli.print_help("prepare")
         return
     cli.log_to_console()
-    jobs = compose.jobs(args.settings, multirun=args.multirun, entry="prepare")
+    jobs = overrides.jobs(args.settings, multirun=args.multirun, entry="prepare")
     configs = compose.compose_all("prepare", jobs, config_dir=args.config_dir)
     if args.cfg:
         cli.print_config(configs[0])

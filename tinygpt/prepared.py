@@ -54,7 +54,9 @@ class Prepared:
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
-        self.manifest = json.loads((folder / "manifest.json").read_text())
+        self.manifest = _read_manifest(folder)
+        if tokenizer.fingerprint() != self.manifest["tokenizer_fingerprint"]:
+            raise _damaged(folder / "tokenizer")
         self.splits: dict[Split, SplitInfo] = {
             split: SplitInfo(**self.manifest["splits"][split]) for split in SPLITS
         }
@@ -64,10 +66,7 @@ class Prepared:
                 (self._documents_path(split), info.documents_sha256),
             ):
                 if not path.is_file() or _sha256(path) != expected:
-                    raise UserError(
-                        f"{path} is damaged: its checksum is not the manifest's; "
-                        f"remove the folder {folder} and it will be prepared again"
-                    )
+                    raise _damaged(path)
 
     def _tokens_path(self, split: Split) -> Path:
         return self.folder / f"{split}.tokens.bin"
@@ -88,29 +87,38 @@ class Prepared:
 def prepare(cfg: PrepareConfig, say: Say) -> Prepared:
     """The prepared tokens of a config: opened if they exist, else made, whoever comes first.
 
-    Raises UserError for text that cannot be had or used.
+    Raises UserError for text that cannot be had or used, and for tokens that are damaged.
     """
     source = cfg.dataset.open()
     folder = _folder(cfg, source)
     if not (folder / "manifest.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(folder.name + ".lock"))
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
         except Timeout:
             say(f"another process is preparing {folder}; waiting for it")
             lock.acquire()
+        except OSError as error:
+            raise UserError(
+                f"cache_dir={cfg.cache_dir} cannot be written ({error.strerror}); "
+                "type cache_dir=FOLDER"
+            ) from None
         try:
             if not (folder / "manifest.json").is_file():
                 _build(cfg, source, folder, say)
         finally:
             lock.release()
-    return Prepared(folder, cfg.tokenizer.load(folder / "tokenizer"))
+    try:
+        tokenizer = cfg.tokenizer.load(folder / "tokenizer")
+    except UserError:
+        raise _damaged(folder / "tokenizer") from None
+    return Prepared(folder, tokenizer)
 
 
 def _folder(cfg: PrepareConfig, source: TextSource) -> Path:
     """Where the tokens of this config are kept: named by everything that determines them."""
-    key = hashlib.sha256(json.dumps(_identity(cfg, source), sort_keys=True).encode()).hexdigest()
+    key = _json_sha256(_identity(cfg, source))
     cache = Path(cfg.cache_dir).expanduser().absolute()
     return cache / cfg.dataset.name / f"{cfg.tokenizer.name}-{key[:12]}"
 
@@ -126,7 +134,8 @@ def _identity(cfg: PrepareConfig, source: TextSource) -> dict[str, Any]:
 def _build(cfg: PrepareConfig, source: TextSource, folder: Path, say: Say) -> None:
     """Write everything under another name and rename it at the end; the lock is held."""
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that died
+    for leftover in (partial, folder):  # of a process that died; a folder without its manifest
+        shutil.rmtree(leftover, ignore_errors=True)
     (partial / "tokenizer").mkdir(parents=True)
     started = time.monotonic()
     try:
@@ -149,17 +158,19 @@ def _build(cfg: PrepareConfig, source: TextSource, folder: Path, say: Say) -> No
             "tinygpt": tinygpt.__version__,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2))
+        sealed = manifest | {"manifest_sha256": _json_sha256(manifest)}
+        (partial / "manifest.json").write_text(json.dumps(sealed, indent=2))
+        partial.rename(folder)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        shutil.rmtree(partial, ignore_errors=True)
         free = shutil.disk_usage(folder.parent).free / 1e9
         raise UserError(
             f"the disk of cache_dir={cfg.cache_dir} is full ({free:.1f} GB free); "
             "type cache_dir=FOLDER on a larger disk"
         ) from None
-    partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     say(f"prepared {folder} in {time.monotonic() - started:.1f} s")
 
 
@@ -232,6 +243,28 @@ def _batches(documents: Iterator[str]) -> Iterator[tuple[list[str], list[int]]]:
             texts, sizes, total = [], [], 0
     if texts:
         yield texts, sizes
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        if manifest.pop("manifest_sha256") != _json_sha256(manifest):
+            raise ValueError
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise _damaged(path) from None
+    return manifest
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path} is damaged: it is not what was written; "
+        f"remove the folder {path.parent} and it will be prepared again"
+    )
+
+
+def _json_sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

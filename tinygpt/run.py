@@ -21,6 +21,12 @@ from tinygpt.state import TrainState
 from tinygpt.trainer import Trainer
 
 
+def check(cfg: RunConfig) -> None:
+    """Raise UserError if this machine lacks the device or the text; takes no time."""
+    Runtime(cfg.device)
+    cfg.dataset.open()
+
+
 def run(cfg: RunConfig, folder: RunFolder, *, resumed: bool) -> str | None:
     """Train to the end; the name of the signal that interrupted it, if one did."""
     runtime = Runtime(cfg.device)

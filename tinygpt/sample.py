@@ -10,10 +10,12 @@ from typing import Any
 
 from tinygpt import cli, config, registry
 from tinygpt.config import DeviceConfig
-from tinygpt.errors import UserError, check_choice, check_range
+from tinygpt.errors import UserError, as_typed, check_choice, check_range
 from tinygpt.run_folder import find_run
 from tinygpt.sampling import SamplingConfig, generate
 
+# what a user of another trainer types first
+PEERS_NAMES = {"out_dir": "run", "start": "prompt"}
 _HELP = """\
 python -m tinygpt.sample run=outputs/RUN [prompt=TEXT ...] [FIELD=VALUE ...]
 
@@ -68,10 +70,16 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
     values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        if not equals or key.startswith("-"):
-            raise UserError(f"{argument} is not understood; settings are typed as key=value")
+        if key.startswith("-"):
+            raise cli.unknown_flag(
+                "sample", argument, arguments, flags=("--help",), peers_names=PEERS_NAMES
+            )
+        if not equals:
+            raise UserError(f"{argument!r} is not understood; settings are typed as key=value")
+        if key in PEERS_NAMES:
+            raise UserError(f"{key} is not a field of tinygpt; here it is {PEERS_NAMES[key]}=")
         if key not in names:
-            raise config.unknown_key({"out_dir": "run"}.get(key, key), names)
+            raise config.unknown_key(key, names)
         if key == "prompt":
             values.setdefault(key, []).append(text)
         elif key in values:
@@ -154,8 +162,9 @@ class _Writer:
 
 
 def _field_lines() -> list[str]:
-    defaults = SampleConfig()
-    return [f"  {f.name}={getattr(defaults, f.name)}" for f in fields(SampleConfig)]
+    defaults = SampleConfig(prompt=[])
+    shown = {f.name: getattr(defaults, f.name) for f in fields(SampleConfig)}
+    return [f"  {name}={as_typed(value) if value != [] else ''}" for name, value in shown.items()]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinygpt import cli, compose, launch
+from tinygpt import cli, compose, launch, overrides
+from tinygpt.errors import UserError
 from tinygpt.run_folder import new_run_id
 
 
@@ -17,16 +18,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: Sequence[str]) -> int:
     args = cli.parse_arguments("train", arguments)
     if args.help:
-        cli.print_help("train")
-        return 0
+        return cli.print_help("train")
     cli.log_to_console()
     if any(text.startswith("resume=") for text in args.settings):
-        return launch.launch(launch.resumed(args.settings, multirun=args.multirun))
-    jobs = compose.jobs(args.settings, multirun=args.multirun)
+        if args.multirun or args.config_dir:
+            raise UserError("resume= goes on with one run as it is; type it without -m and -cd")
+        job = launch.resumed(args.settings)
+        return cli.print_config(job.cfg) if args.cfg else launch.launch(job)
+    jobs = overrides.jobs(args.settings, multirun=args.multirun)
     configs = compose.compose_all("train", jobs, config_dir=args.config_dir)
     if args.cfg:
-        cli.print_config(configs[0])
-        return 0
+        return cli.print_config(configs[0])
     name = new_run_id()
     outputs = Path(configs[0].output_dir).expanduser()
     if args.multirun:
