@@ -149,7 +149,6 @@ class _Writer:
         """End the sample at hand and begin the next with its prompt."""
         if self.sample >= 0:
             print(self.decoder.decode(b"", final=True))
-        self.decoder.reset()
         self.pending = []
         self.sample += 1
         print(f"\n--- sample {self.sample + 1}\n{self.prompts[self.sample]}", end="", flush=True)

@@ -1,0 +1,281 @@
+"""The sample command: what may be typed, and what is written where, as it comes."""
+
+import io
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tinygpt import compose, sample
+from tinygpt.checkpoint import Checkpoints
+from tinygpt.errors import UserError
+from tinygpt.models.gpt_torch import GPT
+from tinygpt.run_folder import RunFolder
+from tinygpt.sample import SampleConfig, parse, write
+from tinygpt.state import TrainState
+from tinygpt.tokenizers.char import CharConfig, CharTokenizer
+
+TOKENIZER: CharTokenizer = CharConfig().train(iter(["abxé🙂"]))
+EOT = TOKENIZER.eot_id
+
+
+# What may be typed
+
+
+def test_everything_behind_the_first_equals_sign_is_the_value() -> None:
+    prompts = ["a, b, c", 'it\'s "x"', "1 + 1 = 2", "", "null", " \\n$[]{}ü🙂", "prompt=x"]
+    settings = parse(["run=outputs/a=b", *(f"prompt={text}" for text in prompts), "seed=3"])
+    assert settings.prompt == prompts
+    assert (settings.run, settings.seed) == ("outputs/a=b", 3)
+
+
+def test_values_have_types_and_the_others_their_defaults() -> None:
+    assert parse([]) == SampleConfig()
+    assert (SampleConfig().run, SampleConfig().prompt) == ("latest", [""])
+    settings = parse(["top_k=null", "top_p=0.9", "temperature=1e-1", "num_samples=3", "device=cpu"])
+    assert settings == SampleConfig(
+        top_k=None, top_p=0.9, temperature=0.1, num_samples=3, device="cpu"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["promt=a"], "promt is not a field; did you mean prompt?"),
+        (["out_dir=x"], "out_dir is not a field of tinygpt; here it is run="),
+        (["prompt"], "'prompt' is not understood; settings are typed as key=value"),
+        (["Once upon a time"], "'Once upon a time' is not understood"),
+        (["--temperature=1"], "--temperature=1 is not a flag"),
+        (["seed=1", "seed=2"], "seed is typed twice: 1 and 2"),
+        (["num_samples=0"], "num_samples=0 must be at least 1"),
+        (["num_samples=many"], "num_samples=many is of the wrong type: the field takes a whole"),
+        (["num_samples=null"], "num_samples="),
+        (["temperature=-1"], "temperature=-1.0 must be at least 0"),
+        (["checkpoint=newest"], "checkpoint=newest is not a choice"),
+        (["device=gpu"], "device=gpu is not a choice"),
+    ],
+)
+def test_what_is_not_understood_is_refused_as_typed(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(arguments)
+    assert str(error.value).startswith(message)
+
+
+# A run to sample from
+
+
+def chained(model: GPT, chain: dict[int, int]) -> None:
+    """Set the weights so that after token t the model is sure of chain[t].
+
+    Embeddings are the unit vectors, the attention adds nothing, and the MLP adds a large unit
+    vector of the next token.
+    """
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.fill_(1 if name in ("norm.weight", "blocks.0.mlp_norm.weight") else 0)
+        weights = dict(model.named_parameters())
+        weights["token_embedding.weight"].fill_diagonal_(1)
+        weights["blocks.0.mlp.up.weight"].fill_diagonal_(10)
+        weights["blocks.0.mlp.up.bias"].fill_(-5)  # nothing but the token at hand passes the GELU
+        for token, following in chain.items():
+            weights["blocks.0.mlp.down.weight"][following, token] = 10
+
+
+def make_run(folder: Path, *chains: dict[int, int], best_step: int = 1) -> Path:
+    """A run with a checkpoint per chain, or one of random weights for an empty one."""
+    width = TOKENIZER.vocab_size
+    shape = ["model=nano", "model.n_layer=1", "model.n_head=1", f"model.d_model={width}"]
+    cfg = compose.compose(
+        "train", [*shape, "tokenizer=char", "trainer.seq_len=8", "trainer.tokens_per_step=128"]
+    )
+    run = RunFolder.create(folder, cfg=cfg, overrides=[], run_id=folder.name, group=None)
+    TOKENIZER.save(run.tokenizer)
+    checkpoints = Checkpoints(run.checkpoints, keep=len(chains))
+    for step, chain in enumerate(chains, start=1):
+        torch.manual_seed(0)
+        model = cfg.model.build(vocab_size=width, seq_len=8)
+        if chain:
+            chained(model, chain)
+        else:
+            torch.nn.init.normal_(model.token_embedding.weight)  # opinions
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        optimizer = cfg.optimizer.build(model)
+        state = TrainState(model, optimizer, scaler, step=step, best_step=min(step, best_step))
+        checkpoints.save(state)
+    run.close("finished")
+    return folder
+
+
+def chain_of(*texts: str, ends: bool = True) -> dict[int, int]:
+    """Each text goes on from its first token to its last, and then ends."""
+    chain: dict[int, int] = {}
+    for text in texts:
+        ids = [*TOKENIZER.encode(text), EOT]
+        chain |= dict(pairwise(ids))
+    return chain
+
+
+# ß is not in the vocabulary: four tokens spell it
+SPELLED = chain_of("a🙂ßéb", "x") | {EOT: TOKENIZER.encode("a")[0]}
+
+
+@pytest.fixture(scope="module")
+def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("outputs") / "spelled", SPELLED)
+
+
+@pytest.fixture(scope="module")
+def random(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("outputs") / "random", {})
+
+
+def written(run: Path, capsys: pytest.CaptureFixture[str], **fields: Any) -> str:
+    write(SampleConfig(run=str(run), device="cpu", **fields))
+    return capsys.readouterr().out
+
+
+def texts(output: str) -> list[str]:
+    """The samples in the output, without their heads."""
+    return [part.partition("\n")[2] for part in output.split("\n--- sample ")[1:]]
+
+
+# What is written
+
+
+def test_prompts_and_what_follows_are_written_and_nothing_else(
+    spelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(
+        SampleConfig(
+            run=str(spelled), prompt=["a", "xa🙂", "b", "", "b"], temperature=0, device="cpu"
+        )
+    )
+    output, errors = capsys.readouterr()
+    assert output == (
+        "\n--- sample 1\na🙂ßéb\n"
+        "\n--- sample 2\nxa🙂ßéb\n"
+        "\n--- sample 3\nb\n"  # ends at once
+        "\n--- sample 4\na🙂ßéb\n"  # from the beginning of a document
+        "\n--- sample 5\nb\n"
+    )
+    assert errors == f"{spelled}, step-00000001, on cpu\n"
+
+
+def test_a_character_appears_whole_as_soon_as_its_last_byte_is_there(
+    spelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    class Terminal(io.StringIO):
+        def flush(self) -> None:
+            if new := self.getvalue()[len("".join(shown)) :]:
+                shown.append(new)
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    write(SampleConfig(run=str(spelled), prompt=["a"], temperature=0, device="cpu"))
+    assert shown == ["\n--- sample 1\na", "🙂", "ß", "é", "b"]
+
+
+def test_a_character_that_is_cut_off_is_shown_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    c, three, nine, _ = TOKENIZER.encode("ß")  # bytes C3 9F
+    a, b, x, end = (TOKENIZER.encode(text)[0] for text in "abx🙂")
+    run = make_run(
+        tmp_path / "cut",
+        {a: c, c: three, three: EOT}  # a first byte at the end of the text
+        | {b: nine, nine: EOT}  # half a byte
+        | {x: end, end: x},  # for ever
+    )
+    cut = written(run, capsys, prompt=["a", "b", "x"], temperature=0, max_new_tokens=3)
+    assert texts(cut) == ["a\ufffd\n", "b\n", "x🙂x🙂\n"]
+    # what was begun in one sample is not ended in the next
+    assert texts(written(run, capsys, prompt=["b", "a"], temperature=0)) == ["b\n", "a\ufffd\n"]
+
+
+def test_text_goes_on_past_the_context_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = TOKENIZER.encode("ab")
+    run = make_run(tmp_path / "endless", {a: b, b: a})
+    (text,) = texts(written(run, capsys, prompt=["ab" * 9], temperature=0, max_new_tokens=50))
+    assert text == "ab" * 9 + "ab" * 25 + "\n"
+
+
+def test_sample_i_of_a_prompt_is_the_same_whatever_else_is_asked_for(
+    random: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def samples(*prompts: str, num_samples: int = 1, seed: int = 0) -> list[str]:
+        options = {"num_samples": num_samples, "seed": seed, "temperature": 10.0, "top_k": None}
+        return texts(written(random, capsys, prompt=list(prompts), max_new_tokens=20, **options))
+
+    three = samples("a", num_samples=3)
+    assert len(set(three)) == 3
+    assert all(text.startswith("a") for text in three)
+    assert samples("a") == three[:1]
+    assert samples("a", num_samples=2) == three[:2]
+    assert samples("b", "a", num_samples=2)[2:] == three[:2]
+    assert samples("a", "a", "a") == three
+    assert samples("a", seed=1) != three[:1]
+
+
+def test_best_is_the_lowest_validation_loss_and_latest_the_newest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "two", chain_of("xa"), chain_of("xb"), best_step=1)
+    for choice, text in (("best", "xa\n"), ("latest", "xb\n")):
+        assert texts(written(run, capsys, prompt=["x"], checkpoint=choice)) == [text]
+    run = make_run(tmp_path / "three", chain_of("xa"), chain_of("xb"), best_step=2)
+    assert texts(written(run, capsys, prompt=["x"])) == ["xb\n"]
+
+
+# What goes wrong
+
+
+def test_a_run_without_a_checkpoint_is_refused_with_the_command_that_makes_one(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "young")
+    with pytest.raises(UserError) as error:
+        write(SampleConfig(run=str(run)))
+    assert str(error.value) == (
+        f"run={run} has no checkpoint to write with; go on training it with\n"
+        f"  python -m tinygpt.train resume={run}"
+    )
+
+
+def test_the_newest_run_is_taken_and_without_any_the_mistake_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        sample.main([f"output_dir={tmp_path}", "prompt=a"])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: run=latest: there is no run in {tmp_path}; train one first\n"
+    )
+    for text in ("xa", "xb"):
+        make_run(tmp_path / text, chain_of(text))
+    sample.main([f"output_dir={tmp_path}", "prompt=x", "device=cpu"])
+    assert texts(capsys.readouterr().out) == ["xb\n"]
+
+
+def test_a_terminal_without_a_character_shows_another_in_its_place(
+    spelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", screen)
+    prompts = ["prompt=a", "prompt=\udcff"]  # a byte that was no UTF-8 when it was typed
+    sample.main([f"run={spelled}", *prompts, "temperature=0", "device=cpu"])
+    screen.flush()
+    screen.seek(0)
+    assert texts(screen.read()) == ["a?ßéb\n", "?éb\n"]
+
+
+def test_help_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    sample.main(["--help"])
+    text = capsys.readouterr().out
+    for name in vars(SampleConfig()):
+        assert f"  {name}" in text
