@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -82,14 +83,14 @@ def log_to_console() -> None:
 
 
 class _Console(logging.Handler):
-    """Prints to standard output, and errors to standard error, as they are now.
+    """Prints to standard output, and warnings and errors to standard error, as they are now.
 
     While there is a progress bar, that is above it.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno == logging.WARNING else ""
-        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         print(mark + self.format(record), file=stream)
 
 
@@ -147,3 +148,6 @@ def guarded(work: Callable[[], Any]) -> Any:
         fail(error)
     except KeyboardInterrupt:
         fail("interrupted", code=130)
+    except BrokenPipeError:  # `... | head` has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # what is left goes nowhere
+        raise SystemExit(141) from None

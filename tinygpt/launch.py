@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from tinygpt import cli, config, mistakes, overrides, registry
 from tinygpt.config import RunConfig
 from tinygpt.errors import AlreadyFinished, UserError
-from tinygpt.run_folder import RunFolder, find_run
+from tinygpt.run_folder import RunFolder, find_run, make_folder
 
 # what a resumed run keeps: with another value of these it would be another run
 _FROZEN = ("dataset", "tokenizer", "model", "seed", "trainer.seq_len", "trainer.tokens_per_step")
@@ -79,7 +79,7 @@ def sweep(
     configs: Sequence[RunConfig], jobs: Sequence[list[str]], folder: Path, *, command: Sequence[str]
 ) -> int:
     """One run after another in numbered folders; one that fails does not stop the others."""
-    folder.mkdir(parents=True)
+    make_folder(folder)
     index = {"command": shlex.join(command), "jobs": dict(enumerate(jobs))}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
     codes: dict[int, int] = {}

@@ -44,6 +44,11 @@ def run(cfg: RunConfig, folder: RunFolder, *, resumed: bool) -> str | None:
     saved = checkpoints.latest(cli.warn) if resumed else None
     if saved:
         load_state(state, saved)
+    elif checkpoints.steps():
+        raise UserError(
+            f"every checkpoint in {folder.checkpoints} is damaged; "
+            "remove that folder to begin this run again"
+        )
 
     context = CallbackContext(tokenizer, folder.path, logger, cfg.seed, cfg.trainer.seq_len)
     trainer = Trainer(
@@ -96,12 +101,7 @@ def run(cfg: RunConfig, folder: RunFolder, *, resumed: bool) -> str | None:
         raise
     finally:
         logger.finish(status, summary)
-        plots.loss_curve(
-            read_rows(folder.metrics),
-            folder.path / "loss.png",
-            title=info.id,
-            floor_bpb=trainer.validation.floor_bpb,
-        )
+        _draw(folder, floor_bpb=trainer.validation.floor_bpb)
     if not trainer.interrupted:
         cli.say(_outcome(summary, time.perf_counter() - began))
     return trainer.interrupted
@@ -119,6 +119,17 @@ def _bind(folder: RunFolder, prepared: Prepared) -> None:
             f"the tokens in {prepared.folder} are not those that the run began with, so it cannot "
             "go on; restore the dataset, or train a new run"
         )
+
+
+def _draw(folder: RunFolder, *, floor_bpb: float | None) -> None:
+    """The curve of the run; a full disk must not hide why the run ended."""
+    try:
+        rows = read_rows(folder.metrics)
+        plots.loss_curve(
+            rows, folder.path / "loss.png", title=folder.run["id"], floor_bpb=floor_bpb
+        )
+    except OSError as error:
+        cli.warn(f"no picture was drawn: {error}")
 
 
 def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:

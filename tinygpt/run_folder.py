@@ -57,14 +57,7 @@ class RunFolder:
         group: str | None,
     ) -> "RunFolder":
         """A new folder that says what is going to run; raises UserError if there is a run in it."""
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            if (path / "run.json").exists():
-                hint = f"it holds a run; go on with it by resume={path}"
-            else:
-                hint = f"{error.strerror}; type output_dir=FOLDER"
-            raise UserError(f"{path} cannot be made: {hint}") from None
+        make_folder(path)
         folder = cls(path)
         config.save(cfg, path / "config.yaml")
         (path / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
@@ -119,6 +112,18 @@ class RunFolder:
         logging.getLogger("tinygpt").removeHandler(self._log)
         self._log.close()
         self._lock.release()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that nobody has yet; raises UserError."""
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        if (path / "run.json").exists():
+            hint = f"it holds a run; go on with it by resume={path}"
+        else:
+            hint = f"{error.strerror}; type output_dir=FOLDER"
+        raise UserError(f"{path} cannot be made: {hint}") from None
 
 
 def find_run(text: str, *, field: str, output_dir: Path) -> Path:

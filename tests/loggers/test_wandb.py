@@ -117,7 +117,7 @@ for status in ("failed", "interrupted"):
 def test_two_jobs_in_one_process_are_two_runs(offline_runs: Path) -> None:
     runs = [only(records(offline_runs / n), "run")[0] for n in ("first", "second")]
     assert [r["run_id"] for r in runs] == ["id-first", "id-second"]
-    assert [r["display_name"] for r in runs] == ["first", "second"]
+    assert [r["display_name"] for r in runs] == ["id-first", "id-second"]
     for r in runs:
         assert (r["run_group"], r["project"], r["tags"]) == ("sweep-1", "lab", ["a", "b"])
         assert r["notes"] == "why"
