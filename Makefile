@@ -18,7 +18,7 @@ setup: $(READY) ## make the virtual environment .venv, once
 
 demo: $(READY) ## train a small model on two CPU cores in minutes, and let it write
 	$(PY) -m tinygpt.train experiment=demo
-	$(PY) -m tinygpt.sample run=latest prompt="Once upon a time" num_samples=2
+	$(PY) -m tinygpt.sample run=latest prompt="Once upon a time" temperature=0.6 num_samples=2
 
 test: $(READY) ## run the tests
 	$(PY) -m pytest -n 2
