@@ -54,7 +54,11 @@ def text(entry: str) -> str:
     for kind in (kind for kind in registry.KINDS if kind in groups):
         for name, cls in registry.classes(kind).items():
             prefix = f"{kind}.{name}." if kind in registry.MANY else f"{kind}."
-            lines += [f"  {kind}={name}", *_fields("    ", prefix, cls)]
+            # gpt is no choice but what all sizes are; their YAMLs have other values
+            title = (
+                f"{kind}={name}" if name in groups[kind] else f"{kind}: each is a {name}, such as"
+            )
+            lines += [f"  {title}", *_fields("    ", prefix, cls)]
     return "\n".join([*lines, "", _FLAGS])
 
 
