@@ -139,3 +139,13 @@ def test_a_run_by_storyworld_reports_how_far_above_the_floor_it_stands(tmp_path)
     ])  # fmt: skip
     summary = json.loads((only_run(tmp_path / "outputs") / "summary.json").read_text())
     assert summary["val/bpb"] - summary["floor_bpb"] == summary["val/bpb_above_floor"] > 0
+
+
+def test_a_run_that_goes_on_keeps_its_choices_and_changes_single_fields(tiny, tmp_path, capsys):
+    run(tiny)
+    folder = only_run(tmp_path / "outputs")
+    run([f"resume={folder}", "logger=wandb"], code=2)
+    assert "logger=wandb is a choice, and a run that goes on keeps" in capsys.readouterr().err
+    run([f"resume={folder}", "trainer.max_steps=12", "optimizer.lr=1e-4"])
+    cfg = config.load(folder / "config.yaml")
+    assert (cfg.trainer.max_steps, cfg.optimizer.lr) == (12, 1e-4)

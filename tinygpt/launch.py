@@ -121,6 +121,11 @@ def resumed(settings: Sequence[str]) -> Job:
                 f"{override.input_line} would make resume={path} another run; "
                 f"for a new one type\n  python -m tinygpt.train {again}"
             )
+        if isinstance(content.get(key), dict):
+            raise UserError(
+                f"{override.input_line} is a choice, and a run that goes on keeps those it began "
+                "with; single fields may change, such as optimizer.lr=1e-4 or trainer.max_steps=500"
+            )
         _assign(content, key, override.value())
     return Job(config.resolve(content, RunConfig), typed, path, run_id="", resumed=True)
 

@@ -89,7 +89,8 @@ class WandbLogger(Logger):
                     self._later,
                 )
             else:
-                _log.info("wandb: %s", self._later if self._run.offline else self._run.url)
+                where = f"send the run later: {self._later}" if self._run.offline else self._run.url
+                _log.info("wandb: %s", where)
 
     def log(self, step: int, metrics: Metrics) -> None:
         if self._run is not None:
