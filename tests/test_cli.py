@@ -63,7 +63,7 @@ BAD_COMMANDS = {
     "callback=early_stop?\n  choices: early_stop, sample\n"
     "  several are typed as callback=[A,B], none as callback=[]",
     "train callback=null": "callback=null is not a choice...",
-    "train device=gpu": "device=gpu is not a choice; did you mean device=cpu?\n"
+    "train device=gpu": "device=gpu is not a choice; did you mean device=cuda?\n"
     "  choices: auto, cpu, cuda, mps",
     "train experiment=nope": "experiment=nope is not a choice...",
     "train model.name=gtp": "no model is registered as 'gtp'; did you mean gpt?\n"
@@ -162,7 +162,7 @@ BAD_COMMANDS = {
     "prompt=hello\n  python -m tinygpt.sample --help lists what there is",
     "sample seed=1 seed=2": "seed is typed twice: 1 and 2",
     "sample hello": "'hello' is not understood; settings are typed as key=value",
-    "sample device=gpu": "device=gpu is not a choice; did you mean device=cpu?\n"
+    "sample device=gpu": "device=gpu is not a choice; did you mean device=cuda?\n"
     "  choices: auto, cpu, cuda, mps",
 }  # fmt: skip
 

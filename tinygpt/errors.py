@@ -16,9 +16,15 @@ class AlreadyFinished(UserError):
     """A run that was asked to go on and has nothing left to do."""
 
 
+_ALSO_CALLED = {"gpu": "cuda", "metal": "mps"}  # `gpu` looks like cpu and never means it
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `word`, or None when none is close."""
-    matches = get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    choices = list(choices)
+    if _ALSO_CALLED.get(word) in choices:
+        return _ALSO_CALLED[word]
+    matches = get_close_matches(word, choices, n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
