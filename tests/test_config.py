@@ -178,7 +178,7 @@ def test_a_number_of_something_is_at_least_one(name: str) -> None:
          "callback.sample.prompts=hello is of the wrong type: the field takes a list of texts, "
          "such as [a,b]"),
         ({"device": {"type": "gpu"}}, "device.type=gpu is not a choice; did you mean "
-                                      "device.type=cpu?\n  choices: auto, cpu, cuda, mps"),
+                                      "device.type=cuda?\n  choices: auto, cpu, cuda, mps"),
         ({"dataset": {"name": "text"}}, None),
         ({"dataset": {"name": "text", "path": "???"}}, "dataset.path is missing; type "
                                                        "dataset.path=..."),
