@@ -52,7 +52,6 @@ def test_the_cpu_is_taken_when_it_is_asked_for_and_precision_is_full(
     runtime = cpu()
     assert (runtime.device.type, runtime.precision) == ("cpu", "fp32")
     assert runtime.peak_mem_bytes() is None
-    runtime.synchronize()
 
 
 def test_tensors_go_to_the_device_with_their_values() -> None:
@@ -180,7 +179,6 @@ def test_a_gpu_runs_in_each_precision_and_scales_the_loss_for_fp16(
     with runtime.autocast():
         assert nn.Linear(4, 4, device=runtime.device)(x).dtype == dtype
     assert runtime.scaler().is_enabled() == (precision == "fp16")
-    runtime.synchronize()
 
 
 @pytest.mark.gpu

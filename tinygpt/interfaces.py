@@ -223,7 +223,6 @@ class CallbackContext:
     tokenizer: Tokenizer
     folder: Path
     logger: Logger
-    seed: int
     seq_len: int
 
 

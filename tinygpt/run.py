@@ -50,7 +50,7 @@ def run(cfg: RunConfig, folder: RunFolder, *, resumed: bool) -> str | None:
             "remove that folder to begin this run again"
         )
 
-    context = CallbackContext(tokenizer, folder.path, logger, cfg.seed, cfg.trainer.seq_len)
+    context = CallbackContext(tokenizer, folder.path, logger, cfg.trainer.seq_len)
     trainer = Trainer(
         cfg,
         state,

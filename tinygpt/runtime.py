@@ -91,13 +91,6 @@ class Runtime:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def synchronize(self) -> None:
-        """Wait until the device has done all its work, before a clock is read."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-
     def peak_mem_bytes(self) -> int | None:
         """Most device memory allocated so far; None where the device does not say."""
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None

@@ -52,7 +52,7 @@ def new_state(step: int) -> Any:
 def run(folder: Path, state: Any, **fields: Any) -> list[tuple[int, list[str]]]:
     folder.mkdir(exist_ok=True)
     logger = Recorder()
-    context = CallbackContext(tokenizer=Bytes(), folder=folder, logger=logger, seed=3, seq_len=16)
+    context = CallbackContext(tokenizer=Bytes(), folder=folder, logger=logger, seq_len=16)
     config = SampleConfig(**{"prompts": PROMPTS, "max_new_tokens": 30, "top_k": None, **fields})
     assert config.build(context).on_eval(state, {"val/loss": 1.0}) is None
     return logger.rows
