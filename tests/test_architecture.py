@@ -22,14 +22,23 @@ LAYERS = [
         "registry",
         "interfaces",
         "metrics",
+        "losses",
         "config",
         "overrides",
         "mistakes",
         "compose",
+        "ranks",
+        "parallel",
         "runtime",
         "sampling",
         "datasets tokenizers models optimizers schedules loggers callbacks",
+        "overlap progress disk",
+        "shards encoding",
+        "sharding",
+        "preparation",
         "prepared",
+        "inspection",
+        "inspection_view",
         "batches",
         "state",
         "checkpoint",
@@ -40,7 +49,7 @@ LAYERS = [
         "cli",
         "run",
         "launch",
-        "train prepare sample",
+        "train prepare data sample",
     )
 ]
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}
@@ -129,7 +138,7 @@ def test_nothing_that_is_read_can_run_code(path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     ["from tinygpt.registry import import_all; import_all()"]
-    + [f"import tinygpt.{name}" for name in ("cli", "train", "prepare", "sample")],
+    + [f"import tinygpt.{name}" for name in ("cli", "train", "prepare", "data", "sample")],
 )
 def test_listing_the_choices_imports_no_heavy_library(statement: str) -> None:
     code = f"{statement}; import sys; print(*sys.modules)"

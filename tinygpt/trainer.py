@@ -7,21 +7,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tinygpt import metrics
-from tinygpt.batches import TrainBatches, eval_batches
+from tinygpt.batches import Ahead, TrainBatches, eval_batches
 from tinygpt.checkpoint import Checkpoints
 from tinygpt.config import DEFAULT_MAX_TOKENS, RunConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Callback, Logger, Metrics
+from tinygpt.losses import ModelLoss
+from tinygpt.parallel import whole
 from tinygpt.prepared import Prepared
 from tinygpt.runtime import Runtime
 from tinygpt.state import TrainState
+
+T = TypeVar("T")
 
 
 class Diverged(UserError):
@@ -48,7 +52,10 @@ class Validation:
 
 
 class Trainer:
-    """Trains the model of `state` until its horizon; `fit` may be called once."""
+    """Trains the model of `state` until its horizon; `fit` may be called once.
+
+    Each of several ranks has one; they see other sequences of a step, and take each step together.
+    """
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class Trainer:
         self.schedule = cfg.schedule
         self.state = state
         self.runtime = runtime
+        self.ranks = runtime.ranks
         self.logger = logger
         self.callbacks = callbacks
         self.checkpoints = checkpoints
@@ -76,7 +84,13 @@ class Trainer:
             seq_len=self.cfg.seq_len,
             sequences_per_step=self.cfg.sequences_per_step,
             seed=cfg.seed,
+            document_ends=(
+                prepared.document_ends("train") if cfg.dataset.window == "document" else None
+            ),
         )
+        # on a CPU a thread would take from the step as much time as it gives
+        self.sequences = Ahead(self._sequences) if runtime.works_ahead else self._sequences
+        self.masked_eot = prepared.tokenizer.eot_id if cfg.dataset.mask_documents else None
         eval_tokens = self.cfg.eval_tokens
         self.validation = Validation(
             prepared, max_tokens=None if eval_tokens is None else int(eval_tokens)
@@ -84,15 +98,20 @@ class Trainer:
         self.max_steps = self._max_steps()
         self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)
         self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
-        self.forward, self.compile_note = runtime.compile(
-            state.model, planned_steps=self.max_steps and self.max_steps - state.step
+        self.model_loss, self.compile_note = runtime.compile(
+            ModelLoss(state.model), planned_steps=self.max_steps and self.max_steps - state.step
         )
+        self.shared_loss = runtime.mean_gradients(state.model, self.loss)
+        self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size)
+        sequences = self.cfg.sequences_per_step // self.ranks.size
+        self.own_sequences = slice(self.ranks.rank * sequences, (self.ranks.rank + 1) * sequences)
         self.loss_sum = torch.tensor(state.loss_sum, device=runtime.device)
         self.grad_norm = torch.zeros((), device=runtime.device)
         self.bad_step = torch.tensor(-1, device=runtime.device)
         self.last_eval: Metrics = {}
         self.stop_reason: str | None = None  # why it ended before its horizon
-        self.interrupted: str | None = None  # the signal that asked to end
+        self.signal = 0  # the number of the one that asked this rank to end
+        self.interrupted: str | None = None  # its name, when all ranks know of it
         self.clock = _Clock()
 
     def _max_steps(self) -> int | None:
@@ -110,10 +129,10 @@ class Trainer:
         """Train to the end, or until somebody asks to stop; the summary of the run."""
         state, cfg = self.state, self.cfg
         began = time.perf_counter() - state.elapsed_s
-        with self.signals_handled():
+        with self.signals_handled(), self.checkpoints.settled():
             while not self.done() and not self.interrupted:
                 row = self.train_step()  # advances state.step by one
-                state.elapsed_s = time.perf_counter() - began
+                self.agree(elapsed_s=time.perf_counter() - began)
                 if self.due(cfg.eval_every):
                     row |= self.evaluate()
                     self.watch(row)
@@ -122,26 +141,37 @@ class Trainer:
                 if self.due(cfg.save_every) or state.best_step == state.step or self.interrupted:
                     self.save()  # last, so it remembers all of the above
         if not self.interrupted:
-            for callback in self.callbacks.values():
-                callback.on_end(state)
+            self.on_main(self._end_callbacks)
         return self.summary()
+
+    def agree(self, *, elapsed_s: float) -> None:
+        """Let all ranks know the main one's clock, and the signal that any of them was sent."""
+        own_clock = elapsed_s if self.ranks.is_main else 0.0
+        self.state.elapsed_s, number = self.ranks.most(own_clock, self.signal)
+        if number:
+            self.interrupted = signal.Signals(int(number)).name
 
     def train_step(self) -> Metrics:
         """One optimizer update."""
         state, cfg = self.state, self.cfg
-        torch.manual_seed(_step_seed(self.seed, state.step))  # dropout, whatever came before
+        # dropout, whatever came before
+        torch.manual_seed(_step_seed(self.seed, state.step, self.ranks.rank))
         lr_ratio = self.schedule.multiplier(self.progress())
         for group, peak in zip(state.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * lr_ratio
-        batch = self.runtime.to_device(torch.from_numpy(self.batches.step(state.step)))
+        with self.clock.waiting_for_data():
+            sequences = self.sequences(state.step)
+        batch = self.runtime.to_device(sequences)
         loss = torch.zeros((), device=self.runtime.device)
-        for micro_batch in torch.split(batch, cfg.micro_batch_size):  # (B, T + 1)
-            part = self.loss(micro_batch) / cfg.grad_accum
-            state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch's own
+        for number, micro_batch in enumerate(torch.split(batch, cfg.micro_batch_size), start=1):
+            with self.shared_loss.micro_step(last=number == self.grad_accum):
+                part = self.shared_loss(micro_batch) / self.grad_accum  # (B, T + 1)
+                state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch's own
             loss += part.detach()
+        loss = self.ranks.mean(loss)
         state.scaler.unscale_(state.optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            state.model.parameters(), cfg.grad_clip or float("inf")
+        grad_norm = whole(
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), cfg.grad_clip or float("inf"))
         )
         state.scaler.step(state.optimizer)
         state.scaler.update()
@@ -158,11 +188,18 @@ class Trainer:
         state.tokens += cfg.tokens_per_step
         return {"optim/lr": self.peak_lrs[0] * lr_ratio, "tokens": state.tokens}
 
+    def _sequences(self, step: int) -> Tensor:
+        """The sequences of a step that this rank sees: (B, T + 1), in main memory."""
+        return self.runtime.pin(torch.from_numpy(self.batches.step(step)[self.own_sequences]))
+
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean nats per target of (B, T + 1) tokens."""
+        inputs, targets, documents = tokens[:, :-1], tokens[:, 1:], None
+        if self.masked_eot is not None:
+            documents = (inputs == self.masked_eot).cumsum(1)
         with self.runtime.autocast():
-            logits = self.forward(tokens[:, :-1])
-        return metrics.cross_entropy(logits, tokens[:, 1:])
+            loss: Tensor = self.model_loss(inputs, targets, documents)
+        return loss
 
     def since_last_row(self) -> Metrics:
         """What a row says of the steps since the row before; the only wait for the device."""
@@ -180,9 +217,24 @@ class Trainer:
 
     def watch(self, row: Metrics) -> None:
         """Let the callbacks see an evaluation; each may ask to stop."""
-        with self.clock.paused():
+
+        def ask() -> str | None:
+            reason = None
             for callback in self.callbacks.values():
-                self.stop_reason = callback.on_eval(self.state, row) or self.stop_reason
+                reason = callback.on_eval(self.state, row) or reason
+            return reason
+
+        with self.clock.paused():
+            self.stop_reason = self.on_main(ask) or self.stop_reason
+
+    def _end_callbacks(self) -> None:
+        for callback in self.callbacks.values():
+            callback.on_end(self.state)
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work` gives on the main rank, which has the model for itself meanwhile."""
+        with self.runtime.model_on_main(self.state.model):
+            return self.ranks.from_main(work)
 
     @torch.no_grad()
     def evaluate(self) -> Metrics:
@@ -191,14 +243,17 @@ class Trainer:
         state, nats = self.state, 0.0
         with self.clock.paused():
             state.model.eval()
-            for batch in eval_batches(
+            batches = eval_batches(
                 self.validation.tokens,
                 seq_len=self.cfg.seq_len,
                 batch_size=self.cfg.micro_batch_size,
-            ):
+            )
+            for batch, counts in self.ranks.share(batches):
                 tokens = self.runtime.to_device(torch.from_numpy(batch))
-                nats += self.loss(tokens).item() * tokens[:, 1:].numel()
+                loss = self.loss(tokens).item()
+                nats += loss * tokens[:, 1:].numel() if counts else 0.0
             state.model.train()
+            nats = self.ranks.total(nats)
         bpb = metrics.bits_per_byte(nats, self.validation.utf8_bytes)
         row = {"val/loss": nats / (len(self.validation.tokens) - 1), "val/bpb": bpb}
         if self.validation.floor_bpb is not None:
@@ -211,11 +266,11 @@ class Trainer:
         return row
 
     def save(self) -> None:
-        """Write a checkpoint; never one with a loss that is not finite."""
+        """Begin to write a checkpoint; never one with a loss that is not finite."""
         self.check_finite()
         with self.clock.paused():
             self.state.loss_sum = self.loss_sum.item()
-            self.checkpoints.save(self.state)
+            self.checkpoints.start_saving(self.state)
 
     def check_finite(self) -> None:
         """Raise Diverged if a step since the last check had a loss that is not finite."""
@@ -224,6 +279,7 @@ class Trainer:
             raise Diverged(f"the loss is not finite at step {step}; {self._way_out()}")
 
     def _way_out(self) -> str:
+        self.checkpoints.wait()
         saved = self.checkpoints.steps()
         kept = f"the checkpoint of step {saved[-1]} is intact; " if saved else ""
         return f"{kept}train again with a lower optimizer.lr, or a lower trainer.grad_clip"
@@ -273,10 +329,11 @@ class Trainer:
             return
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = signal.Signals(number).name
-            self.say(f"{self.interrupted}: saving after this step; once more ends it at once")
+            name = signal.Signals(number).name
+            if self.signal:
+                raise KeyboardInterrupt(name)
+            self.signal = number
+            self.say(f"{name}: saving after this step; once more ends it at once")
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, handle) for number in numbers}
@@ -287,9 +344,9 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _step_seed(seed: int, step: int) -> int:
+def _step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of one step's random numbers; neighbours share nothing."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 class _Clock:
@@ -297,7 +354,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.row_began = time.perf_counter()
-        self.row_steps, self.paused_s = 0, 0.0
+        self.row_steps, self.paused_s, self.data_wait_s = 0, 0.0, 0.0
         self.steps, self.training_s = 0, 0.0
 
     @contextmanager
@@ -307,14 +364,23 @@ class _Clock:
         yield
         self.paused_s += time.perf_counter() - began
 
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time in here is training, in which the loop can do nothing else."""
+        began = time.perf_counter()
+        yield
+        self.data_wait_s += time.perf_counter() - began
+
     def row(self, tokens_per_step: int) -> Metrics:
         """Speed of the steps since the row before."""
         now = time.perf_counter()
         steps, seconds = self.row_steps, now - self.row_began - self.paused_s
-        self.row_began, self.row_steps, self.paused_s = now, 0, 0.0
+        data_wait_ratio = self.data_wait_s / seconds
+        self.row_began, self.row_steps, self.paused_s, self.data_wait_s = now, 0, 0.0, 0.0
         self.steps += steps
         self.training_s += seconds
         return {
+            "perf/data_wait_ratio": data_wait_ratio,
             "perf/step_ms": 1000 * seconds / steps,
             "perf/tokens_per_sec": steps * tokens_per_step / seconds,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tinygpt import metrics
 from tinygpt.errors import UserError, check_range
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class GPTConfig(ModelConfig):
     """The shape of a GPT-2; sizes with names are in conf/model/."""
 
+    masks_documents: ClassVar[bool] = True
     name: str = "gpt"
     n_layer: int = 6  # depth: parameters and time grow in proportion
     n_head: int = 6  # attention patterns per layer; 32 to 64 channels each works well

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tinygpt.losses import linear_cross_entropy
 from tinygpt.models.gpt import GPTConfig
+from tinygpt.models.gpt_cpu_torch import block_forward
 
 INIT_STD = 0.02
 
@@ -44,11 +46,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, x: Tensor, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, cache: LayerCache | None, mask: Tensor | None) -> Tensor:
         n_time = x.size(1)
         heads = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # (B, T, 3, H, D)
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind()  # each (B, H, T, D)
-        mask = None
         if cache is not None:
             k, v = cache.append(k, v)
             mask = torch.ones(n_time, cache.length, dtype=torch.bool, device=x.device)
@@ -59,6 +60,12 @@ class Attention(nn.Module):
         )
         y = self.out(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, C)
         return F.dropout(y, self.dropout, self.training)
+
+
+def _same_document(documents: Tensor) -> Tensor:
+    """Which positions a query sees, itself and earlier ones of its document: (B, 1, T, T)."""
+    same = documents[:, :, None] == documents[:, None, :]
+    return same.tril()[:, None]
 
 
 class MLP(nn.Module):
@@ -80,13 +87,17 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.dropout = config.dropout
         self.attention_norm = nn.LayerNorm(config.d_model)
         self.attention = Attention(config)
         self.mlp_norm = nn.LayerNorm(config.d_model)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: LayerCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cache)
+    def forward(self, x: Tensor, cache: LayerCache | None, mask: Tensor | None = None) -> Tensor:
+        dropped = self.dropout > 0 and self.training
+        if x.device.type == "cpu" and cache is None and mask is None and not dropped:
+            return block_forward(self, x)
+        x = x + self.attention(self.attention_norm(x), cache, mask)
         update: Tensor = self.mlp(self.mlp_norm(x))
         return x + update
 
@@ -119,11 +130,33 @@ class GPT(nn.Module):
         """An empty cache; hand it to every call of one generation."""
         return [LayerCache(self.seq_len) for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: list[LayerCache] | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Tokens (B, T) to logits (B, T, V): position t sees tokens up to and including t.
 
-        With a cache the tokens follow those of the calls before. Raises ValueError beyond seq_len.
+        With a cache the tokens follow those of the calls before. With documents (B, T), ids that
+        grow from one to the next, it sees only its own; positions count on through all of them.
+        Raises ValueError beyond seq_len.
         """
+        return F.linear(self.hidden(tokens, cache, documents), self.token_embedding.weight)
+
+    def loss(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Mean nats of targets (B, T): what the logits give, without all of them in memory."""
+        hidden = self.hidden(tokens, documents=documents)
+        weight = self.token_embedding.weight
+        return linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten())
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        cache: list[LayerCache] | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens (B, T) to what the output matrix reads, (B, T, C)."""
         start = cache[0].length if cache else 0
         end = start + tokens.size(1)
         if end > self.seq_len:
@@ -131,6 +164,8 @@ class GPT(nn.Module):
         positions = torch.arange(start, end, device=tokens.device)
         x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
         x = F.dropout(x, self.dropout, self.training)
+        mask = None if documents is None else _same_document(documents)
         for i, block in enumerate(self.blocks):
-            x = block(x, cache[i] if cache else None)
-        return F.linear(self.norm(x), self.token_embedding.weight)
+            x = block(x, cache[i] if cache else None, mask)
+        normed: Tensor = self.norm(x)
+        return normed

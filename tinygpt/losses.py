@@ -1,0 +1,109 @@
+"""The loss of a language model, without its logits in memory where the model can.
+
+B batch, T time, N = B T, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tinygpt import metrics
+
+BLOCK_ELEMENTS = 1 << 25  # logits of a block of tokens, in the type of the matrix product
+CHUNK_ELEMENTS = 1 << 20  # of them, those in fp32 at a time: what fits into a CPU's caches
+
+
+class ModelLoss(nn.Module):
+    """A model with its loss as one module, so that whatever wraps a module sees all of it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None
+    ) -> Tensor:
+        """Mean nats of targets (B, T): by `model.loss` where there is one, else of its logits.
+
+        With `documents` (B, T) attention keeps them apart: ids that grow from one to the next.
+        """
+        apart = {} if documents is None else {"documents": documents}
+        loss = getattr(self.model, "loss", None)
+        if loss is not None:
+            nats: Tensor = loss(tokens, targets, **apart)
+            return nats
+        return metrics.cross_entropy(self.model(tokens, **apart), targets)
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean nats of targets (N,) under logits x (N, C) times weight (V, C) transposed.
+
+    The gradients are made on the way, block by block, so that at most BLOCK_ELEMENTS logits exist.
+    """
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    if dtype == torch.float16:  # gradients this small are lost unless the loss is scaled before
+        logits = F.linear(x, weight)
+        return F.cross_entropy(logits.float(), targets)
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return _LinearCrossEntropy.apply(x, weight, targets, dtype, needs_grad)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        needs_grad: bool,
+    ) -> Tensor:
+        n_tokens, n_vocab = len(x), len(weight)
+        exact = torch.promote_types(dtype, torch.float32)
+        w = weight.to(dtype)
+        nats = torch.zeros((), dtype=exact, device=x.device)
+        d_x = torch.empty(x.shape, dtype=dtype, device=x.device) if needs_grad else None
+        d_weight: Tensor | None = None
+        rows = max(1, BLOCK_ELEMENTS // n_vocab)
+        for start in range(0, n_tokens, rows):
+            block = slice(start, start + rows)
+            x_block = x[block].to(dtype)
+            logits = x_block @ w.t()
+            nats += _nats(logits, targets[block], exact, n_tokens if needs_grad else None)
+            if d_x is not None:  # logits are their own gradients now
+                torch.mm(logits, w, out=d_x[block])
+                part = (logits.t() @ x_block).to(weight.dtype)
+                d_weight = part if d_weight is None else d_weight.add_(part)
+        if needs_grad:
+            ctx.save_for_backward(d_x, d_weight)
+            ctx.x_dtype = x.dtype
+        return nats / n_tokens
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        d_x, d_weight = ctx.saved_tensors
+        return d_x.to(ctx.x_dtype).mul_(grads[0]), d_weight * grads[0], None, None, None
+
+
+def _nats(logits: Tensor, targets: Tensor, exact: torch.dtype, n_tokens: int | None) -> Tensor:
+    """The sum over rows of -log softmax at the target.
+
+    With `n_tokens`, logits become the gradient of that sum / n_tokens, in place.
+    """
+    nats = torch.zeros((), dtype=exact, device=logits.device)
+    rows = max(1, CHUNK_ELEMENTS // logits.size(-1))
+    for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
+        log_p = torch.log_softmax(part, -1, dtype=exact)
+        at_target = wanted[:, None]
+        nats -= log_p.gather(1, at_target).sum()
+        if n_tokens is not None:
+            p = log_p.exp_()
+            p.scatter_add_(1, at_target, p.new_full((1, 1), -1.0).expand_as(at_target))
+            part.copy_(p.mul_(1 / n_tokens))
+    return nats
