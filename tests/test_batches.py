@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinygpt.batches import TrainBatches, eval_batches, permuted
+from tinygpt.batches import Ahead, DocumentWindows, TrainBatches, eval_batches, permuted
 from tinygpt.errors import UserError
 
 
@@ -96,3 +96,116 @@ def test_evaluation_inputs_are_the_tokens_before_the_targets():
     tokens = np.arange(57, dtype=np.uint16)
     for batch in eval_batches(tokens, seq_len=10, batch_size=4):
         np.testing.assert_array_equal(batch[:, :-1] + 1, batch[:, 1:])
+
+
+# Windows that begin with documents
+
+
+def documents(*lengths):
+    """A stream of documents: 0 is end of text, every other token is its place; and their ends."""
+    tokens = np.arange(1 + sum(lengths))
+    ends = 1 + np.cumsum(lengths)
+    tokens[np.append(0, ends - 1)] = 0
+    return tokens, np.stack([ends, ends], axis=1)
+
+
+def document_windows(lengths, *, seq_len):
+    tokens, ends = documents(*lengths)
+    return TrainBatches(
+        tokens, seq_len=seq_len, sequences_per_step=1, seed=0, document_ends=ends
+    ).windows
+
+
+def test_a_window_begins_with_the_document_that_the_one_before_cut():
+    #        documents begin at 0, 3, 6, 10: end of text, then their own tokens
+    windows = document_windows([3, 3, 4, 4], seq_len=8)
+    assert windows.starts(np.arange(len(windows))).tolist() == [0, 6]
+    windows = document_windows([3, 3, 4, 4], seq_len=7)
+    assert windows.starts(np.arange(len(windows))).tolist() == [0, 6, 10]
+    windows = document_windows([3, 20, 4], seq_len=8)  # 20 tokens are windows of 8, 8 and 4 + 4
+    assert windows.starts(np.arange(len(windows))).tolist() == [0, 3, 11, 19]
+
+
+def one_after_another(ends, *, seq_len, block=64):
+    """The same windows, found as one would by hand."""
+    begins = [0, *(ends[:, 0] - 1).tolist()]
+    starts = []
+    for first in range(0, len(ends), block):
+        stop = begins[min(first + block, len(ends))]
+        start = begins[first]
+        while start < stop:
+            starts.append(start)
+            reached = [b for b in begins[first : first + block + 1] if start < b <= start + seq_len]
+            start = max(reached, default=start + seq_len)
+    return starts
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_document_windows_are_those_found_one_after_another(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, rng.integers(2, 60), size=rng.integers(1, 300))
+    ends = documents(*lengths)[1]
+    seq_len = int(rng.integers(1, 30))
+    windows = DocumentWindows(ends, seq_len=seq_len)
+    expected = one_after_another(ends, seq_len=seq_len)
+    assert windows.starts(np.arange(len(windows))).tolist() == expected
+    mixed = rng.integers(len(expected), size=20)
+    assert windows.starts(mixed).tolist() == [expected[i] for i in mixed]
+
+
+def test_each_document_that_fits_is_whole_in_a_window_and_each_token_in_one():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 40, size=500)
+    windows = document_windows(lengths, seq_len=24)
+    starts = windows.starts(np.arange(len(windows)))
+    predicted = starts[:, None] + np.arange(1, 25)
+    begins = np.cumsum(lengths) - lengths
+    assert set(range(1, 1 + sum(lengths))) <= set(predicted.ravel().tolist())
+    for begin, length in zip(begins, lengths, strict=True):
+        if length <= 24:
+            assert ((starts <= begin) & (begin + length <= starts + 24)).any()
+        else:
+            assert begin in starts
+
+
+def test_the_last_document_window_runs_on_into_the_first_document():
+    tokens, ends = documents(5, 5)
+    data = TrainBatches(tokens, seq_len=8, sequences_per_step=2, seed=0, document_ends=ends)
+    assert data.n_windows == 2
+    assert sorted(data.step(0).tolist()) == [
+        [0, 1, 2, 3, 4, 0, 6, 7, 8],
+        [0, 6, 7, 8, 9, 0, 1, 2, 3],
+    ]
+    assert data.visits == 16 / 10
+
+
+def test_an_epoch_visits_every_document_window_once():
+    tokens, ends = documents(*([7, 12, 3] * 50))
+    data = TrainBatches(tokens, seq_len=10, sequences_per_step=4, seed=1, document_ends=ends)
+    ids = np.concatenate([data.window_ids(step) for step in range(data.n_windows)])
+    assert data.n_windows % 4
+    for epoch in range(4):
+        visited = ids[epoch * data.n_windows : (epoch + 1) * data.n_windows]
+        assert sorted(visited) == list(range(data.n_windows))
+
+
+# Ahead of the step
+
+
+def test_batches_made_ahead_are_those_that_were_asked_for():
+    data = batches()
+    ahead = Ahead(data.step)
+    for step in (0, 1, 2, 7, 8, 3):
+        np.testing.assert_array_equal(ahead(step), data.step(step))
+
+
+def test_what_goes_wrong_while_a_batch_is_made_ahead_is_raised_by_the_step_that_needs_it():
+    def make(step):
+        if step == 2:
+            raise OSError("the disk is gone")
+        return step
+
+    ahead = Ahead(make)
+    assert [ahead(0), ahead(1)] == [0, 1]
+    with pytest.raises(OSError, match="the disk is gone"):
+        ahead(2)

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -278,6 +279,108 @@ def test_what_is_not_a_whole_checkpoint_is_never_taken_for_one(tmp_path: Path) -
     assert not (checkpoints.save(trained(2)).parent / "partial-00000002").exists()
 
 
+# While training goes on
+
+
+class Gate:
+    """Lets `save_file` through only when it is open."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.opened = threading.Event()
+        self.inside = self.most = 0
+        patch.setattr(checkpoint, "save_file", self.pass_through)
+
+    def pass_through(self, *arguments: Any) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        assert self.opened.wait(60)
+        save_file(*arguments)
+        self.inside -= 1
+
+
+def test_what_is_written_is_the_state_as_it_was_when_the_save_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    checkpoints = Checkpoints(tmp_path)
+    state = trained(3, callbacks={"early_stop": {"misses": [1]}})
+    before = content(state)
+    checkpoints.start_saving(state)
+    state.callbacks["early_stop"]["misses"].append(2)
+    state.best_step = 1
+    update(state, 2)
+    gate.opened.set()
+    checkpoints.wait()
+    before["callbacks"] = {"early_stop": {"misses": [1]}}
+    assert loaded(checkpoints.latest(no_warning)) == before
+
+
+def test_a_save_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.start_saving(trained(1))
+    opener = threading.Timer(0.05, gate.opened.set)
+    opener.start()
+    checkpoints.start_saving(trained(2))
+    assert checkpoints.steps() == [1]
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 2]
+    assert gate.most == 1
+
+
+def test_what_went_wrong_behind_the_training_is_raised_once_by_who_asks_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, NO_SPACE)
+
+    def started() -> Checkpoints:
+        checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save_file", full)
+            checkpoints.start_saving(trained(1))
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint":
+                    thread.join()
+        return checkpoints
+
+    message = r"the disk of .*checkpoints is full: the checkpoint of step 1 does not fit"
+    checkpoints = started()
+    with pytest.raises(UserError, match=message):
+        checkpoints.start_saving(trained(2))
+    assert checkpoints.save(trained(2)) == checkpoints.path(2)
+    with pytest.raises(UserError, match=message):
+        started().wait()
+    with pytest.raises(UserError, match=message), started().settled():
+        pass
+    with pytest.raises(UserError, match=message), started().settled():
+        raise ValueError
+
+
+def test_what_was_begun_is_whole_when_training_ends_unless_it_is_ended_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def train(step: int, *, end: BaseException | None) -> None:
+        with checkpoints.settled():
+            checkpoints.start_saving(trained(step))
+            if end is not None:
+                raise end
+
+    train(1, end=None)
+    assert loaded(checkpoints.latest(no_warning)) == content(trained(1))
+    with pytest.raises(ValueError, match="wrong"):
+        train(2, end=ValueError("wrong"))
+    assert loaded(checkpoints.latest(no_warning)) == content(trained(2))
+    gate = Gate(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(3, end=KeyboardInterrupt())
+    assert checkpoints.steps() == [2]  # and nobody waited for the gate
+    gate.opened.set()
+    checkpoints.wait()
+
+
 # Which ones are kept
 
 
@@ -480,9 +583,11 @@ def fill(state: TrainState, step: int) -> TrainState:
     return state
 
 
+@pytest.mark.parametrize("behind", [0, 1], ids=["waiting", "going on"])
 def test_a_process_that_is_really_killed_leaves_the_last_checkpoint_it_finished_or_a_newer(
-    tmp_path: Path,
+    tmp_path: Path, behind: int
 ) -> None:
+    """`behind` is how many saves may be under way when the next one has begun."""
     rng = random.Random(0)
     checkpoints = Checkpoints(tmp_path)
     state, step = trained(1), 3
@@ -493,7 +598,9 @@ def test_a_process_that_is_really_killed_leaves_the_last_checkpoint_it_finished_
         if child == 0:
             try:
                 for later in itertools.count(step + 1):
-                    checkpoints.save(fill(state, later))
+                    checkpoints.start_saving(fill(state, later))
+                    if not behind:
+                        checkpoints.wait()
                     os.write(writer, b".")
             finally:
                 os._exit(1)
@@ -502,12 +609,12 @@ def test_a_process_that_is_really_killed_leaves_the_last_checkpoint_it_finished_
         time.sleep(rng.random() * 0.02)
         os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        finished = step + 1 + len(os.read(reader, 1 << 16))
+        finished = step + 1 - behind + len(os.read(reader, 1 << 16))
         os.close(reader)
 
         found = loaded(checkpoints.latest(no_warning))
         step = found["step"]
-        assert finished <= step <= finished + 1
+        assert finished <= step <= finished + 1 + behind
         assert found == content(fill(state, step))
         assert checkpoints.best(no_warning) == checkpoints.path(found["best_step"])
 

@@ -21,7 +21,7 @@ TEXT = "dataset=text dataset.path=stories.txt"
 TRAIN_HELP = "\n  python -m tinygpt.train --help lists what there is"
 TOP = (
     "cache_dir, callback, dataset, device, experiment, logger, model, optimizer, output_dir, "
-    "schedule, seed, tokenizer, trainer"
+    "schedule, seed, tokenizer, trainer, workers"
 )
 MODELS = "gpt2, gpt2_large, gpt2_medium, gpt2_xl, medium, nano, small, tiny"
 ADAMW = "beta1, beta2, eps, lr, name, weight_decay"
@@ -145,10 +145,23 @@ BAD_COMMANDS = {
     "prepare model=small": "model does not change the prepared data, so prepare does not take it; "
     "use it with python -m tinygpt.train",
     "prepare datset=text": "datset is not a field; did you mean dataset?\n"
-    "  top level: cache_dir, dataset, tokenizer",
+    "  top level: cache_dir, dataset, tokenizer, workers",
     "prepare dataset=text dataset.path=nowhere": "dataset.path=nowhere does not exist...",
     "prepare --dataset text": "--dataset is not a flag; settings are typed without dashes: "
     "dataset=text\n  python -m tinygpt.prepare --help lists what there is",
+    # data
+    "data model=small": "model does not change the prepared data, so data does not take it; "
+    "use it with python -m tinygpt.train",
+    "data candidates=[100]": "candidates=100 must be at least 258",
+    "data candidates=many": "candidates=many is of the wrong type: the field takes a list of whole "
+    "numbers, such as [1,2]",
+    "data out=picture.jpg": "out=picture.jpg must end in .png; type out=picture.png",
+    "data dataset=text dataset.path=nowhere": "dataset.path=nowhere does not exist...",
+    "data tokenizer=hf": "tokenizer.path is missing; type tokenizer.path=...",
+    f"data {TEXT} tokenizer=hf tokenizer.path=gpt2.json": "tokenizer.path=gpt2.json does not "
+    "exist...",
+    "data --out x.png": "--out is not a flag; settings are typed without dashes: out=x.png\n"
+    "  python -m tinygpt.data --help lists what there is",
     # sample
     "sample run=nowhere": "run=nowhere is not the folder of a run...",
     "sample run=run": "run=run has no checkpoint...",
@@ -256,7 +269,7 @@ def python(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Comple
     )
 
 
-@pytest.mark.parametrize("entry", ["train", "prepare", "sample"])
+@pytest.mark.parametrize("entry", ["train", "prepare", "data", "sample"])
 def test_a_module_runs_from_any_folder_and_a_mistake_is_all_it_prints(
     entry: str, tmp_path: Path
 ) -> None:
@@ -294,14 +307,14 @@ def test_the_console_script_lists_its_commands(
     assert console_script("trian", monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == (
         "error: trian is not a command; did you mean tinygpt train?\n"
-        "  commands: train, prepare, sample\n"
+        "  commands: train, prepare, data, sample\n"
     )
 
 
 # Help
 
 
-@pytest.mark.parametrize("entry", ["train", "prepare"])
+@pytest.mark.parametrize("entry", ["train", "prepare", "data"])
 def test_help_has_every_choice_and_every_field(
     entry: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

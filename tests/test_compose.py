@@ -299,7 +299,7 @@ def test_every_group_lists_its_choices() -> None:
     registry.import_all()
     groups = compose.groups("train")
     assert [*groups] == [*registry.KINDS, "trainer", "device", "experiment"]
-    assert groups["tokenizer"] == ["bpe", "char"]
+    assert groups["tokenizer"] == ["bpe", "byte", "char", "hf"]
     assert groups["device"] == ["auto", "cpu", "cuda", "mps"]
     for group, options in groups.items():
         assert options == sorted(path.stem for path in (overrides.CONF / group).glob("*.yaml"))

@@ -1,9 +1,9 @@
 """A run's config: what its values mean, which are refused, and that a file gives it back."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,6 +14,7 @@ from tinygpt.callbacks.sample import SampleConfig
 from tinygpt.compose import compose
 from tinygpt.config import HORIZONS, PrepareConfig, RunConfig, TrainerConfig
 from tinygpt.errors import UserError
+from tinygpt.models.gpt import GPTConfig
 
 ROOT = Path(__file__).parent.parent
 TEXT = ["dataset=text", "dataset.path=stories.txt"]
@@ -118,7 +119,7 @@ def test_shorthands_are_numbers_after_resolving() -> None:
 
 def test_a_step_is_made_of_whole_forwards() -> None:
     trainer = TrainerConfig(seq_len=8, micro_batch_size=2, tokens_per_step=64)
-    assert (trainer.grad_accum, trainer.sequences_per_step) == (4, 8)
+    assert (trainer.grad_accum(), trainer.sequences_per_step) == (4, 8)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,8 @@ def test_a_number_of_something_is_at_least_one(name: str) -> None:
          "such as [a,b]"),
         ({"device": {"type": "gpu"}}, "device.type=gpu is not a choice; did you mean "
                                       "device.type=cuda?\n  choices: auto, cpu, cuda, mps"),
+        ({"dataset": {"name": "text", "window": "documents"}},
+         "dataset.window=documents is not a choice; did you mean dataset.window=document?"),
         ({"dataset": {"name": "text"}}, None),
         ({"dataset": {"name": "text", "path": "???"}}, "dataset.path is missing; type "
                                                        "dataset.path=..."),
@@ -195,6 +198,22 @@ def test_a_value_that_does_not_fit_is_named_with_the_rule(
     with pytest.raises(UserError) as error:
         resolve(**changes)
     assert str(error.value).startswith(words)
+
+
+@dataclass
+class OwnModel(GPTConfig):
+    name: str = "own"
+    masks_documents: ClassVar[bool] = False
+
+
+def test_a_model_that_cannot_keep_documents_apart_is_not_asked_to() -> None:
+    cfg = resolve(dataset=MINIMAL["dataset"] | {"mask_documents": True})
+    with pytest.raises(UserError) as error:
+        replace(cfg, model=OwnModel())
+    assert str(error.value) == (
+        "dataset.mask_documents=true needs a model that can keep documents apart, and own cannot; "
+        "type dataset.mask_documents=false"
+    )
 
 
 def test_a_choice_that_is_not_made_is_named() -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tinygpt.plots import Row, loss_curve
+from tinygpt.plots import Row, corpus, loss_curve
 
 
 @pytest.fixture
@@ -113,3 +113,45 @@ def test_a_title_is_shown_as_it_is_typed(tmp_path: Path, drawn: list[Figure]) ->
     loss_curve(rows(1), tmp_path / "loss.png", title=r"$\frac{ & <b> 100% $")
     assert is_png(tmp_path / "loss.png")
     assert drawn[0].get_suptitle() == r"$\frac{ & <b> 100% $"
+
+
+# A corpus
+
+LENGTHS = {
+    "characters": {"train": np.arange(1, 1001), "validation": np.arange(500, 601)},
+    "tokens": {"train": np.array([7]), "validation": np.array([7])},
+}
+SIZES = {512: 2.0, 1024: 3.0, 4096: 3.5}
+
+
+def test_a_corpus_is_drawn_with_its_medians_and_each_vocabulary(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    corpus(
+        tmp_path / "a.png", title="a corpus", lengths=LENGTHS, sizes=SIZES, chosen=("char", 97, 1.0)
+    )
+    assert is_png(tmp_path / "a.png")
+    characters, tokens, sizes = drawn[0].axes
+    assert legend(characters) == ["train, median 500", "validation, median 550"]
+    assert characters.get_xlabel() == "characters, the longest 1,000"
+    assert legend(tokens) == ["train, median 7", "validation, median 7"]
+    assert tokens.get_xlabel() == "tokens"
+    curve, chosen = sizes.lines
+    assert (np.asarray(curve.get_xdata()).tolist(), values(curve)) == ([*SIZES], [*SIZES.values()])
+    assert (np.asarray(chosen.get_xdata()).tolist(), values(chosen)) == ([97], [1.0])
+    assert legend(sizes) == ["char 97: 1.00"]
+
+
+def test_a_corpus_without_candidates_is_drawn_too(tmp_path: Path, drawn: list[Figure]) -> None:
+    corpus(tmp_path / "a.png", title="", lengths=LENGTHS, sizes={}, chosen=("byte", 257, 0.99))
+    assert is_png(tmp_path / "a.png")
+    assert legend(drawn[0].axes[2]) == ["byte 257: 0.99"]
+
+
+def test_the_shares_of_a_histogram_are_percent_of_each_split(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    lengths = {"tokens": {"train": np.array([1, 2, 3, 4]), "validation": np.array([2])}}
+    corpus(tmp_path / "a.png", title="", lengths=lengths, sizes={}, chosen=("byte", 257, 1.0))
+    heights = [patch.get_data().values for patch in drawn[0].axes[0].patches]  # type: ignore[attr-defined]
+    assert [sum(each) for each in heights] == [100, 100, 100, 100]  # filled, and an outline

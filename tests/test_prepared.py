@@ -4,11 +4,8 @@ The test file is also the program that the tests start and kill: see `main` at i
 """
 
 import errno
-import hashlib
 import json
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 import tinygpt
-from tinygpt import prepared
+from tinygpt import sharding
 from tinygpt.config import PrepareConfig
 from tinygpt.datasets.text import TextConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import DatasetConfig, Split, TextSource, Tokenizer, TokenizerConfig
-from tinygpt.prepared import Prepared, prepare
+from tinygpt.prepared import prepare
 from tinygpt.tokenizers.bpe import BPEConfig
 from tinygpt.tokenizers.char import CharConfig
 
@@ -69,6 +67,9 @@ class Pages(TextSource):
         self.at_moment(f"entropy of {split}")
         return 12.5 if split == "validation" else None
 
+    def dropped(self, split: Split) -> dict[str, int]:
+        return {"empty": 1}
+
     def documents(self, split: Split) -> Iterator[str]:
         self.read.append(split)
         turn = self.read.count(split)
@@ -103,15 +104,15 @@ def test_a_stream_is_end_of_text_then_each_document_with_end_of_text_behind(
     data = prepare(config(tmp_path), silent)
     encode, eot = data.tokenizer.encode, [data.tokenizer.eot_id]
     train = [*eot, *encode("aé"), *eot, *encode("b"), *eot, *encode("a🙂\n"), *eot]
-    assert data.tokens("train").tolist() == [*train, *encode("lone \ud800"), *eot]
-    assert data.tokens("validation").tolist() == [*eot, *encode("ab"), *eot, *encode("zß"), *eot]
+    assert data.tokens("train")[:].tolist() == [*train, *encode("lone \ud800"), *eot]
+    assert data.tokens("validation")[:].tolist() == [*eot, *encode("ab"), *eot, *encode("zß"), *eot]
     assert len(encode("zß")) == 2 + 4  # spelled by nibbles: tokens are not characters
 
 
 def test_documents_are_counted_in_tokens_and_utf8_bytes_up_to_their_ends(tmp_path: Path) -> None:
     data = prepare(config(tmp_path), silent)
-    assert data.document_ends("train").tolist() == [[4, 3], [6, 4], [10, 10], [17, 18]]
-    assert data.document_ends("validation").tolist() == [[4, 2], [11, 5]]
+    assert data.document_ends("train")[:].tolist() == [[4, 3], [6, 4], [10, 10], [17, 18]]
+    assert data.document_ends("validation")[:].tolist() == [[4, 2], [11, 5]]
     for split, documents, tokens, utf8_bytes in [("train", 4, 17, 18), ("validation", 2, 11, 5)]:
         info = data.splits[split]  # type: ignore[index]
         assert (info.documents, info.tokens, info.utf8_bytes) == (documents, tokens, utf8_bytes)
@@ -121,11 +122,26 @@ def test_the_stream_is_the_same_however_it_is_batched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = prepare(config(tmp_path / "1"), silent)
-    monkeypatch.setattr(prepared, "_BATCH_BYTES", 3)
+    monkeypatch.setattr(sharding, "BATCH_BYTES", 3)
     parts = prepare(config(tmp_path / "2"), silent)
     assert parts.folder.name == whole.folder.name
-    for file in ("train.tokens.bin", "train.documents.bin", "validation.tokens.bin"):
+    for file in ("train-00000.tokens.bin", "train-00000.documents.bin", "train-00000.json"):
         assert (parts.folder / file).read_bytes() == (whole.folder / file).read_bytes()
+
+
+def test_the_stream_is_the_same_however_it_is_cut_into_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prepare(config(tmp_path / "1"), silent)
+    monkeypatch.setattr(sharding, "SHARD_BYTES", 3)
+    monkeypatch.setattr(sharding, "BATCH_BYTES", 1)
+    cut = prepare(config(tmp_path / "2"), silent)
+    assert [shard.documents for shard in cut.splits["train"].shards] == [1, 2, 1]
+    for split, info in whole.splits.items():
+        assert len(info.shards) == 1
+        assert cut.tokens(split)[:].tolist() == whole.tokens(split)[:].tolist()
+        assert cut.document_ends(split)[:].tolist() == whole.document_ends(split)[:].tolist()
+        assert replace(cut.splits[split], shards=info.shards) == info
 
 
 def test_the_manifest_says_where_the_tokens_come_from_and_what_they_are(tmp_path: Path) -> None:
@@ -137,22 +153,33 @@ def test_the_manifest_says_where_the_tokens_come_from_and_what_they_are(tmp_path
     assert manifest["tokenizer"] == {"name": "char"}
     assert manifest["tokenizer_fingerprint"] == data.tokenizer.fingerprint()
     assert manifest["vocab_size"] == data.tokenizer.vocab_size
-    assert (manifest["eot_id"], manifest["dtype"], manifest["format"]) == (0, "<u2", 1)
+    assert (manifest["eot_id"], manifest["dtype"], manifest["format"]) == (0, "<u2", 2)
     assert manifest["tinygpt"] == tinygpt.__version__
     assert manifest["created_at"].endswith("+00:00")
 
-    def sha256(file: str) -> str:
-        return hashlib.sha256((data.folder / file).read_bytes()).hexdigest()
+    def xxh3(file: str) -> str:
+        path = data.folder / f"validation-00000.{file}.bin"
+        return xxhash.xxh3_128_hexdigest(path.read_bytes())
 
     assert manifest["splits"]["validation"] == {
         "documents": 2,
         "tokens": 11,
         "utf8_bytes": 5,
-        "tokens_sha256": sha256("validation.tokens.bin"),
-        "documents_sha256": sha256("validation.documents.bin"),
         "entropy_bits": 12.5,
+        "dropped": {"empty": 1},
+        "shards": [
+            {
+                "index": 0,
+                "read": 2,
+                "documents": 2,
+                "tokens": 11,
+                "utf8_bytes": 5,
+                "checksums": {file: xxh3(file) for file in ("tokens", "documents", "digests")},
+            }
+        ],
     }
     assert manifest["splits"]["train"]["entropy_bits"] is None
+    assert manifest["overlap"]["train_documents"] == 4
     assert data.splits["validation"].floor_bpb == 12.5 / 5
     assert data.splits["train"].floor_bpb is None
 
@@ -171,7 +198,7 @@ class Wide(Tokenizer):
         return [self.size - 1] * len(text)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        raise NotImplementedError
+        return b"x" * len(list(ids))
 
     def save(self, folder: Path) -> None: ...
 
@@ -198,10 +225,10 @@ def test_ids_take_two_bytes_where_they_fit_and_else_four(
     tmp_path: Path, vocab_size: int, width: int
 ) -> None:
     data = prepare(config(tmp_path, tokenizer=WideConfig(size=vocab_size)), silent)
-    tokens = data.tokens("validation")
+    tokens = data.tokens("validation")[:]
     last = vocab_size - 1
     assert tokens.tolist() == [0, last, last, 0, last, last, 0]
-    assert (data.folder / "validation.tokens.bin").stat().st_size == width * len(tokens)
+    assert (data.folder / "validation-00000.tokens.bin").stat().st_size == width * len(tokens)
     assert tokens.dtype == np.dtype(f"<u{width}")
 
 
@@ -212,7 +239,7 @@ def test_an_existing_tokenizer_of_ours_comes_back_with_the_tokens(tmp_path: Path
     for tokenizer in (CharConfig(), BPEConfig(vocab_size=290)):
         for _ in range(2):  # made, and opened
             data = prepare(config(tmp_path, dataset=dataset, tokenizer=tokenizer), silent)
-            both = "".join(data.tokenizer.decode(data.tokens(s).tolist()) for s in data.splits)
+            both = "".join(data.tokenizer.decode(data.tokens(s)[:].tolist()) for s in data.splits)
             assert sorted(both.split("A tale")) == sorted("".join(texts).split("A tale"))
 
 
@@ -232,7 +259,7 @@ def test_a_second_prepare_reads_nothing_and_writes_nothing(tmp_path: Path) -> No
     second = prepare(config(tmp_path), lines.append)
     assert (Pages.read, lines, state()) == ([], [], before)
     assert second.folder == first.folder
-    assert second.tokens("train").tolist() == first.tokens("train").tolist()
+    assert second.tokens("train")[:].tolist() == first.tokens("train")[:].tolist()
     assert second.tokenizer.fingerprint() == first.tokenizer.fingerprint()
 
 
@@ -284,70 +311,6 @@ def test_the_home_folder_and_the_working_folder_are_understood(
 # What is wrong, and the way out
 
 
-FILES = [
-    "manifest.json",
-    "train.tokens.bin",
-    "train.documents.bin",
-    "validation.tokens.bin",
-    "validation.documents.bin",
-    "tokenizer/tokenizer.json",
-]
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])
-def test_damage_is_found_and_named_with_the_way_out(tmp_path: Path, file: str, damage: str) -> None:
-    folder = prepare(config(tmp_path), silent).folder
-    path = folder / file
-    content = bytearray(path.read_bytes())
-    if damage == "flipped":
-        content[len(content) // 2] ^= 1
-    path.write_bytes(content[:-2] if damage == "truncated" else content)
-    if damage == "gone":
-        path.unlink()
-    Pages.read.clear()
-    if (file, damage) == ("manifest.json", "gone"):  # never finished, as far as anyone can tell
-        prepare(config(tmp_path), silent)
-        assert Pages.read == ["train", "train", "validation"]
-        return
-
-    with pytest.raises(UserError) as error:
-        prepare(config(tmp_path), silent)
-    named = path.parent if file.startswith("tokenizer") else path
-    assert str(error.value).startswith(f"{named} is damaged: ")
-    assert f"remove the folder {folder} and" in str(error.value)
-    assert Pages.read == []
-
-    for leaf in sorted(folder.rglob("*"), reverse=True):  # the way out
-        leaf.rmdir() if leaf.is_dir() else leaf.unlink()
-    folder.rmdir()
-    assert prepare(config(tmp_path), silent).folder == folder
-
-
-@pytest.mark.parametrize(
-    ("where", "value"),
-    [(("utf8_bytes",), 6), (("entropy_bits",), 1.0), (("tokens",), 10), (("documents",), 3)],
-)
-def test_a_changed_number_in_the_manifest_is_damage(
-    tmp_path: Path, where: tuple[str], value: float
-) -> None:
-    path = prepare(config(tmp_path), silent).folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["splits"]["validation"][where[0]] = value
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
-        prepare(config(tmp_path), silent)
-
-
-def test_the_tokenizer_of_other_tokens_is_damage(tmp_path: Path) -> None:
-    folder = prepare(config(tmp_path), silent).folder
-    CharConfig().train(iter(["other text"])).save(folder / "tokenizer")
-    with pytest.raises(UserError, match=r"tokenizer is damaged: .* remove the folder"):
-        prepare(config(tmp_path), silent)
-    with pytest.raises(UserError, match=r"tokenizer is damaged"):
-        Prepared(folder, CharConfig().load(folder / "tokenizer"))
-
-
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("texts", [[], [""]])
 def test_a_split_without_text_is_refused_and_leaves_nothing(
@@ -357,40 +320,6 @@ def test_a_split_without_text_is_refused_and_leaves_nothing(
     with pytest.raises(UserError, match=f"the {split} split holds no text"):
         prepare(config(tmp_path, tokenizer=WideConfig(size=10)), silent)
     assert folders(tmp_path) == []
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_and_what_was_written_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    opened = Path.open
-
-    class Full:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def __enter__(self) -> "Full":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.file.close()
-
-        def write(self, data: bytes) -> None:
-            self.file.write(data[:2])
-            raise OSError(code, os.strerror(code))
-
-    def open_full(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        file = opened(path, mode, *arguments, **options)
-        return Full(file) if path.name == "validation.tokens.bin" and "w" in mode else file
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", open_full)
-        with pytest.raises(UserError) as error:
-            prepare(config(tmp_path), silent)
-    assert str(error.value).startswith(f"the disk of cache_dir={tmp_path} is full (")
-    assert str(error.value).endswith(" GB free); type cache_dir=FOLDER on a larger disk")
-    assert folders(tmp_path) == []
-    assert len(prepare(config(tmp_path), silent).tokens("train")) == 17
 
 
 def test_another_failure_to_read_is_not_called_a_full_disk(
@@ -403,6 +332,11 @@ def test_another_failure_to_read_is_not_called_a_full_disk(
     with pytest.raises(FileNotFoundError):
         prepare(config(tmp_path), silent)
     assert folders(tmp_path) == []
+
+
+def test_a_number_of_processes_below_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="workers=0 must be at least 1"):
+        config(tmp_path, workers=0)
 
 
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -455,41 +389,6 @@ def test_of_two_that_start_together_one_builds_and_the_other_waits_and_says_so(
     ]
 
 
-MOMENTS = [
-    "train 1, document 1",  # while it learns the vocabulary
-    "train 2, document 0",
-    "train 2, document 4",
-    "entropy of train",
-    "validation 1, document 1",
-    "provenance",
-    "rename",  # all files are there, under the other name
-    "renamed",
-]
-
-
-def test_death_at_any_moment_leaves_nothing_that_can_be_seen_and_the_next_one_builds(
-    tmp_path: Path,
-) -> None:
-    whole = prepare(config(tmp_path / "whole"), silent)
-    for moment in MOMENTS:
-        cache = tmp_path / moment
-        Pages.read.clear()
-        victim = multiprocessing.get_context("fork").Process(
-            target=main, args=("die", cache, moment)
-        )
-        victim.start()
-        victim.join(30)
-        assert victim.exitcode == -signal.SIGKILL, moment
-        finished = moment == "renamed"
-        folder = cache / "pages" / whole.folder.name
-        assert folders(cache) == [folder if finished else folder.with_suffix(".partial")]
-
-        data = prepare(config(cache), silent)
-        assert Pages.read == ([] if finished else ["train", "train", "validation"])
-        assert folders(cache) == [folder] == [data.folder]
-        assert data.tokens("train").tolist() == whole.tokens("train").tolist()
-
-
 def test_who_waits_for_a_process_that_dies_builds_instead(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     victim = started("wait", cache, tmp_path / "never")
@@ -506,22 +405,12 @@ def test_who_waits_for_a_process_that_dies_builds_instead(tmp_path: Path) -> Non
 
 
 def main(task: str, cache: Path, argument: str) -> None:
-    """Prepare in `cache`, and wait for a file or die when a moment has come."""
+    """Prepare in `cache`, and wait for a file at each moment."""
 
     def at_moment(moment: str) -> None:
-        if task == "die" and moment == argument:
-            os.kill(os.getpid(), signal.SIGKILL)
         if task == "wait":
             wait_for(Path(argument))
 
-    rename = os.rename
-
-    def mortal_rename(source: Path, target: Path) -> None:
-        at_moment("rename")
-        rename(source, target)
-        at_moment("renamed")
-
-    os.rename = mortal_rename  # type: ignore[assignment]
     Pages.at_moment = staticmethod(at_moment)
     data = prepare(config(cache), print)
     print(f"{data.folder} after {Pages.read}")

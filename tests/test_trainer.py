@@ -1,18 +1,26 @@
 """The loop: what a step does, what is evaluated, and how a run ends."""
 
+import errno
 import json
 import math
+import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from tinygpt import compose, train
+from tinygpt import checkpoint, compose, train
+from tinygpt.checkpoint import Checkpoints, load_state
 from tinygpt.errors import UserError
+from tinygpt.interfaces import Logger
 from tinygpt.prepared import prepare
-from tinygpt.trainer import Validation
+from tinygpt.runtime import Runtime
+from tinygpt.state import TrainState
+from tinygpt.trainer import Trainer, Validation
 
 
 def run(settings: list[str], *, code: int = 0) -> Path:
@@ -133,7 +141,7 @@ def test_evaluation_equals_a_plain_pass_one_window_at_a_time(tiny):
     model = cfg.model.build(vocab_size=data.tokenizer.vocab_size, seq_len=16)
     model.load_state_dict(weights(folder), strict=False)
     model.eval()
-    tokens = torch.from_numpy(data.tokens("validation").astype(np.int64))
+    tokens = torch.from_numpy(data.tokens("validation")[:].astype(np.int64))
     nats = 0.0
     with torch.no_grad():
         for start in range(0, len(tokens) - 1, 16):
@@ -180,3 +188,116 @@ def test_bf16_trains_to_about_the_same_loss(tiny):
     exact, rounded = run(tiny), run([*tiny, "device.precision=bf16"])
     assert rows(rounded)[-1]["val/loss"] == pytest.approx(rows(exact)[-1]["val/loss"], rel=0.02)
     assert all(tensor.dtype == torch.float32 for tensor in weights(rounded).values())
+
+
+def test_a_disk_that_is_full_ends_the_run_also_when_the_last_checkpoint_is_written(
+    tiny, monkeypatch, capsys
+):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    for first, saves in ((5, "trainer.save_every=5"), (10, "trainer.save_every=100")):
+        folder = run([*tiny, "trainer.eval_every=100", saves], code=1)
+        error = json.loads((folder / "run.json").read_text())["error"]
+        assert f"is full: the checkpoint of step {first} does not fit; make room" in error
+        assert f"resume={folder}" in error
+        assert error.partition("\n")[0] in capsys.readouterr().err
+
+
+# Windows and documents
+
+
+class Witness(nn.Module):
+    """Predicts a token from the one before, and keeps the sequences that it was trained on."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(vocab_size, vocab_size)
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.training:
+            self.seen += map(tuple, tokens.tolist())
+        return self.rows(tokens)
+
+
+def numbers(tmp_path: Path) -> list[str]:
+    """A text in which no window of 16 characters comes twice, in documents of many lengths."""
+    documents = [" ".join(map(str, range(i * i, i * i + i % 23 + 1))) for i in range(10, 80)]
+    path = tmp_path / "numbers.txt"
+    path.write_text("\n\n".join(documents))
+    return [f"dataset.path={path}"]
+
+
+@pytest.mark.parametrize("window", ["packed", "document"])
+def test_after_three_and_a_half_epochs_and_a_resume_no_window_was_seen_more_than_once_more(
+    tiny, tmp_path, window
+):
+    settings = [*without_horizon(tiny), *numbers(tmp_path), f"dataset.window={window}"]
+    settings += ["trainer.tokens_per_step=96", "trainer.eval_every=1000", "trainer.save_every=7"]
+    data = prepared(settings)
+    seen: Counter[tuple[int, ...]] = Counter()
+
+    def train_until(horizon: str) -> Trainer:
+        cfg = compose.compose("train", [*settings, horizon])
+        model = Witness(data.tokenizer.vocab_size)
+        runtime = Runtime(cfg.device)
+        state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
+        checkpoints = Checkpoints(tmp_path / "checkpoints")
+        if latest := checkpoints.latest(print):
+            load_state(state, latest)
+        parts = {"runtime": runtime, "prepared": data, "logger": Logger(), "callbacks": {}}
+        trainer = Trainer(cfg, state, checkpoints=checkpoints, say=print, **parts)
+        trainer.fit()
+        seen.update(model.seen)
+        return trainer
+
+    assert train_until("trainer.max_steps=61").state.step == 61
+    trainer = train_until("trainer.max_epochs=3.5")
+    n = trainer.batches.n_windows
+    starts = trainer.batches.windows.starts(np.arange(n))
+    stream = data.tokens("train")[:]
+    every = {tuple(np.take(stream[:-1], range(s, s + 16), mode="wrap").tolist()) for s in starts}
+    assert len(every) == n
+    assert seen.keys() == every
+    assert set(seen.values()) == {3, 4}
+    assert seen.total() == 6 * round(3.5 * n / 6)
+
+
+def test_windows_that_begin_with_documents_are_another_run_on_the_same_prepared_tokens(tiny):
+    packed, document = prepared(tiny), prepared([*tiny, "dataset.window=document"])
+    assert packed.folder == document.folder
+    losses = [rows(run(s))[-1]["train/loss"] for s in (tiny, [*tiny, "dataset.window=document"])]
+    assert losses[0] != losses[1]
+
+
+def test_masked_documents_change_what_is_learned_and_how_it_is_evaluated(tiny):
+    folder, plain = run([*tiny, "dataset.mask_documents=true"]), run(tiny)
+    assert rows(folder)[-1]["train/loss"] != rows(plain)[-1]["train/loss"]
+    cfg, data = compose.compose("train", tiny), prepared(tiny)
+    model = cfg.model.build(vocab_size=data.tokenizer.vocab_size, seq_len=16)
+    model.load_state_dict(weights(folder), strict=False)
+    tokens = torch.from_numpy(data.tokens("validation")[:].astype(np.int64))
+    nats = 0.0
+    with torch.no_grad():
+        for window in tokens.unfold(0, 17, 16):  # each part of a document on its own
+            parts = np.flatnonzero(window[:-1] == data.tokenizer.eot_id).tolist()
+            for start, stop in zip([0, *parts], [*parts, 16], strict=True):
+                apart = window[:stop].clone()
+                apart[:start] = 1  # whatever was before
+                ids = (torch.arange(stop) >= start).long()
+                logits = model(apart[None], documents=ids[None])[0, start:]
+                targets = window[start + 1 : stop + 1]
+                nats += nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+        rest = tokens[(len(tokens) - 1) // 16 * 16 :]
+        ids = (rest[:-1] == data.tokenizer.eot_id).cumsum(0)
+        if len(rest) > 1:
+            logits = model(rest[None, :-1], documents=ids[None])[0]
+            nats += nn.functional.cross_entropy(logits, rest[1:], reduction="sum").item()
+    assert rows(folder)[-1]["val/loss"] == pytest.approx(nats / (len(tokens) - 1), rel=1e-5)
+
+
+def test_rows_say_which_share_of_the_time_the_data_took(tiny):
+    ratios = [row["perf/data_wait_ratio"] for row in rows(run(tiny))]
+    assert all(0 < ratio < 1 for ratio in ratios)

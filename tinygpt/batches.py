@@ -1,10 +1,14 @@
 """Which tokens a step sees: a pure function of (seed, step), so there is no position to save.
 
-B sequences, T tokens per sequence.  Windows of T + 1 tokens overlap by one, so that every token
-but the first is predicted once; each epoch visits every window once, in an order of its own.
+B sequences, T tokens per sequence.  A window is T + 1 tokens, of which all but the first are
+predicted.  Packed windows overlap by one, so that every token but the first is predicted once;
+document windows begin with a document.  Each epoch visits every window once, in its own order.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,56 +17,192 @@ from tinygpt.errors import UserError
 
 _ROUNDS = 12  # of the Feistel network; with 4, orders of ten windows are visibly not uniform
 _U64 = np.uint64
+_BLOCK = 64  # documents cut into windows apart from others: memory grows by 8 bytes for each block
+_BLOCKS_AT_ONCE = 1024
+_STEPS_AT_ONCE = 64
+
+T = TypeVar("T")
+Ids = npt.NDArray[np.int64]
+
+
+class Numbers(Protocol):
+    """An array of numbers, which may be on the disk."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]: ...
 
 
 class TrainBatches:
-    """The training windows of a token stream, shuffled anew each epoch without replacement."""
+    """The training windows of a token stream, shuffled anew each epoch without replacement.
+
+    With `document_ends`, as in prepared tokens, windows begin at documents.
+    """
 
     def __init__(
         self,
-        tokens: npt.NDArray[np.unsignedinteger],
+        tokens: Numbers,
         *,
         seq_len: int,
         sequences_per_step: int,
         seed: int,
+        document_ends: Numbers | None = None,
     ) -> None:
         self.tokens = tokens
         self.seq_len = seq_len
         self.sequences_per_step = sequences_per_step
         self.seed = seed
-        self.n_windows = (len(tokens) - 1) // seq_len
-        if self.n_windows < 1:
+        if len(tokens) - 1 < seq_len:
             raise UserError(
                 f"trainer.seq_len={seq_len} is longer than the training text of {len(tokens) - 1} "
                 f"tokens; type trainer.seq_len={max(1, len(tokens) - 2)} or use more text"
             )
+        self.windows: PackedWindows | DocumentWindows
+        if document_ends is None:
+            self.windows = PackedWindows(len(tokens), seq_len=seq_len)
+        else:
+            self.windows = DocumentWindows(document_ends, seq_len=seq_len)
+        self.n_windows = len(self.windows)
+        self._group: tuple[int, Ids] | None = None  # the steps around the last one
 
     @property
     def steps_per_epoch(self) -> float:
         """Optimizer updates in which every window is seen once."""
         return self.n_windows / self.sequences_per_step
 
-    def window_ids(self, step: int) -> npt.NDArray[np.int64]:
+    @property
+    def visits(self) -> float:
+        """How often a token is predicted in an epoch, on average."""
+        return self.n_windows * self.seq_len / (len(self.tokens) - 1)
+
+    def window_ids(self, step: int) -> Ids:
         """Which window each of the step's sequences is: (B,)."""
-        first = step * self.sequences_per_step
-        positions = np.arange(first, first + self.sequences_per_step)
+        number, within = divmod(step, _STEPS_AT_ONCE)
+        group = self._group  # another thread may be at another step
+        if group is None or group[0] != number:
+            group = self._group = number, self._ids_of(number)
+        ids: Ids = group[1][within]
+        return ids
+
+    def _ids_of(self, group: int) -> Ids:
+        """The windows of _STEPS_AT_ONCE steps, which take hardly longer than those of one."""
+        shape = _STEPS_AT_ONCE, self.sequences_per_step
+        positions = group * math.prod(shape) + np.arange(math.prod(shape))
         epochs, places = np.divmod(positions, self.n_windows)
         ids = np.empty_like(places)
         for epoch in np.unique(epochs):
             now = epochs == epoch
             ids[now] = permuted(places[now], n=self.n_windows, key=(self.seed, int(epoch)))
-        return ids
+        return ids.reshape(shape)
 
-    def step(self, step: int) -> npt.NDArray[np.int64]:
+    def step(self, step: int) -> Ids:
         """Tokens of the step: (B, T + 1), inputs and, shifted by one, targets."""
-        starts = self.window_ids(step)[:, None] * self.seq_len
-        rows = self.tokens[starts + np.arange(self.seq_len + 1)]
+        starts = self.windows.starts(self.window_ids(step))
+        places = starts[:, None] + np.arange(self.seq_len + 1)
+        # the stream is a circle: the end of text at its end is the one that it begins with
+        rows = self.tokens[
+            np.where(places < len(self.tokens), places, places - len(self.tokens) + 1)
+        ]
         return np.asarray(rows, dtype=np.int64)
 
 
-def eval_batches(
-    tokens: npt.NDArray[np.unsignedinteger], *, seq_len: int, batch_size: int
-) -> Iterator[npt.NDArray[np.int64]]:
+class PackedWindows:
+    """Windows that follow each other, wherever documents begin; what fills none is left out."""
+
+    def __init__(self, n_tokens: int, *, seq_len: int) -> None:
+        self.n_tokens, self.seq_len = n_tokens, seq_len
+
+    def __len__(self) -> int:
+        return (self.n_tokens - 1) // self.seq_len
+
+    def starts(self, ids: Ids) -> Ids:
+        """Where windows begin in the stream."""
+        return ids * self.seq_len
+
+
+class DocumentWindows:
+    """Windows that begin with the end of text before a document, and run on into the next ones.
+
+    The document that a window cuts is the first one of the next window, so its beginning is seen
+    twice. Only a document of more than T tokens has windows inside it: they follow each other, and
+    the last one runs on. So every document that fits is whole in some window. At the end of each
+    _BLOCK documents a window runs on too, and the next one begins with the document after them.
+    """
+
+    def __init__(self, document_ends: Numbers, *, seq_len: int) -> None:
+        self.ends, self.seq_len = document_ends, seq_len
+        blocks = np.arange(-(-len(document_ends) // _BLOCK))
+        counts = [
+            self._count(blocks[first : first + _BLOCKS_AT_ONCE])
+            for first in range(0, len(blocks), _BLOCKS_AT_ONCE)
+        ]
+        self._firsts = np.cumsum(np.concatenate([[0], *counts]))  # window of each block, and len
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def starts(self, ids: Ids) -> Ids:
+        """Where windows begin in the stream."""
+        blocks = np.searchsorted(self._firsts, ids, side="right") - 1
+        begins = self._begins(blocks)
+        starts = np.empty_like(ids)
+        # lists, because arrays are slow to walk along
+        runs = (array.tolist() for array in self._runs(begins))
+        each = zip((ids - self._firsts[blocks]).tolist(), *runs, strict=True)
+        for row, (left, windows, following) in enumerate(each):
+            document = 0
+            while left >= windows[document]:
+                left -= windows[document]
+                document = following[document]
+            starts[row] = begins[row, document] + left * self.seq_len
+        return starts
+
+    def _count(self, blocks: Ids) -> Ids:
+        """How many windows each block has."""
+        windows, following = self._runs(self._begins(blocks))
+        rows = np.arange(len(blocks))
+        counts = np.zeros((len(blocks), _BLOCK + 1), np.int64)  # from each document to the end
+        for document in reversed(range(_BLOCK)):
+            rest = counts[rows, following[:, document]]
+            counts[:, document] = windows[:, document] + rest
+        return counts[:, 0]
+
+    def _begins(self, blocks: Ids) -> Ids:
+        """Where the documents of blocks begin, and the one after them: (blocks, _BLOCK + 1)."""
+        documents = blocks[:, None] * _BLOCK + np.arange(_BLOCK + 1)
+        before = np.clip(documents, 1, len(self.ends)) - 1
+        begins: Ids = np.where(documents > 0, self.ends[before, 0] - 1, 0)
+        return begins
+
+    def _runs(self, begins: Ids) -> tuple[Ids, Ids]:
+        """If a window begins at a document: windows up to the next that does, and whose that is."""
+        lengths = np.diff(begins)
+        windows = -(-lengths // self.seq_len)  # 0 for what is beyond the last document
+        reach = begins[:, :-1] + windows * self.seq_len
+        # searched in all rows at once: each one is moved behind the row before
+        origin = begins[:, :1] - np.arange(len(begins))[:, None] * (reach - begins[:, :1]).max()
+        origin -= np.arange(len(begins))[:, None]
+        found = np.searchsorted((begins - origin).ravel(), (reach - origin).ravel(), side="right")
+        following = found.reshape(reach.shape) - 1 - np.arange(len(begins))[:, None] * (_BLOCK + 1)
+        return windows, following
+
+
+class Ahead(Generic[T]):
+    """Makes what the next step needs while this one goes on, in a thread."""
+
+    def __init__(self, make: Callable[[int], T]) -> None:
+        self._make = make
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._next: tuple[int, Future[T]] | None = None
+
+    def __call__(self, step: int) -> T:
+        """What `make(step)` gives; raises what it raises."""
+        ready = self._next and self._next[0] == step
+        made = self._next[1].result() if self._next and ready else self._make(step)
+        self._next = step + 1, self._thread.submit(self._make, step + 1)
+        return made
+
+
+def eval_batches(tokens: Numbers, *, seq_len: int, batch_size: int) -> Iterator[Ids]:
     """One complete pass in order: every token but the first is a target exactly once.
 
     Yields (B, T + 1) arrays; the rest that fills no window comes last, as (1, rest + 1).
@@ -76,9 +216,7 @@ def eval_batches(
         yield rest[None].astype(np.int64)
 
 
-def permuted(
-    places: npt.NDArray[np.int64], *, n: int, key: tuple[int, int]
-) -> npt.NDArray[np.int64]:
+def permuted(places: Ids, *, n: int, key: tuple[int, int]) -> Ids:
     """Where a pseudo-random permutation of range(n) sends each place; memory does not grow with n.
 
     A Feistel network on the next power of four, walked until it lands below n: cycle-walking

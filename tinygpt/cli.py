@@ -16,6 +16,7 @@ from tinygpt.errors import UserError, nearest
 COMMANDS = {
     "train": "train a model; prepares its data if need be",
     "prepare": "make a dataset's tokens ready, once for all runs",
+    "data": "look at a dataset and its tokens; choose a vocabulary",
     "sample": "write text with a trained model",
 }
 

@@ -13,11 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tinygpt import config, mistakes, registry
-from tinygpt.config import PrepareConfig, RunConfig
+from tinygpt.config import DataConfig, PrepareConfig, RunConfig
 from tinygpt.errors import UserError
 from tinygpt.overrides import CONF, field_names, parse, quoted
 
-CONFIG_CLASSES = {"train": RunConfig, "prepare": PrepareConfig}
+CONFIG_CLASSES = {"train": RunConfig, "prepare": PrepareConfig, "data": DataConfig}
 # Hydra 1.4 deprecates version_base; 1.3 changes the working directory without it
 VERSION_BASE = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 
@@ -40,7 +40,7 @@ def hydra_conf() -> Iterator[None]:
 
 
 def compose(entry: str, overrides: Sequence[str], *, config_dir: Path | None = None) -> Any:
-    """The checked config of one job: a RunConfig for "train", a PrepareConfig for "prepare"."""
+    """The checked config of one job: of the entry point's class in CONFIG_CLASSES."""
     return compose_all(entry, [list(overrides)], config_dir=config_dir)[0]
 
 
@@ -57,7 +57,7 @@ def compose_all(
 def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
     """The groups that an entry point takes, and the choices of each."""
     names = [*registry.KINDS, "trainer", "device", "experiment"]
-    if entry == "prepare":
+    if entry != "train":
         names = [name for name in names if name in field_names(PrepareConfig)]
     folders = [CONF, config_dir] if config_dir else [CONF]
     return {

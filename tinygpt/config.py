@@ -1,6 +1,7 @@
 """A run, typed: RunConfig, its checks, and the way from a composed or saved config to it."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING as NO_DEFAULT
@@ -104,20 +105,34 @@ class TrainerConfig:
         for name in ("eval_every", "log_every", "save_every", "keep_checkpoints"):
             check_range(f"trainer.{name}", getattr(self, name), low=1)
         check_range("trainer.grad_clip", self.grad_clip, low=0)
-        portion = self.micro_batch_size * self.seq_len
-        if self.tokens_per_step % portion:
-            below = self.tokens_per_step // portion * portion
-            choices = [str(n) for n in (below, below + portion) if n]
-            raise UserError(
-                f"trainer.tokens_per_step={self.tokens_per_step} is not a multiple of "
-                f"micro_batch_size * seq_len = {self.micro_batch_size} * {self.seq_len} = "
-                f"{portion}; nearest {'are' if len(choices) > 1 else 'is'} {' and '.join(choices)}"
-            )
+        self.grad_accum()
 
-    @property
-    def grad_accum(self) -> int:
-        """Forwards per optimizer update."""
-        return self.tokens_per_step // (self.micro_batch_size * self.seq_len)
+    def grad_accum(self, *, ranks: int = 1) -> int:
+        """Forwards per optimizer update on each rank; raises UserError if they are not whole."""
+        factors = {"micro_batch_size": self.micro_batch_size, "seq_len": self.seq_len}
+        if ranks > 1:
+            factors["ranks"] = ranks
+        portion = math.prod(factors.values())
+        if self.tokens_per_step % portion == 0:
+            return self.tokens_per_step // portion
+        below = self.tokens_per_step // portion * portion
+        choices = [str(n) for n in (below, below + portion) if n]
+        smaller = next(
+            (
+                size
+                for size in range(self.micro_batch_size - 1, 0, -1)
+                if self.tokens_per_step % (size * self.seq_len * ranks) == 0
+            ),
+            None,
+        )
+        same = f"; trainer.micro_batch_size={smaller} changes nothing else" if smaller else ""
+        raise UserError(
+            f"trainer.tokens_per_step={self.tokens_per_step} is not a multiple of "
+            f"{' * '.join(factors)} = {' * '.join(map(str, factors.values()))} = {portion}; "
+            f"nearest {'are' if len(choices) > 1 else 'is'} {' and '.join(choices)}"
+            + same
+            * (ranks > 1)
+        )
 
     @property
     def sequences_per_step(self) -> int:
@@ -132,12 +147,14 @@ class DeviceConfig:
     type: str = "auto"  # auto takes cuda, then mps, then cpu
     precision: str = "auto"  # auto takes bf16 on a GPU that has it, else fp32
     compile: str = "auto"  # auto compiles on CUDA when the run is long enough to gain from it
+    parallel: str = "auto"  # ranks: ddp copies the model, fsdp spreads it; auto: ddp if that fits
     threads: int | None = None  # CPU threads; null leaves it to torch; changes the last bits
 
     def __post_init__(self) -> None:
         check_choice("device.type", self.type, ("auto", "cpu", "cuda", "mps"))
         check_choice("device.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         check_choice("device.compile", self.compile, ("auto", "always", "never"))
+        check_choice("device.parallel", self.parallel, ("auto", "ddp", "fsdp"))
         if self.threads is not None:
             check_range("device.threads", self.threads, low=1)
 
@@ -149,6 +166,28 @@ class PrepareConfig:
     dataset: DatasetConfig
     tokenizer: TokenizerConfig
     cache_dir: str = "~/.cache/tinygpt"  # prepared tokens, shared by all runs
+    workers: int | None = None  # processes that encode; null: one per core; 1: only this one
+
+    def __post_init__(self) -> None:
+        check_choice("dataset.window", self.dataset.window, ("packed", "document"))
+        if self.workers is not None:
+            check_range("workers", self.workers, low=1)
+
+
+@dataclass(kw_only=True)
+class DataConfig(PrepareConfig):
+    """What `python -m tinygpt.data` looks at."""
+
+    # vocabulary sizes that are compared; none of them: []
+    candidates: list[int] = field(default_factory=lambda: [512, 1024, 2048, 4096, 8192])
+    out: str | None = None  # the picture, a .png; null puts it beside the prepared tokens
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for size in self.candidates:
+            check_range("candidates", size, low=258)  # end of text, newline, bytes
+        if self.out is not None and Path(self.out).suffix != ".png":
+            raise UserError(f"out={self.out} must end in .png; type out={Path(self.out).stem}.png")
 
 
 @dataclass(kw_only=True)
@@ -166,7 +205,13 @@ class RunConfig(PrepareConfig):
     output_dir: str = "outputs"  # run folders are made in here
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("seed", self.seed, low=0)
+        if self.dataset.mask_documents and not self.model.masks_documents:
+            raise UserError(
+                f"dataset.mask_documents=true needs a model that can keep documents apart, and "
+                f"{self.model.name} cannot; type dataset.mask_documents=false"
+            )
 
 
 def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
@@ -270,6 +315,7 @@ def _type_words(hint: Any) -> str:
         "bool": "true or false",
         "None": "null",
         "list[str]": "a list of texts, such as [a,b]",
+        "list[int]": "a list of whole numbers, such as [1,2]",
     }
     return " or ".join(words.get(part.strip(), part.strip()) for part in text.split("|"))
 

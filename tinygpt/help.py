@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields
 from textwrap import wrap
 
 from tinygpt import compose, overrides, registry
-from tinygpt.config import DeviceConfig, PrepareConfig, RunConfig, TrainerConfig
+from tinygpt.config import DeviceConfig, TrainerConfig
 
 _TRAIN = """\
 python -m tinygpt.train [-m] [GROUP=CHOICE ...] [FIELD=VALUE ...]
@@ -27,6 +27,15 @@ Makes a dataset's tokens ready, once for all runs that use them.
   python -m tinygpt.prepare dataset=tiny_stories tokenizer=bpe dataset.fraction=0.1
   python -m tinygpt.prepare dataset=text dataset.path=my.txt
 """
+_DATA = """\
+python -m tinygpt.data [GROUP=CHOICE ...] [FIELD=VALUE ...]
+
+Shows what a dataset and its tokens are like, in tables and a picture; prepares it if need be.
+
+  python -m tinygpt.data dataset=tiny_stories tokenizer=bpe dataset.fraction=0.1
+  python -m tinygpt.data dataset=text dataset.path=my.txt candidates=[512,1024,2048]
+"""
+_INTRODUCTIONS = {"train": _TRAIN, "prepare": _PREPARE, "data": _DATA}
 _FLAGS = """\
 Flags
   -m, --multirun       one run for each combination of comma-separated values
@@ -37,15 +46,15 @@ Flags
 
 
 def text(entry: str) -> str:
-    """The whole help of `train` or `prepare`."""
+    """The whole help of an entry point in `compose.CONFIG_CLASSES`."""
     registry.import_all()
     groups, defaults = compose.groups(entry), overrides.default_choices(entry)
-    lines = [_TRAIN if entry == "train" else _PREPARE, "Groups (a star marks the default)"]
+    lines = [_INTRODUCTIONS[entry], "Groups (a star marks the default)"]
     for group, options in groups.items():
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
         lines.append(f"  {group:<11} {' '.join(starred) or '(none yet)'}")
     lines += ["", "Fields, and those of each choice"]
-    lines += _fields("  ", "", RunConfig if entry == "train" else PrepareConfig)
+    lines += _fields("  ", "", compose.CONFIG_CLASSES[entry])
     if entry == "train":
         lines += [
             *_fields("  ", "trainer.", TrainerConfig),

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +46,23 @@ class TextSource(ABC):
         """The documents of one split, lazily: memory does not grow with the data."""
 
     def n_documents(self, split: Split) -> int | None:
-        """How many documents the split has, if that is known without reading them."""
+        """How many documents the split has at most, if that is known without reading them."""
         return None
+
+    def utf8_bytes_estimate(self) -> int | None:
+        """About how many UTF-8 bytes both splits have, from sizes that are cheap to learn.
+
+        It may be wrong by a factor of two; None where nothing is known without reading.
+        """
+        return None
+
+    def dropped(self, split: Split) -> dict[str, int]:
+        """Documents that the last complete pass over `documents(split)` left out, by reason.
+
+        Reasons are "empty" and "bad_text"; {} before the first pass and where nothing can be.
+        What is dropped before the source divides its documents into splits counts for train.
+        """
+        return {}
 
     def provenance(self) -> dict[str, Any]:
         """What the manifest records beside the identity, such as the commit that was read."""
@@ -59,9 +75,15 @@ class TextSource(ABC):
 
 @dataclass
 class DatasetConfig(ABC):
-    """Fields say which text; `open` gives access to it."""
+    """Fields say which text; `open` gives access to it.
+
+    The two fields here say how training reads its tokens, and are no part of the identity.
+    """
 
     name: str = MISSING
+    # where training windows begin: packed follow each other; document: at a document's beginning
+    window: str = "packed"
+    mask_documents: bool = False  # attention sees the own document only, not those before it
 
     @abstractmethod
     def open(self) -> TextSource:
@@ -69,6 +91,14 @@ class DatasetConfig(ABC):
 
 
 # Tokenizers: str <-> token ids
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The ids of several texts."""
+
+    ids: npt.NDArray[np.int32]  # (tokens,): of all texts, one after another
+    lengths: npt.NDArray[np.int64]  # (texts,): how many of the ids are of each text
 
 
 class Tokenizer(ABC):
@@ -88,9 +118,12 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without end of text."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+    def encode_batch(self, texts: Sequence[str]) -> Encoded:
         """`encode` for many texts; faster where the tokenizer can."""
-        return [np.asarray(self.encode(text), dtype=np.int32) for text in texts]
+        encoded = [self.encode(text) for text in texts]
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum()))
+        return Encoded(ids, lengths)
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -124,6 +157,14 @@ class TokenizerConfig(ABC):
 
     name: str = MISSING
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the tokenizer beside the documents, as JSON: in the prepared data's key.
+
+        Raises UserError if a file that belongs to it cannot be read.
+        """
+        return asdict(self)
+
     @abstractmethod
     def train(self, documents: Iterator[str]) -> Tokenizer:
         """Learn the vocabulary from the documents; the same documents give the same vocabulary."""
@@ -140,6 +181,9 @@ class TokenizerConfig(ABC):
 class ModelConfig(ABC):
     """Fields say the shape; `build` makes the network."""
 
+    # whether the network takes `model(tokens, documents=ids)`, ids (B, T) that grow from document
+    # to document, and then attends to tokens of the same document only
+    masks_documents: ClassVar[bool] = False
     name: str = MISSING
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """What surrounds a run: its folder, how it ended and what is said of it, alone or in a sweep."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from tinygpt import cli, config, mistakes, overrides, registry
 from tinygpt.config import RunConfig
 from tinygpt.errors import AlreadyFinished, UserError
+from tinygpt.ranks import RankLost, Ranks
 from tinygpt.run_folder import RunFolder, find_run, make_folder
 
 # what a resumed run keeps: with another value of these it would be another run
@@ -38,33 +39,67 @@ def launch(job: Job) -> int:
     """
     from tinygpt.run import check, run  # with torch, only when there is something to run
 
-    check(job.cfg)
+    ranks = Ranks()
+    if ranks.restarts and not job.resumed:
+        raise UserError(
+            "torchrun has restarted its ranks, which would begin a new run; type --max-restarts=0, "
+            "and go on with resume=latest"
+        )
+    job.cfg.trainer.grad_accum(ranks=ranks.size)
+    ranks.meet()
+    ranks.from_main(
+        lambda: {
+            "config": config.to_dict(job.cfg),
+            "folder": str(job.path),
+            "resumed": job.resumed,
+        }
+    )
+    runtime = check(job.cfg, ranks)
     if job.resumed:
         folder = RunFolder.reopen(job.path, cfg=job.cfg, overrides=job.overrides)
     else:
         folder = RunFolder.create(
             job.path, cfg=job.cfg, overrides=job.overrides, run_id=job.run_id, group=job.group
         )
+    code = _in_folder(
+        job, folder, lambda: run(job.cfg, folder, runtime, resumed=job.resumed), ranks
+    )
+    ranks.leave(code)
+    return code
+
+
+def _in_folder(job: Job, folder: RunFolder, work: Callable[[], str | None], ranks: Ranks) -> int:
+    """Do the work of a job; how it ended is recorded and told, and becomes the exit code."""
+
+    def last_word() -> None:
+        error = "did not end after a signal; a rank that it waits for may be gone"
+        cli.log_error(f"{error}\n  run folder: {job.path}")
+        folder.write_run(status="failed", error=error)
+
     try:
-        interrupted = run(job.cfg, folder, resumed=job.resumed)
+        with ranks.watched(last_word):
+            interrupted = work()
     except AlreadyFinished as error:
         folder.close("finished")
         cli.log_error(str(error))
+        return _EXIT_CODES["failed"]
+    except RankLost as error:
+        folder.close("failed", str(error))
+        cli.log_error(f"{error}\n  {_go_on(job.path, ranks)}")
         return _EXIT_CODES["failed"]
     except UserError as error:
         folder.close("failed", str(error))
         cli.log_error(f"{error}\n  run folder: {job.path}")
         return _EXIT_CODES["failed"]
-    except KeyboardInterrupt:
-        interrupted = "SIGINT"
+    except KeyboardInterrupt as error:
+        interrupted = str(error) or "SIGINT"
     except Exception as error:
         cli.log_error(f"the run in {job.path} failed", traceback=True)
         folder.close("failed", f"{type(error).__name__}: {error}")
         return _EXIT_CODES["failed"]
     if interrupted:
         folder.close("interrupted", interrupted)
-        resume = shlex.quote(f"resume={job.path}")
-        cli.say(f"{interrupted}: interrupted; go on with\n  python -m tinygpt.train {resume}")
+        cli.say(f"{interrupted}: interrupted; {_go_on(job.path, ranks)}")
         return _EXIT_CODES[interrupted]
     folder.close("finished")
     where = shlex.quote(f"run={job.path}")
@@ -75,10 +110,56 @@ def launch(job: Job) -> int:
     return _EXIT_CODES["finished"]
 
 
+def _go_on(path: Path, ranks: Ranks) -> str:
+    """What to type to go on with a run, on as many ranks as one likes."""
+    start = "torchrun ... -m" if ranks.size > 1 else "python -m"
+    return f"go on with\n  {start} tinygpt.train {shlex.quote(f'resume={path}')}"
+
+
+def take_part() -> int:
+    """Be another rank of the run that the main one begins; the exit code.
+
+    It says nothing, unless it fails alone or the main rank cannot speak any more.
+    """
+    from tinygpt import run
+
+    ranks, path, code = Ranks(), Path(), _EXIT_CODES["failed"]
+    registry.import_all()
+    try:
+        ranks.meet()
+        order: dict[str, Any] = ranks.from_main(dict)
+        path = Path(order["folder"])
+        cfg = config.resolve(order["config"], RunConfig)
+        runtime = run.check(cfg, ranks)
+        with ranks.watched():
+            interrupted = run.take_part(cfg, path, runtime, resumed=order["resumed"])
+        code = _EXIT_CODES[interrupted or "finished"]
+    except RankLost as error:
+        if error.rank == 0 and ranks.rank == 1:  # one voice is enough
+            cli.log_error(f"{error}\n  {_go_on(path, ranks)}")
+    except UserError as error:
+        if not ranks.main_fails_too():
+            cli.log_error(f"rank {ranks.rank}: {error}")
+    except KeyboardInterrupt:
+        code = _EXIT_CODES["SIGINT"]
+    except Exception:
+        cli.log_error(f"rank {ranks.rank} failed", traceback=True)
+    ranks.leave(code)
+    return code
+
+
 def sweep(
     configs: Sequence[RunConfig], jobs: Sequence[list[str]], folder: Path, *, command: Sequence[str]
 ) -> int:
-    """One run after another in numbered folders; one that fails does not stop the others."""
+    """One run after another in numbered folders; one that fails does not stop the others.
+
+    Raises UserError where several ranks share a run: one that fails would leave them disagreeing.
+    """
+    if Ranks().size > 1:
+        raise UserError(
+            "-m makes one run after another, and torchrun starts the ranks of one run; type it for "
+            "each, such as\n  for s in 0 1 2; do torchrun ... -m tinygpt.train seed=$s; done"
+        )
     make_folder(folder)
     index = {"command": shlex.join(command), "jobs": dict(enumerate(jobs))}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))

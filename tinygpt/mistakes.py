@@ -98,9 +98,9 @@ def _unknown_at_the_top(
     if path in PEERS_NAMES:
         return UserError(f"{path} is not a field of tinygpt; here it is {PEERS_NAMES[path]}=")
     top = path.partition(".")[0]
-    if entry == "prepare" and top in (*field_names(RunConfig), "experiment"):
+    if entry != "train" and top in (*field_names(RunConfig), "experiment"):
         return UserError(
-            f"{path} does not change the prepared data, so prepare does not take it; "
+            f"{path} does not change the prepared data, so {entry} does not take it; "
             "use it with python -m tinygpt.train"
         )
     everything = sorted({*(str(key) for key in base), *choices})

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from tinygpt import config, registry
-from tinygpt.config import HORIZONS, PrepareConfig
+from tinygpt.config import HORIZONS, DataConfig, PrepareConfig
 from tinygpt.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -23,8 +23,8 @@ CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if pa
 def jobs(settings: Sequence[str], *, multirun: bool, entry: str = "train") -> list[list[str]]:
     """The overrides of each run that was asked for; raises UserError.
 
-    `config_file=` is read into overrides below what was typed; `prepare` leaves out what is not
-    about data.
+    `config_file=` is read into overrides below what was typed; `prepare` and `data` leave out what
+    is not about data.
     """
     # Hydra's + adds a field, but here all are there; its documentation has +experiment=
     typed = [text.lstrip("+") for text in settings]
@@ -34,8 +34,9 @@ def jobs(settings: Sequence[str], *, multirun: bool, entry: str = "train") -> li
         raise UserError("config_file= is typed twice; a run takes one file")
     _check_typed(parse(typed))
     lower = file_overrides(files[0]) if files else []
-    if entry == "prepare":
-        lower = [text for text in lower if re.split("[.=]", text)[0] in field_names(PrepareConfig)]
+    if entry != "train":
+        taken = field_names(DataConfig if entry == "data" else PrepareConfig)
+        lower = [text for text in lower if re.split("[.=]", text)[0] in taken]
     overrides = parse(layered(lower, typed))
     swept = next((o for o in overrides if o.is_sweep_override()), None)
     if swept and not multirun:

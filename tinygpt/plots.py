@@ -1,12 +1,18 @@
-"""The picture of a run: its loss, and how many bits a byte of unseen text costs it."""
+"""Pictures: of a run, its loss and bits per byte; of a corpus, its lengths and vocabularies."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from tinygpt.interfaces import Split
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TRAIN, VALIDATION, FLOOR, INK = "#5b84b8", "#c8553d", "#3a7d44", "#333333"
 POINTS_SHOWN_AS_DOTS = 30
@@ -23,15 +29,8 @@ def loss_curve(
     Values that are missing or not finite are left out, and the right half too where no row has
     val/bpb.  The legends give the last values.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     train, val, bpb = (_points(rows, key) for key in ("train/loss", "val/loss", "val/bpb"))
-    figure = Figure(figsize=(11 if bpb else 6.5, 4.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: it keeps every figure of the process
-    axes = figure.subplots(1, 2 if bpb else 1, squeeze=False)[0]
-    figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
-
+    figure, axes = _figure(2 if bpb else 1, width=11 if bpb else 6.5, title=title)
     axes[0].set_title("loss, nats per token", loc="left", fontsize=10, color=INK)
     _line(axes[0], train, color=TRAIN, alpha=0.3)
     _line(axes[0], _smooth(train), color=TRAIN, label="train")
@@ -44,6 +43,75 @@ def loss_curve(
     for ax in axes:
         _dress(ax, rows)
     figure.savefig(path)
+
+
+def corpus(
+    path: Path,
+    *,
+    title: str,
+    lengths: Mapping[str, Mapping[Split, npt.NDArray[np.int64]]],
+    sizes: Mapping[int, float],
+    chosen: tuple[str, int, float],
+) -> None:
+    """Write a PNG: how long documents are in each unit, and bytes per token by vocabulary size.
+
+    `lengths` has for a unit and a split the length of each document; `chosen` is the tokenizer at
+    hand with its vocabulary size and bytes per token, a dot beside the curve.
+    """
+    figure, axes = _figure(len(lengths) + 1, width=15, title=title)
+    for ax, (unit, splits) in zip(axes, lengths.items(), strict=False):
+        _histogram(ax, splits, unit=unit)
+    _sizes(axes[-1], sizes, chosen)
+    figure.savefig(path)
+
+
+def _figure(columns: int, *, width: float, title: str) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 4.5), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot: it keeps every figure of the process
+    figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _histogram(ax: "Axes", splits: Mapping[Split, npt.NDArray[np.int64]], *, unit: str) -> None:
+    """Shares of the documents by length; the longest are left out of the picture, and named."""
+    everything = np.concatenate(list(splits.values()))
+    end = max(1.0, float(np.percentile(everything, 99.5, method="higher")))
+    edges = np.linspace(0, end, min(50, math.ceil(end)) + 1)
+    for (split, values), color in zip(splits.items(), (TRAIN, VALIDATION), strict=True):
+        percent = 100 * np.histogram(values, edges)[0] / len(values)
+        label = f"{split}, median {np.median(values):,.0f}"
+        ax.stairs(percent, edges, color=color, fill=True, alpha=0.25)
+        ax.stairs(percent, edges, color=color, label=label)
+    ax.set_title(f"length of a document, {unit}", loc="left", fontsize=10, color=INK)
+    longest = f", the longest {everything.max():,}" if everything.max() > end else ""
+    ax.set_xlabel(f"{unit}{longest}", color=INK)
+    ax.set_ylabel("% of the documents", color=INK)
+    ax.set_xlim(0, end)
+    ax.margins(y=0.25)  # room for the legend
+    _plain(ax)
+    ax.legend(frameon=False, loc="upper right")
+
+
+def _sizes(ax: "Axes", sizes: Mapping[int, float], chosen: tuple[str, int, float]) -> None:
+    """Bytes per token by vocabulary size."""
+    name, chosen_size, chosen_ratio = chosen
+    ax.plot(list(sizes), list(sizes.values()), color=TRAIN, marker="o", markersize=4)
+    for size, ratio in sizes.items():
+        ax.annotate(f"{ratio:.2f}", (size, ratio), (4, -12), textcoords="offset points")
+    label = f"{name} {chosen_size:,}: {chosen_ratio:.2f}"
+    ax.plot(chosen_size, chosen_ratio, "*", color=VALIDATION, markersize=12, label=label)
+    ax.legend(frameon=False, loc="lower right")
+    ax.set_title("bytes per token of validation", loc="left", fontsize=10, color=INK)
+    ax.set_xlabel("vocabulary size of tokenizer=bpe", color=INK)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(list(sizes) or [chosen_size], [f"{size:,}" for size in sizes or [chosen_size]])
+    ax.minorticks_off()
+    ax.margins(x=0.2, y=0.15)
+    ax.set_ylim(bottom=0)
+    _plain(ax)
 
 
 def _points(rows: Sequence[Row], key: str) -> Points:
@@ -86,9 +154,13 @@ def _dress(ax: "Axes", rows: Sequence[Row]) -> None:
     each = f" of {per_step:,.0f} tokens" if per_step and per_step == round(per_step) else ""
     ax.set_xlabel(f"step{each}", color=INK)
     ax.set_xlim(0, last.get("step", 1) * 1.02 or 1)
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
+    _plain(ax)
     if ax.get_legend_handles_labels()[1]:
         ax.legend(frameon=False, loc="upper right")
     else:
         ax.text(0.5, 0.5, "nothing was logged", transform=ax.transAxes, ha="center", color=INK)
+
+
+def _plain(ax: "Axes") -> None:
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)

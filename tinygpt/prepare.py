@@ -25,7 +25,7 @@ def _main(arguments: Sequence[str]) -> None:
     from tinygpt.prepared import prepare
 
     for cfg in configs:
-        prepared = prepare(cfg, cli.say)
+        prepared = prepare(cfg, cli.say, repair=True)
         cli.say(f"ready: {prepared.folder} (vocabulary {prepared.tokenizer.vocab_size:,})")
         for split, info in prepared.splits.items():
             floor = f", entropy floor {info.floor_bpb:.4f} bits per byte" if info.floor_bpb else ""
@@ -33,6 +33,12 @@ def _main(arguments: Sequence[str]) -> None:
                 f"  {split:<10} {info.documents:>11,} documents {info.tokens:>13,} tokens "
                 f"{info.utf8_bytes:>13,} bytes, {info.utf8_bytes / info.tokens:.2f} a token{floor}"
             )
+        for split, info in prepared.splits.items():
+            for reason, n in info.dropped.items():
+                if n:
+                    cli.say(f"  {n:,} {split} documents were left out: {reason.replace('_', ' ')}")
+        for line in prepared.overlap.lines():
+            cli.say(f"  {line}")
 
 
 if __name__ == "__main__":

@@ -1,272 +1,147 @@
-"""Prepared tokens: a cache folder per (dataset, tokenizer), built once and never half-visible.
+"""Prepared tokens: a cache folder per (dataset, tokenizer), made once, checked when it is opened.
 
-Each split is one file of token ids: end of text, then every document followed by end of text.
-A second file holds, per document, where it ends: (tokens, UTF-8 bytes) so far, as int64 pairs.
+Each split is a stream of token ids: end of text, then every document followed by end of text.
 """
 
-import errno
-import hashlib
-import json
-import shutil
-import time
+import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-import tinygpt
 from tinygpt.config import PrepareConfig
 from tinygpt.errors import UserError
-from tinygpt.interfaces import SPLITS, Split, TextSource, Tokenizer, utf8_length
+from tinygpt.interfaces import SPLITS, Split, Tokenizer
+from tinygpt.overlap import Overlap
+from tinygpt.preparation import CONFIG, Preparation, keep_config
+from tinygpt.shards import (
+    ShardedArray,
+    SplitInfo,
+    documents_of,
+    first_damage,
+    json_sha256,
+    read_sealed,
+    tokens_of,
+)
 
-FORMAT = 1  # raise it when the files below change, and old caches are left alone
-_BATCH_BYTES = 1 << 20  # text encoded at a time: bounds memory
-_REPORT_EVERY_S = 5.0
+FORMAT = 2  # raise it when the files change, and old caches are left alone
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class SplitInfo:
-    """What the manifest says of one split."""
+class Damaged(UserError):
+    """A file of prepared tokens is not what was written."""
 
-    documents: int
-    tokens: int  # the leading end of text included
-    utf8_bytes: int  # of the documents; end of text has none
-    tokens_sha256: str
-    documents_sha256: str
-    entropy_bits: float | None  # the sum of -log2 P(document), where P is known
-
-    @property
-    def floor_bpb(self) -> float | None:
-        """Bits per byte that no model can be expected to beat."""
-        return self.entropy_bits / self.utf8_bytes if self.entropy_bits is not None else None
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"{path} is damaged: it is not what was written")
 
 
 class Prepared:
-    """An existing folder of prepared tokens; opening it verifies its checksums."""
+    """A folder of prepared tokens; opening it reads all of it once, at the speed of the disk.
+
+    Raises Damaged for the first file that is not what was written.
+    """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
-        self.manifest = _read_manifest(folder)
-        if tokenizer.fingerprint() != self.manifest["tokenizer_fingerprint"]:
-            raise _damaged(folder / "tokenizer")
-        self.splits: dict[Split, SplitInfo] = {
-            split: SplitInfo(**self.manifest["splits"][split]) for split in SPLITS
-        }
-        for split, info in self.splits.items():
-            for path, expected in (
-                (self._tokens_path(split), info.tokens_sha256),
-                (self._documents_path(split), info.documents_sha256),
-            ):
-                if not path.is_file() or _sha256(path) != expected:
-                    raise _damaged(path)
+        manifest = read_sealed(folder / "manifest.json")
+        if manifest is None:
+            raise Damaged(folder / "manifest.json")
+        self.manifest: dict[str, Any] = manifest
+        if tokenizer.fingerprint() != manifest["tokenizer_fingerprint"]:
+            raise Damaged(folder / "tokenizer")
+        self.overlap = Overlap.from_dict(manifest["overlap"])
+        self.splits: dict[Split, SplitInfo] = {}
+        for split in SPLITS:
+            self.splits[split] = SplitInfo.from_dict(manifest["splits"][split])
+            for shard in self.splits[split].shards:
+                if path := first_damage(folder, split, shard):
+                    raise Damaged(path)
 
-    def _tokens_path(self, split: Split) -> Path:
-        return self.folder / f"{split}.tokens.bin"
-
-    def _documents_path(self, split: Split) -> Path:
-        return self.folder / f"{split}.documents.bin"
-
-    def tokens(self, split: Split) -> npt.NDArray[np.unsignedinteger]:
+    def tokens(self, split: Split) -> ShardedArray:
         """All token ids of a split, memory-mapped: (tokens,)."""
-        return np.memmap(self._tokens_path(split), dtype=self.manifest["dtype"], mode="r")
+        return tokens_of(self.folder, split, self.splits[split].shards, self.manifest["dtype"])
 
-    def document_ends(self, split: Split) -> npt.NDArray[np.int64]:
+    def document_ends(self, split: Split) -> ShardedArray:
         """Per document, tokens and UTF-8 bytes up to and with it, memory-mapped: (documents, 2)."""
-        ends = np.memmap(self._documents_path(split), dtype="<i8", mode="r")
-        return ends.reshape(-1, 2)
+        return documents_of(self.folder, split, self.splits[split].shards)
 
 
-def prepare(cfg: PrepareConfig, say: Say) -> Prepared:
+def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
     """The prepared tokens of a config: opened if they exist, else made, whoever comes first.
 
-    Raises UserError for text that cannot be had or used, and for tokens that are damaged.
+    Raises UserError for text that cannot be had or used, for a disk that is too small, and for
+    tokens that are damaged; with `repair` the damaged files are made again instead.
     """
     source = cfg.dataset.open()
-    folder = _folder(cfg, source)
-    if not (folder / "manifest.json").is_file():
-        lock = FileLock(folder.with_name(folder.name + ".lock"))
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
-        except Timeout:
-            say(f"another process is preparing {folder}; waiting for it")
-            lock.acquire()
-        except OSError as error:
-            raise UserError(
-                f"cache_dir={cfg.cache_dir} cannot be written ({error.strerror}); "
-                "type cache_dir=FOLDER"
-            ) from None
-        try:
-            if not (folder / "manifest.json").is_file():
-                _build(cfg, source, folder, say)
-        finally:
-            lock.release()
+    identity = {
+        "format": FORMAT,
+        "dataset": {"name": cfg.dataset.name, **source.identity},
+        "tokenizer": cfg.tokenizer.identity,
+    }
+    folder = _folder(cfg, json_sha256(identity))
     try:
-        tokenizer = cfg.tokenizer.load(folder / "tokenizer")
-    except UserError:
-        raise _damaged(folder / "tokenizer") from None
-    return Prepared(folder, tokenizer)
+        if prepared := _opened(cfg, folder):
+            return prepared
+    except Damaged as damaged:
+        if not repair:
+            command = _command(cfg, folder)
+            raise UserError(f"{damaged}; to make it again type\n  {command}") from None
+        say(f"{damaged.path} is damaged")
+    with _locked(cfg, folder, say):
+        with suppress(Damaged):
+            if prepared := _opened(cfg, folder):  # by who had the lock before
+                return prepared
+        Preparation(cfg, source, folder=folder, identity=identity, say=say).run()
+    prepared = _opened(cfg, folder)
+    assert prepared
+    return prepared
 
 
-def _folder(cfg: PrepareConfig, source: TextSource) -> Path:
+def _folder(cfg: PrepareConfig, key: str) -> Path:
     """Where the tokens of this config are kept: named by everything that determines them."""
-    key = _json_sha256(_identity(cfg, source))
     cache = Path(cfg.cache_dir).expanduser().absolute()
     return cache / cfg.dataset.name / f"{cfg.tokenizer.name}-{key[:12]}"
 
 
-def _identity(cfg: PrepareConfig, source: TextSource) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "dataset": {"name": cfg.dataset.name, **source.identity},
-        "tokenizer": asdict(cfg.tokenizer),
-    }
-
-
-def _build(cfg: PrepareConfig, source: TextSource, folder: Path, say: Say) -> None:
-    """Write everything under another name and rename it at the end; the lock is held."""
-    partial = folder.with_name(folder.name + ".partial")
-    for leftover in (partial, folder):  # of a process that died; a folder without its manifest
-        shutil.rmtree(leftover, ignore_errors=True)
-    (partial / "tokenizer").mkdir(parents=True)
-    started = time.monotonic()
+def _opened(cfg: PrepareConfig, folder: Path) -> Prepared | None:
+    """The tokens, or None if they were never finished; raises Damaged."""
+    if not (folder / "manifest.json").is_file():
+        return None
     try:
-        say(f"preparing {cfg.dataset.name} as {cfg.tokenizer.name} tokens: learning the vocabulary")
-        tokenizer = cfg.tokenizer.train(source.documents("train"))
-        tokenizer.save(partial / "tokenizer")
-        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-        splits = {
-            split: asdict(_write_split(source, split, tokenizer, dtype, partial, say))
-            for split in SPLITS
-        }
-        manifest = {
-            **_identity(cfg, source),
-            "provenance": source.provenance(),
-            "tokenizer_fingerprint": tokenizer.fingerprint(),
-            "vocab_size": tokenizer.vocab_size,
-            "eot_id": tokenizer.eot_id,
-            "dtype": dtype.str,
-            "splits": splits,
-            "tinygpt": tinygpt.__version__,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        sealed = manifest | {"manifest_sha256": _json_sha256(manifest)}
-        (partial / "manifest.json").write_text(json.dumps(sealed, indent=2))
-        partial.rename(folder)
+        tokenizer = cfg.tokenizer.load(folder / "tokenizer")
+    except UserError:
+        raise Damaged(folder / "tokenizer") from None
+    return Prepared(folder, tokenizer)
+
+
+@contextmanager
+def _locked(cfg: PrepareConfig, folder: Path, say: Say) -> Iterator[None]:
+    """Only one process works on a folder; the others wait."""
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"another process is preparing {folder}; waiting for it")
+        lock.acquire()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(folder.parent).free / 1e9
         raise UserError(
-            f"the disk of cache_dir={cfg.cache_dir} is full ({free:.1f} GB free); "
-            "type cache_dir=FOLDER on a larger disk"
+            f"cache_dir={cfg.cache_dir} cannot be written ({error.strerror}); type cache_dir=FOLDER"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    say(f"prepared {folder} in {time.monotonic() - started:.1f} s")
-
-
-def _write_split(
-    source: TextSource,
-    split: Split,
-    tokenizer: Tokenizer,
-    dtype: np.dtype[Any],
-    folder: Path,
-    say: Say,
-) -> SplitInfo:
-    """Encode one split into its two files."""
-    n_documents = source.n_documents(split)
-    token_hash, document_hash = hashlib.sha256(), hashlib.sha256()
-    documents, tokens, utf8_bytes = 0, 1, 0
-    eot = np.array([tokenizer.eot_id], dtype)
-    next_report = time.monotonic() + _REPORT_EVERY_S
-    with (
-        (folder / f"{split}.tokens.bin").open("wb") as token_file,
-        (folder / f"{split}.documents.bin").open("wb") as document_file,
-    ):
-        token_hash.update(eot.tobytes())
-        token_file.write(eot.tobytes())
-        for texts, sizes in _batches(source.documents(split)):
-            ids = tokenizer.encode_batch(texts)
-            lengths = np.array([len(document) + 1 for document in ids])
-            ends = np.empty((len(texts), 2), "<i8")
-            ends[:, 0] = tokens + np.cumsum(lengths)
-            ends[:, 1] = utf8_bytes + np.cumsum(sizes)
-            data = np.concatenate([part for document in ids for part in (document, eot)])
-            for file, digest, content in (
-                (token_file, token_hash, data.astype(dtype).tobytes()),
-                (document_file, document_hash, ends.tobytes()),
-            ):
-                file.write(content)
-                digest.update(content)
-            documents += len(texts)
-            tokens, utf8_bytes = int(ends[-1, 0]), int(ends[-1, 1])
-            if time.monotonic() > next_report:
-                next_report = time.monotonic() + _REPORT_EVERY_S
-                of = f" of {n_documents:,}" if n_documents else ""
-                say(f"  {split}: {documents:,}{of} documents, {utf8_bytes / 1e6:,.0f} MB")
-    if not documents:
-        raise UserError(f"the {split} split holds no text; give it some or choose another dataset")
-    say(
-        f"  {split}: {documents:,} documents, {tokens:,} tokens, {utf8_bytes / 1e6:,.1f} MB of text"
-    )
-    return SplitInfo(
-        documents=documents,
-        tokens=tokens,
-        utf8_bytes=utf8_bytes,
-        tokens_sha256=token_hash.hexdigest(),
-        documents_sha256=document_hash.hexdigest(),
-        entropy_bits=source.entropy_bits(split),
-    )
-
-
-def _batches(documents: Iterator[str]) -> Iterator[tuple[list[str], list[int]]]:
-    """Documents and their UTF-8 sizes, about _BATCH_BYTES at a time; empty ones are left out."""
-    texts: list[str] = []
-    sizes: list[int] = []
-    total = 0
-    for document in documents:
-        if document:
-            texts.append(document)
-            sizes.append(utf8_length(document))
-            total += sizes[-1]
-        if total >= _BATCH_BYTES:
-            yield texts, sizes
-            texts, sizes, total = [], [], 0
-    if texts:
-        yield texts, sizes
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        if manifest.pop("manifest_sha256") != _json_sha256(manifest):
-            raise ValueError
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise _damaged(path) from None
-    return manifest
+        yield
+    finally:
+        lock.release()
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(
-        f"{path} is damaged: it is not what was written; "
-        f"remove the folder {path.parent} and it will be prepared again"
-    )
-
-
-def _json_sha256(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _command(cfg: PrepareConfig, folder: Path) -> str:
+    """What to type to mend a damaged folder."""
+    with suppress(OSError):  # then the config of the day it was made has to do
+        keep_config(cfg, folder)
+    setting = shlex.quote(f"config_file={folder / CONFIG}")
+    return f"python -m tinygpt.prepare {setting}"

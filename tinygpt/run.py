@@ -2,6 +2,8 @@
 
 import shutil
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,69 +12,57 @@ from tinygpt import cli, config, plots
 from tinygpt.checkpoint import Checkpoints, load_state
 from tinygpt.config import RunConfig
 from tinygpt.errors import AlreadyFinished, UserError
-from tinygpt.interfaces import CallbackContext, RunInfo
+from tinygpt.interfaces import Callback, CallbackContext, Logger, RunInfo
 from tinygpt.loggers.console import ConsoleLogger
 from tinygpt.loggers.fanout import Fanout
 from tinygpt.loggers.jsonl import JsonlLogger, read_rows
 from tinygpt.prepared import Prepared, prepare
+from tinygpt.ranks import Ranks
 from tinygpt.run_folder import RunFolder
 from tinygpt.runtime import Runtime
 from tinygpt.state import TrainState
 from tinygpt.trainer import Trainer
 
 
-def check(cfg: RunConfig) -> None:
-    """Raise UserError if this machine lacks the device or the text; takes no time."""
-    Runtime(cfg.device)
+def check(cfg: RunConfig, ranks: Ranks) -> Runtime:
+    """The hardware to run on; raises UserError if this machine lacks it or the text.
+
+    Ranks that have met are connected then.
+    """
     cfg.dataset.open()
+    _ = cfg.tokenizer.identity  # reads the file that it is made from, if there is one
+    return Runtime(cfg.device, ranks)
 
 
-def run(cfg: RunConfig, folder: RunFolder, *, resumed: bool) -> str | None:
+def run(cfg: RunConfig, folder: RunFolder, runtime: Runtime, *, resumed: bool) -> str | None:
     """Train to the end; the name of the signal that interrupted it, if one did."""
-    runtime = Runtime(cfg.device)
     choices = [choice.build() for choice in cfg.logger.values()]
     logger = Fanout([ConsoleLogger(), JsonlLogger(folder.metrics), *choices])
-    prepared = prepare(cfg, cli.say)
+    prepared = _prepared(cfg, runtime.ranks)
+    if warning := prepared.overlap.warning(cfg.dataset):
+        cli.warn(warning)
     tokenizer = prepared.tokenizer
     _bind(folder, prepared)
-
-    torch.manual_seed(cfg.seed)
-    model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
-    model.to(runtime.device)
-    state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
-    checkpoints = Checkpoints(folder.checkpoints, keep=cfg.trainer.keep_checkpoints)
-    saved = checkpoints.latest(cli.warn) if resumed else None
-    if saved:
-        load_state(state, saved)
-    elif checkpoints.steps():
-        raise UserError(
-            f"every checkpoint in {folder.checkpoints} is damaged; "
-            "remove that folder to begin this run again"
-        )
-
     context = CallbackContext(tokenizer, folder.path, logger, cfg.trainer.seq_len)
-    trainer = Trainer(
+    trainer = _trainer(
         cfg,
-        state,
-        runtime=runtime,
-        prepared=prepared,
+        runtime,
+        prepared,
+        checkpoints=Checkpoints(folder.checkpoints, keep=cfg.trainer.keep_checkpoints),
         logger=logger,
         callbacks={name: choice.build(context) for name, choice in cfg.callback.items()},
-        checkpoints=checkpoints,
-        say=cli.say,
+        resumed=resumed,
     )
-    if trainer.done():
-        raise AlreadyFinished(
-            f"resume={folder.path}: the run is finished, {state.step} steps; "
-            f"to go on type a longer one, such as trainer.max_steps={2 * state.step}"
-        )
+    state = trainer.state
     derived = {
-        "n_params": sum(p.numel() for p in model.parameters()),
+        "n_params": sum(p.numel() for p in state.model.parameters()),
         "flops_per_token": cfg.model.flops_per_token(
             vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len
         ),
         "vocab_size": tokenizer.vocab_size,
-        "grad_accum": cfg.trainer.grad_accum,
+        "world_size": runtime.ranks.size,
+        "parallel": runtime.parallel,
+        "grad_accum": trainer.grad_accum,
         "max_steps": trainer.max_steps,
         "max_time_s": trainer.max_time_s,
         "steps_per_epoch": trainer.batches.steps_per_epoch,
@@ -92,8 +82,9 @@ def run(cfg: RunConfig, folder: RunFolder, *, resumed: bool) -> str | None:
     status, summary = "failed", {}
     began = time.perf_counter()
     try:
-        logger.start(info)
-        summary = {"run": info.id, "n_params": derived["n_params"], **trainer.fit()}
+        with runtime.ranks.watched():
+            logger.start(info)
+            summary = {"run": info.id, "n_params": derived["n_params"], **trainer.fit()}
         folder.write_summary(summary)
         status = "interrupted" if trainer.interrupted else "finished"
     except KeyboardInterrupt:
@@ -107,14 +98,98 @@ def run(cfg: RunConfig, folder: RunFolder, *, resumed: bool) -> str | None:
     return trainer.interrupted
 
 
+def take_part(cfg: RunConfig, path: Path, runtime: Runtime, *, resumed: bool) -> str | None:
+    """What `run` does on the main rank, on another: train, and leave the rest to that one."""
+    trainer = _trainer(
+        cfg,
+        runtime,
+        _prepared(cfg, runtime.ranks),
+        checkpoints=Checkpoints(path / "checkpoints", writes=False),
+        logger=Logger(),
+        callbacks={},
+        resumed=resumed,
+    )
+    trainer.fit()
+    return trainer.interrupted
+
+
+def _prepared(cfg: RunConfig, ranks: Ranks) -> Prepared:
+    """The same tokens on every rank: the main one prepares them, where all see the same disk."""
+    prepared = ranks.main_first(lambda: prepare(cfg, cli.say))
+    own = _checksums(prepared)
+    if ranks.from_main(lambda: own) != own:
+        raise UserError(
+            f"the tokens in {prepared.folder} are not those of the main rank; "
+            "copy its folder here, or type a cache_dir that all machines see"
+        )
+    return prepared
+
+
+def _trainer(
+    cfg: RunConfig,
+    runtime: Runtime,
+    prepared: Prepared,
+    *,
+    checkpoints: Checkpoints,
+    logger: Logger,
+    callbacks: Mapping[str, Callback],
+    resumed: bool,
+) -> Trainer:
+    """The model where it is trained, in the state in which the run goes on.
+
+    Raises AlreadyFinished if it has nowhere to go.
+    """
+    ranks = runtime.ranks
+    torch.manual_seed(cfg.seed)
+    model = cfg.model.build(vocab_size=prepared.tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
+    place = runtime.place(model)
+    if ranks.size > 1:
+        cli.say(place)
+    state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
+    saved = ranks.from_main(lambda: _newest(checkpoints, resumed=resumed))
+    if saved:
+        load_state(state, Path(saved) if ranks.is_main else None, ranks)
+    trainer = Trainer(
+        cfg,
+        state,
+        runtime=runtime,
+        prepared=prepared,
+        logger=logger,
+        callbacks=callbacks,
+        checkpoints=checkpoints,
+        say=cli.say,
+    )
+    if trainer.done():
+        raise AlreadyFinished(
+            f"resume={checkpoints.folder.parent}: the run is finished, {state.step} steps; "
+            f"to go on type a longer one, such as trainer.max_steps={2 * state.step}"
+        )
+    return trainer
+
+
+def _newest(checkpoints: Checkpoints, *, resumed: bool) -> str | None:
+    """The checkpoint that a resumed run goes on from."""
+    saved = checkpoints.latest(cli.warn) if resumed else None
+    if saved is None and checkpoints.steps():
+        raise UserError(
+            f"every checkpoint in {checkpoints.folder} is damaged; "
+            "remove that folder to begin this run again"
+        )
+    return str(saved) if saved else None
+
+
+def _checksums(prepared: Prepared) -> dict[str, str]:
+    return {split: info.checksum for split, info in prepared.splits.items()}
+
+
 def _bind(folder: RunFolder, prepared: Prepared) -> None:
     """The tokenizer travels with the run, and a resume needs the tokens that it began with."""
-    sums = {split: info.tokens_sha256 for split, info in prepared.splits.items()}
+    sums = _checksums(prepared)
     before = folder.run.get("data")
     if before is None:
         shutil.copytree(prepared.folder / "tokenizer", folder.tokenizer, dirs_exist_ok=True)
-        folder.write_run(data={"prepared": str(prepared.folder), "tokens_sha256": sums})
-    elif before["tokens_sha256"] != sums:
+        folder.write_run(data={"prepared": str(prepared.folder), "checksums": sums})
+    elif before.get("checksums") != sums:
         raise UserError(
             f"the tokens in {prepared.folder} are not those that the run began with, so it cannot "
             "go on; restore the dataset, or train a new run"

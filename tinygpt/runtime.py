@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -10,30 +11,111 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from tinygpt import parallel
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError
+from tinygpt.parallel import MeanGradients
+from tinygpt.ranks import Ranks
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PLACES = {
+    "none": "one process",
+    "ddp": "{ranks} ranks, each with a copy of the model (DDP)",
+    "fsdp": "{ranks} ranks, over which the model is spread (FSDP)",
+}
 COMPILE_PAYS_AFTER_STEPS = 500  # compiling takes about a minute; shorter runs do not earn it back
 
 
 class Runtime:
-    """The device that a config asks for; raises UserError if this machine does not have it."""
+    """The device that a config asks for; raises UserError if this machine does not have it.
 
-    def __init__(self, cfg: DeviceConfig) -> None:
+    Of several ranks, which have met, each makes one, and it connects them.
+    """
+
+    def __init__(self, cfg: DeviceConfig, ranks: Ranks | None = None) -> None:
         self.cfg = cfg
+        self.ranks = ranks or Ranks(alone=True)
         kind = _best_device() if cfg.type == "auto" else cfg.type
         if kind == "cuda" and not torch.cuda.is_available():
             raise UserError(_missing("cuda", "a CUDA build of torch and a visible NVIDIA GPU"))
         if kind == "mps" and not torch.backends.mps.is_available():
             raise UserError(_missing("mps", "an Apple GPU and a torch built for it"))
-        self.device = torch.device(kind)
+        self.device = self._own_device(kind)
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         self.precision = self._precision()
         if kind == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 where fp32 is left
             torch.cuda.reset_peak_memory_stats()  # of the run before, in the same process
+        self.parallel = self._parallel()
+        self.ranks.connect(kind)
+
+    def _own_device(self, kind: str) -> torch.device:
+        ranks = self.ranks
+        if ranks.size == 1 or kind == "cpu":
+            return torch.device(kind)
+        if kind == "mps":
+            raise UserError(
+                f"device=mps is one device, and there are {ranks.size} ranks; type device=cpu, or "
+                "start one process, without torchrun"
+            )
+        if ranks.local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {ranks.rank} finds no GPU of its own: torchrun started more than "
+                f"{ranks.local_rank} processes on a machine with {torch.cuda.device_count()}; "
+                f"type --nproc_per_node={torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(ranks.local_rank)
+        return torch.device("cuda", ranks.local_rank)
+
+    def _parallel(self) -> str:
+        """Of DDP and FSDP what is asked for; auto becomes FSDP in `place`, where it must be."""
+        wanted = self.cfg.parallel
+        if self.ranks.size == 1:
+            if wanted != "auto":
+                raise UserError(
+                    f"device.parallel={wanted} is for several processes, and there is one; type "
+                    "device.parallel=auto, or start it by\n"
+                    "  torchrun --nproc_per_node=2 -m tinygpt.train ..."
+                )
+            return "none"
+        if wanted == "fsdp" and self.precision == "fp16":
+            raise UserError(
+                "device.precision=fp16 scales the loss, which is not made for "
+                "device.parallel=fsdp; type device.precision=bf16, or fp32"
+            )
+        return "ddp" if wanted == "auto" else wanted
+
+    def place(self, model: nn.Module) -> str:
+        """Put a model that was built on the CPU where it is trained, in place; where, in words."""
+        why = ""
+        if self.parallel == "ddp" and self.cfg.parallel == "auto" and self._is_too_large(model):
+            self.parallel = "fsdp"
+            why = ": weights, gradients and the optimizer do not fit one GPU"
+        if self.parallel != "fsdp":
+            model.to(self.device)
+        else:  # from the CPU: no GPU ever holds more than a block of it whole
+            parallel.spread(
+                model,
+                device_type=self.device.type,
+                size=self.ranks.size,
+                # LayerNorm takes weights of another type than its input where CUDA's autocast
+                # converts them, but not on a CPU
+                blocks_in_bf16=self.precision == "bf16" and self.device.type == "cuda",
+            )
+        return _PLACES[self.parallel].format(ranks=self.ranks.size) + why
+
+    def _is_too_large(self, model: nn.Module) -> bool:
+        """Whether any rank's GPU is too small for a copy of the model and what trains it."""
+        if self.device.type != "cuda" or self.precision == "fp16":
+            return False
+        needed = parallel.STATE_BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())
+        lacking = needed - torch.cuda.get_device_properties(self.device).total_memory
+        return self.ranks.most(lacking)[0] > 0
+
+    def mean_gradients(self, model: nn.Module, loss: Callable[[Tensor], Tensor]) -> MeanGradients:
+        """The loss for training: its gradients become means over all ranks."""
+        return MeanGradients(model, loss, copies=self.parallel == "ddp")
 
     def _precision(self) -> str:
         kind, wanted = self.device.type, self.cfg.precision
@@ -54,6 +136,10 @@ class Runtime:
             )
         return wanted
 
+    def model_on_main(self, model: nn.Module) -> AbstractContextManager[None]:
+        """The context in which the main rank uses the model alone, and the others wait."""
+        return parallel.whole_on_main(model) if self.parallel == "fsdp" else nullcontext()
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which a forward runs."""
         if self.precision == "fp32":
@@ -67,6 +153,8 @@ class Runtime:
     def compile(self, model: nn.Module, *, planned_steps: int | None) -> tuple[nn.Module, str]:
         """The model, compiled if that is wanted and pays, and the reason in words."""
         wanted, kind = self.cfg.compile, self.device.type
+        if self.parallel == "fsdp" and wanted != "never":
+            return model, f"device.compile={wanted}: not compiled, FSDP gathers between operations"
         if wanted == "never":
             return model, "device.compile=never"
         if wanted == "auto":
@@ -85,6 +173,15 @@ class Runtime:
             nn.Module, compiled
         ), f"device.compile={wanted}: compiled; the first step takes longer"
 
+    @property
+    def works_ahead(self) -> bool:
+        """Whether the device works on its own while Python goes on."""
+        return self.device.type == "cuda"
+
+    def pin(self, tensor: Tensor) -> Tensor:
+        """The tensor in memory from which the device copies without anybody waiting."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
     def to_device(self, tensor: Tensor) -> Tensor:
         """A copy on the device, without waiting for it where the device allows."""
         if self.device.type == "cuda":
@@ -92,8 +189,10 @@ class Runtime:
         return tensor.to(self.device)
 
     def peak_mem_bytes(self) -> int | None:
-        """Most device memory allocated so far; None where the device does not say."""
-        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
+        """Most memory allocated so far on any rank's device; None where that does not say."""
+        if self.device.type != "cuda":
+            return None
+        return int(self.ranks.most(torch.cuda.max_memory_allocated())[0])
 
     def describe(self) -> dict[str, Any]:
         """Hardware and precision, for run.json."""
@@ -105,6 +204,30 @@ class Runtime:
             "cpu_count": os.cpu_count(),
             "platform": platform.platform(),
         }
+
+
+def host_copies(
+    *groups: Mapping[str, Tensor],
+) -> tuple[list[dict[str, Tensor]], Callable[[], None]]:
+    """Copies in main memory that are what the tensors are now, and what waits for them.
+
+    A GPU makes them in the order of its work, so nobody has to wait before the next step.
+    """
+    copies = [{name: _host_copy(tensor) for name, tensor in group.items()} for group in groups]
+    if not any(tensor.is_cuda for group in groups for tensor in group.values()):
+        return copies, lambda: None
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own
+    done.record()
+    return copies, done.synchronize
+
+
+def _host_copy(tensor: Tensor) -> Tensor:
+    tensor = parallel.whole(tensor)
+    if not tensor.is_cuda:
+        return tensor.to("cpu", copy=True)
+    # into pageable memory the copy would not be asynchronous
+    pinned = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
 
 
 def _best_device() -> str:

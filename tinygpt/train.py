@@ -1,11 +1,14 @@
 """Train: compose the configs, and make a run of each."""
 
+import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tinygpt import cli, compose, launch, overrides
 from tinygpt.errors import UserError
+from tinygpt.ranks import Ranks
 from tinygpt.run_folder import new_run_id
 
 
@@ -16,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: Sequence[str]) -> int:
+    if not Ranks().is_main:
+        return _take_part(arguments)
     args = cli.parse_arguments("train", arguments)
     if args.help:
         return cli.print_help("train")
@@ -34,6 +39,17 @@ def _main(arguments: Sequence[str]) -> int:
     if args.multirun:
         return launch.sweep(configs, jobs, outputs / f"{name}_sweep", command=arguments)
     return launch.launch(launch.Job(configs[0], jobs[0], outputs / name, run_id=name))
+
+
+def _take_part(arguments: Sequence[str]) -> int:
+    """Of several ranks the main one reads what was typed, and says what is wrong with it."""
+    with suppress(UserError):
+        args = cli.parse_arguments("train", arguments)
+        if args.help or args.cfg:
+            return 0
+    cli.log_to_console()
+    logging.getLogger("tinygpt").setLevel(logging.ERROR)
+    return launch.take_part()
 
 
 if __name__ == "__main__":

@@ -1,22 +1,10 @@
-"""The hub over real HTTP, from a server of our own: what is read, kept, refused and said.
+"""The hub over real HTTP, from a server of our own: what is read, kept, refused and said."""
 
-The library reads its settings when it is imported, so each setting has a process of its own.
-"""
-
-import hashlib
 import io
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pytest
@@ -25,36 +13,8 @@ from pyarrow import parquet
 from tinygpt.datasets.hub import HubConfig
 from tinygpt.errors import UserError
 
-ROOT = Path(__file__).parents[2]
-COMMIT = "c0ffee" * 6 + "cafe"
 TRAIN = [f"Story {i}: once upon a time." for i in range(300)]
 VALIDATION = [f"Unseen story {i}." for i in range(20)]
-NOWHERE = "http://127.0.0.1:9"  # nothing listens there
-WARM_UP = {"repo": "some one"}  # imports the library and reads nothing
-# Says what a user would get for each case; all of them are opened before the first is read.
-CLIENT = """
-import json, sys, time
-from tinygpt.datasets.hub import HubConfig
-from tinygpt.errors import UserError
-cases = json.loads(sys.argv[1])
-sources = [HubConfig(**case).open() for case in cases]
-identities = [source.identity for source in sources]
-assert "datasets" not in sys.modules, "the identity must be quick"
-answers = []
-for source, identity in zip(sources, identities):
-    started = time.monotonic()
-    answer = {"identity": identity}
-    try:
-        for split in ("train", "validation"):
-            answer[split] = list(source.documents(split))
-        answer["n_documents"] = [source.n_documents(s) for s in ("train", "validation")]
-        answer["provenance"] = source.provenance()
-    except UserError as error:
-        answer["error"] = str(error)
-    answer["elapsed_s"] = time.monotonic() - started
-    answers.append(answer)
-print(json.dumps(answers))
-"""
 
 
 def table(texts: list[str]) -> bytes:
@@ -94,128 +54,9 @@ REPOS: dict[str, dict[str, bytes]] = {
 }
 
 
-class HubHandler(BaseHTTPRequestHandler):
-    """The part of the hub's HTTP interface that loading a dataset uses."""
-
-    protocol_version = "HTTP/1.1"
-    server: "Hub"
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.server.calls.append(f"{self.command} {path}")
-        call = re.fullmatch(
-            r"(?P<api>/api)?/datasets/(?P<repo>[^/]+/[^/]+)"
-            r"/(?P<what>revision|tree|resolve)/(?P<revision>[^/]+)/?(?P<name>.*)",
-            path,
-        )
-        if not call:
-            self.reply(404)
-        elif call["repo"] == "someone/down":
-            self.reply(500)
-        elif call["repo"] == "someone/gated" and not call["api"]:
-            self.reply(403, X_Error_Code="GatedRepo")
-        elif call["repo"] not in REPOS:
-            self.reply(401, X_Error_Code="RepoNotFound")
-        elif call["revision"] not in ("main", "v1.0", COMMIT):
-            self.reply(404, X_Error_Code="RevisionNotFound")
-        elif call["what"] == "revision":
-            self.reply(200, json.dumps({"id": call["repo"], "sha": COMMIT}).encode())
-        elif call["what"] == "tree":
-            self.tree(REPOS[call["repo"]], call["name"])
-        elif call["name"] not in REPOS[call["repo"]]:
-            self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-        else:
-            body = REPOS[call["repo"]][call["name"]]
-            self.reply(200, body, X_Repo_Commit=COMMIT, ETag=f'"{hashlib.sha1(body).hexdigest()}"')
-
-    def tree(self, files: Mapping[str, bytes], folder: str) -> None:
-        entries: list[dict[str, Any]] = [
-            {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-            for name, body in files.items()
-            if name.rpartition("/")[0] == folder
-        ]
-        if folder and not entries:
-            self.reply(404, X_Error_Code="EntryNotFound")
-            return
-        if not folder:
-            folders = {name.partition("/")[0] for name in files if "/" in name}
-            entries += [{"type": "directory", "path": f, "size": 0, "oid": ""} for f in folders]
-        self.reply(200, json.dumps(entries).encode())
-
-
-class Hub(ThreadingHTTPServer):
-    """The server, and the calls that it got."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), HubHandler)
-        self.calls: list[str] = []
-        Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-@dataclass
-class Machine:
-    """A user's machine: a cache of its own, with or without the hub in reach."""
-
-    home: Path
-    hub: Hub
-
-    def load(
-        self, *cases: dict[str, Any], endpoint: str | None = None, offline: bool = False
-    ) -> list[dict[str, Any]]:
-        """What a user gets for each case: documents and provenance, or an error."""
-        environment = {
-            **{name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"},
-            "HF_ENDPOINT": endpoint or self.hub.url,
-            "HF_HOME": str(self.home),
-            "PYTHONPATH": str(ROOT),
-            **({"HF_HUB_OFFLINE": "1"} if offline else {}),
-        }
-        process = subprocess.run(
-            [sys.executable, "-c", CLIENT, json.dumps([WARM_UP, *cases])],
-            env=environment,
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr
-        assert "Generating" not in process.stderr, "a progress bar without a terminal"
-        answers: list[dict[str, Any]] = json.loads(process.stdout)[1:]
-        return answers
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    with Hub() as server:
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def machine(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    return Machine(tmp_path_factory.mktemp("home"), hub)
+@pytest.fixture(scope="module", autouse=True)
+def repos(hub: Any) -> None:
+    hub.repos.update(REPOS)
 
 
 READ: dict[str, dict[str, Any]] = {
@@ -228,7 +69,7 @@ READ: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def read(machine: Machine) -> dict[str, dict[str, Any]]:
+def read(machine: Any) -> dict[str, dict[str, Any]]:
     """What is read while the hub is in reach; afterwards the machine has it in its cache."""
     answers = machine.load(*READ.values())
     others = [call for call in machine.hub.calls if "/datasets/someone/" not in call]
@@ -239,13 +80,15 @@ def read(machine: Machine) -> dict[str, dict[str, Any]]:
 def test_the_rows_that_hold_text_are_the_documents(read: dict[str, dict[str, Any]]) -> None:
     assert read["plain"]["train"] == TRAIN
     assert read["plain"]["validation"] == VALIDATION
-    assert read["plain"]["n_documents"] == [300, 20]
+    assert read["plain"]["n_documents"] == [303, 23]  # at most
+    for split in ("train", "validation"):
+        assert read["plain"]["dropped"][split] == {"empty": 3, "bad_text": 0}
 
 
 def test_fraction_takes_the_first_rows_of_train_only(read: dict[str, dict[str, Any]]) -> None:
     assert read["fraction"]["train"] == TRAIN[:30]
     assert read["fraction"]["validation"] == VALIDATION
-    assert read["fraction"]["n_documents"] == [30, 20]
+    assert read["fraction"]["n_documents"] == [30, 23]
 
 
 @pytest.mark.parametrize(("case", "fraction"), [("held out", 0.2), ("subset", 0.05)])
@@ -259,32 +102,37 @@ def test_without_a_validation_split_a_part_of_train_is_held_out(
 
 
 def test_the_commit_is_recorded_and_not_part_of_what_is_asked(
-    read: dict[str, dict[str, Any]],
+    machine: Any, read: dict[str, dict[str, Any]]
 ) -> None:
     for answer in read.values():
-        assert answer["provenance"]["commit"] == COMMIT
-        assert COMMIT not in json.dumps(answer["identity"])
-    assert read["plain"]["provenance"]["rows"] == {"train": 303, "validation": 23}
+        assert answer["provenance"]["commit"] == machine.hub.commit
+        assert machine.hub.commit not in json.dumps(answer["identity"])
+    assert read["plain"]["provenance"]["rows"] == {
+        "train": {"split": "train", "start": 0, "stop": 303},
+        "validation": {"split": "validation", "start": 0, "stop": 23},
+    }
 
 
 def test_what_was_read_once_is_read_again_without_network(
-    machine: Machine, read: dict[str, dict[str, Any]]
+    machine: Any, read: dict[str, dict[str, Any]]
 ) -> None:
     plain, fraction, tag, commit = machine.load(
         READ["plain"],
         READ["fraction"],
         READ["tag"],
-        {"repo": "someone/stories", "revision": COMMIT},
-        endpoint=NOWHERE,
+        {"repo": "someone/stories", "revision": machine.hub.commit},
+        network=False,
     )
     assert plain["train"] == commit["train"] == TRAIN
     assert plain["provenance"] == read["plain"]["provenance"]
     assert fraction["train"] == TRAIN[:30]
     assert max(plain["elapsed_s"], commit["elapsed_s"]) < 2
-    assert re.match(f"dataset.revision=v1.0 cannot be looked up.*\n.*={COMMIT}", tag["error"])
+    assert re.match(
+        f"dataset.revision=v1.0 cannot be looked up.*\n.*={machine.hub.commit}", tag["error"]
+    )
 
 
-def test_hf_hub_offline_asks_nobody(machine: Machine, read: dict[str, dict[str, Any]]) -> None:
+def test_hf_hub_offline_asks_nobody(machine: Any, read: dict[str, dict[str, Any]]) -> None:
     calls = len(machine.hub.calls)
     cached, missing = machine.load(READ["plain"], {"repo": "someone/corrupt"}, offline=True)
     assert cached["train"] == read["plain"]["train"]
@@ -293,9 +141,9 @@ def test_hf_hub_offline_asks_nobody(machine: Machine, read: dict[str, dict[str, 
 
 
 def test_without_network_the_error_comes_at_once_and_says_what_to_type(
-    hub: Hub, tmp_path: Path
+    machine: Any, tmp_path: Path
 ) -> None:
-    [answer] = Machine(tmp_path, hub).load(READ["plain"], endpoint=NOWHERE)
+    [answer] = machine.another(tmp_path).load(READ["plain"], network=False)
     assert answer["elapsed_s"] < 2  # the library alone takes 23 s
     assert "dataset.repo=someone/stories is not in the local cache" in answer["error"]
     assert "refused" in answer["error"]
@@ -341,7 +189,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_every_mistake_is_named_with_its_way_out(machine: Machine) -> None:
+def test_every_mistake_is_named_with_its_way_out(machine: Any) -> None:
     answers = machine.load(*(case for case, _ in MISTAKES))
     for answer, (case, message) in zip(answers, MISTAKES, strict=True):
         assert re.search(message, answer.get("error", "")), (case, answer.get("error"))
@@ -359,6 +207,23 @@ def test_a_config_that_cannot_work_is_refused() -> None:
         ({"path": "x", "revision": "v1"}, "dataset.revision=v1 would be ignored"),
         ({"repo": "a/b", "fraction": 1.1}, r"dataset.fraction=1.1 must be at most 1"),
         ({"repo": "a/b", "validation_split": "train"}, "dataset.validation_split=train is the tr"),
+        (
+            {
+                "repo": "a/b",
+                "validation_split": "train",
+                "validation_rows": "9:",
+                "train_rows": ":10",
+            },
+            "that have no row in common",
+        ),
+        ({"repo": "a/b", "train_rows": "20"}, "dataset.train_rows=20 is no range of rows; type"),
+        ({"repo": "a/b", "train_rows": "20:10"}, "dataset.train_rows=20:10 has no rows: STOP"),
+        ({"repo": "a/b", "max_documents": 5, "fraction": 0.5}, "both say how much to train on"),
+        ({"repo": "a/b", "max_documents": 0}, "dataset.max_documents=0 must be at least 1"),
+        (
+            {"repo": "a/b", "validation_split": None, "validation_rows": "0:9"},
+            "dataset.validation_rows=0:9 would be ignored",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             HubConfig(**fields)
@@ -374,6 +239,10 @@ def test_a_config_that_cannot_work_is_refused() -> None:
         {"train_split": "all"},
         {"validation_split": "test"},
         {"fraction": 0.5},
+        {"max_documents": 5},
+        {"train_rows": "20:"},
+        {"validation_rows": ":20"},
+        {"on_bad_text": "replace"},
         {"validation_fraction": 0.2},
     ],
 )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tinygpt.datasets import local_files
+from tinygpt.datasets import readers
 from tinygpt.datasets.text import TextConfig
 from tinygpt.errors import UserError
 
@@ -101,8 +101,8 @@ def test_a_separator_is_found_wherever_the_reading_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_txt(tmp_path / "a.txt", MANY)
-    for characters in (1, 2, 6, 7, 8, 1000):
-        monkeypatch.setattr(local_files, "_CHARACTERS", characters)
+    for n_bytes in (1, 2, 6, 7, 8, 1000):
+        monkeypatch.setattr(readers, "_CHUNK", n_bytes)
         assert everything(tmp_path, separator="<|end|>") == sorted(MANY)
 
 
@@ -130,24 +130,33 @@ def test_fraction_takes_the_first_part_and_leaves_validation_as_it_is(
     assert documents(tmp_path, "validation", fraction=0.25, **fields) == validation
 
 
-def test_the_last_lines_of_a_single_document_are_its_validation_split(tmp_path: Path) -> None:
-    lines = [f"line {i:03}\r\n" for i in range(100)]
-    (tmp_path / "a.txt").write_text("".join(lines), newline="")
-    assert documents(tmp_path) == ["".join(lines[:90])]
-    assert documents(tmp_path, "validation") == ["".join(lines[90:])]
-    assert documents(tmp_path, validation_fraction=0.255) == ["".join(lines[:74])]
-    assert documents(tmp_path, fraction=0.5) == ["".join(lines[:45])]
+def test_the_last_characters_of_a_single_document_are_its_validation_split(tmp_path: Path) -> None:
+    text = "".join(f"líne {i:03}\r\n" for i in range(100)) + "end"
+    (tmp_path / "a.txt").write_text(text, newline="")
+    assert documents(tmp_path) == [text[: int(0.9 * len(text))]]
+    assert documents(tmp_path, "validation") == [text[int(0.9 * len(text)) :]]
+    assert documents(tmp_path, validation_fraction=0.25, fraction=0.5) == [text[:376]]
 
 
-def test_a_single_document_of_one_line_is_cut_by_characters(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("title\n" + "x" * 994)
-    assert documents(tmp_path, "validation") == ["x" * 100]
+def test_a_single_row_is_cut_like_a_single_file(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", ["x" * 90 + "y" * 10])
+    assert documents(tmp_path) == ["x" * 90]
+    assert documents(tmp_path, "validation") == ["y" * 10]
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_max_documents_takes_the_first_to_train_on(tmp_path: Path, ending: str) -> None:
+    WRITERS[ending](tmp_path / f"a{ending}", MANY)
+    fields = fields_for(ending)
+    assert documents(tmp_path, max_documents=7, **fields) == documents(tmp_path, **fields)[:7]
+    validation = documents(tmp_path, "validation", **fields)
+    assert documents(tmp_path, "validation", max_documents=7, **fields) == validation
 
 
 def test_a_single_document_that_is_too_short_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(UserError, match=r"leaves no text for validation .* one document of 1 char"):
-        documents(tmp_path, "validation")
+    with pytest.raises(UserError, match=r"leaves no text for train of .* one document of 1 char"):
+        documents(tmp_path)
 
 
 # What it is known by
@@ -167,7 +176,14 @@ def test_the_identity_follows_the_contents_and_not_the_place(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "change",
-    [{"text_column": "id"}, {"fraction": 0.5}, {"validation_fraction": 0.2}, {"separator": "\n"}],
+    [
+        {"text_column": "id"},
+        {"fraction": 0.5},
+        {"validation_fraction": 0.2},
+        {"separator": "\n"},
+        {"max_documents": 9},
+        {"on_bad_text": "skip"},
+    ],
 )
 def test_every_field_that_changes_the_documents_changes_the_identity(
     tmp_path: Path, change: dict[str, Any]
@@ -191,6 +207,15 @@ def test_every_field_that_changes_the_documents_changes_the_identity(
         ({"path": "blank.txt"}, "blank.txt holds no text"),
         ({"path": "stories.jsonl", "separator": "|"}, r"separator='\|' would be ignored"),
         ({"path": "stories.txt", "text_column": "body"}, "text_column=body would be ignored"),
+        ({"path": "stories.txt", "max_documents": 9},
+         r"max_documents=9 would be ignored: .* is one document; .* dataset.separator=TEXT"),
+        ({"path": "one.jsonl", "max_documents": 9}, "max_documents=9 would be ignored"),
+        ({"path": "stories.jsonl", "max_documents": 0}, "dataset.max_documents=0 must be at lea"),
+        ({"path": "stories.jsonl", "max_documents": 9, "fraction": 0.5},
+         "dataset.fraction=0.5 and dataset.max_documents=9 both say"),
+        ({"path": "stories.jsonl", "on_bad_text": "ignore"},
+         r"on_bad_text=ignore is not a choice.*\n  choices: error, replace, skip"),
+        ({"path": "*.md"}, "md has no file that can be read"),
         ({"path": "stories.txt", "separator": "@@"}, "separator='@@' is nowhere in the .txt"),
         ({"path": "stories.txt", "separator": ""}, "separator='' separates nothing"),
         ({"path": "stories.jsonl", "text_column": "txt"},
@@ -205,7 +230,7 @@ def test_every_field_that_changes_the_documents_changes_the_identity(
         ({"path": "ragged.csv"}, r"ragged.csv:3 is not CSV: 3 fields where the first line has 2"),
         ({"path": "quote.csv"}, r"quote.csv:2 is not CSV: ',' expected after"),
         ({"path": "broken.parquet"}, r"broken.parquet cannot be read as parquet"),
-        ({"path": "latin.txt"}, r"latin.txt is not UTF-8: byte 11 "),
+        ({"path": "latin.txt"}, r"latin.txt is not UTF-8: byte 11 \(0xE9\) begins no char.*=skip"),
         ({"path": "latin.jsonl"}, r"latin.jsonl is not UTF-8: byte 13 "),
         ({"path": "cut.txt"}, r"cut.txt is not UTF-8: byte 2 "),
         ({"path": "stories.txt", "fraction": 0}, "dataset.fraction=0 must be above 0"),
@@ -225,6 +250,7 @@ def test_a_mistake_is_named_with_its_place(
     (tmp_path / "ragged.csv").write_text("id,text\n1,a\n2,b,c\n")
     (tmp_path / "quote.csv").write_text('id,text\n1,"a "quote" inside"\n')
     (tmp_path / "broken.parquet").write_text("PAR1")
+    write_jsonl(tmp_path / "one.jsonl", ["Only one."])
     (tmp_path / "latin.txt").write_bytes(b"one line\nca\xe9\n")
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
     (tmp_path / "cut.txt").write_bytes(b"ab\xc3")

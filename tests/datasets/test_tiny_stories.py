@@ -41,7 +41,10 @@ def test_a_local_copy_is_read_as_the_repo_would_be(copy: Path) -> None:
     assert source.provenance() == {
         "source": str(copy),
         "commit": None,
-        "rows": {"train": 50, "validation": 2},
+        "rows": {
+            "train": {"split": "train", "start": 0, "stop": 5},
+            "validation": {"split": "validation", "start": 0, "stop": 2},
+        },
     }
 
 

@@ -246,3 +246,37 @@ def test_checkpoint_names_are_stable() -> None:
     names = ["token_embedding.weight", "position_embedding.weight"]
     names += [f"blocks.{i}.{name}" for i in range(2) for name in block]
     assert list(small_model().state_dict()) == [*names, "norm.weight", "norm.bias"]
+
+
+# Documents
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_document_does_not_depend_on_those_before_it_in_its_window(training: bool) -> None:
+    model = small_model().train(training)
+    tokens = torch.randint(50, (2, 12))
+    documents = torch.tensor([[0] * 5 + [1] * 4 + [2] * 3, [0] * 12])
+    other = tokens.clone()
+    other[0, :5] = (other[0, :5] + 1) % 50
+    ours, others = (model(t, documents=documents) for t in (tokens, other))
+    assert torch.equal(ours[0, 5:], others[0, 5:])
+    assert not torch.allclose(ours[0, :5], others[0, :5])
+    assert not torch.allclose(model(tokens)[0, 5:], model(other)[0, 5:])
+    torch.testing.assert_close(ours[1], model(tokens)[1])  # one document is what there was before
+
+
+def test_a_document_that_is_masked_stays_at_its_positions_in_the_window() -> None:
+    model = small_model()
+    tokens = torch.randint(50, (1, 12))
+    apart = model(tokens, documents=torch.tensor([[0] * 5 + [1] * 7]))[0, 5:]
+    with torch.no_grad():
+        model.position_embedding.weight.copy_(model.position_embedding.weight.roll(-5, 0))
+    torch.testing.assert_close(apart, model(tokens[:, 5:])[0])
+
+
+def test_the_loss_keeps_documents_apart_too() -> None:
+    model = small_model()
+    tokens, targets = torch.randint(50, (2, 2, 12))
+    documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 2 + [1] * 10])
+    expected = metrics.cross_entropy(model(tokens, documents=documents), targets)
+    torch.testing.assert_close(model.loss(tokens, targets, documents), expected)

@@ -6,12 +6,22 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygpt.datasets.storyworld import StoryworldConfig
 from tinygpt.errors import UserError
-from tinygpt.tokenizers.bpe import MAX_PART, BPEConfig, BPETokenizer
+from tinygpt.tokenizers.bpe import (
+    MAX_KNOWN,
+    MAX_KNOWN_BYTES,
+    MAX_PART,
+    RESERVED,
+    BPEConfig,
+    BPETokenizer,
+    _word_cuts,
+)
 
 STORY = "once there was a little red bird who liked to sing under the old oak tree"
 NEWLINE = 1
@@ -92,12 +102,109 @@ def test_a_long_document_is_learned_from_to_its_end(separator: str) -> None:
 def test_cutting_a_long_text_changes_no_id(gap: str, tmp_path: Path) -> None:
     from sentencepiece import SentencePieceProcessor
 
-    text = gap.join(documents()).replace(" old", gap + "old")
+    words = " ".join(documents()).split()
+    text = gap.join(f"{word}{i}" for i, word in enumerate(words))  # each of them once
     assert len(text) > 5 * MAX_PART
     tokenizer = train(text, vocab_size=370)
     tokenizer.save(tmp_path)
     uncut = SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     assert tokenizer.encode(text) == uncut.encode(text)
+
+
+def test_no_piece_crosses_a_place_where_texts_are_cut() -> None:
+    gaps = (" ", "  ", "   ", "\t ", " \t")
+    words = (
+        "it's",
+        "McCoy",
+        "3rd",
+        "a1",
+        "x.",
+        "(y)",
+        "na\u00efve",
+        "\u0434\u0430.",
+        "__init__",
+        "O'Neil,",
+    )
+    text = "".join(f"{gap}{word}" for gap in gaps for word in words) * 9
+    learned = pieces(train(text, vocab_size=suggested(BPEConfig(vocab_size=5000), [text])))
+    assert {b"   ", b" McCoy", b" it", b"'", b" na\xc3\xafve", b"__"} <= learned
+    for piece in learned:
+        assert _word_cuts(piece, np.array([0, len(piece)])).tolist() == [0, len(piece)]
+
+
+@pytest.fixture(scope="module")
+def spaced() -> BPETokenizer:
+    """Knows runs of spaces, and words with and without one before them."""
+    gaps = (" ", "  ", "    ", "\t", " \t", "\n", "\n  ")
+    rng = random.Random(0)
+    words = [rng.choice(gaps) + word for text in documents() for word in text.split()]
+    marked = [word + mark for word in words[::9] for mark in (".", ",", "'s", "1", "?!", "\u00e9")]
+    return train("".join(words + marked), "\u00e9\u3042\u3044" * 20, vocab_size=380)
+
+
+def by_sentencepiece(tokenizer: BPETokenizer, text: str) -> list[int]:
+    """Its ids for the text as a whole; but each reserved character is spelled in bytes."""
+    ids: list[int] = []
+    for part in re.split(f"([{RESERVED}])", text):
+        if re.fullmatch(f"[{RESERVED}]", part):
+            ids += [FIRST_BYTE + byte for byte in part.encode("utf-8", "surrogatepass")]
+        else:
+            ids += tokenizer._processor.encode(part)
+    return ids
+
+
+gaps = st.text(" ", max_size=5) | st.text(" \t\n\r\u00a0\u2028", max_size=4)
+odd = st.sampled_from(
+    ["\u2581", "\u2585", "\0", "\ud800", "\udfff", "<|endoftext|>", "<0x0A>", "\N{GRINNING FACE}"]
+)
+long_words = st.text("litebrd\u00e9", min_size=1, max_size=9).map(lambda text: text * 12)
+words = st.sampled_from(STORY.split()) | st.text(st.characters(), max_size=5) | odd | long_words
+words |= st.text("bird.,'s?!10\u00e9", max_size=8)
+text_of_words = st.lists(st.tuples(gaps, words), max_size=12).map(
+    lambda pairs: "".join(gap + word for gap, word in pairs)
+)
+
+
+@settings(max_examples=150)
+@given(texts=st.lists(text_of_words | st.tuples(text_of_words, gaps).map("".join), max_size=4))
+def test_the_ids_of_any_texts_are_those_of_sentencepiece(
+    spaced: BPETokenizer, texts: list[str]
+) -> None:
+    encoded = spaced.encode_batch(texts)
+    expected = [by_sentencepiece(spaced, text) for text in texts]
+    assert encoded.ids.tolist() == [i for ids in expected for i in ids]
+    assert encoded.lengths.tolist() == [len(ids) for ids in expected]
+
+
+def test_the_ids_of_stories_are_those_of_sentencepiece() -> None:
+    source = StoryworldConfig(train_stories=1000, validation_stories=100).open()
+    stories = [*source.documents("train"), *source.documents("validation")]
+    tokenizer = train(*stories, vocab_size=1000)
+    expected = tokenizer._processor.encode(stories)
+    for _ in range(2):  # the second time all words are known
+        encoded = tokenizer.encode_batch(stories)
+        assert encoded.ids.tolist() == [i for ids in expected for i in ids]
+        assert encoded.lengths.tolist() == [len(ids) for ids in expected]
+
+
+@pytest.mark.parametrize("before", ["", "\n", "bird\n", "  \n", "old oak\n\n"])
+def test_a_word_of_any_length_has_the_same_ids_wherever_it_stands(
+    spaced: BPETokenizer, before: str
+) -> None:
+    word = "bird" * MAX_PART
+    assert spaced.encode(before + word) == spaced.encode(before) + spaced.encode("bird") * MAX_PART
+
+
+def test_of_the_words_that_were_encoded_only_so_many_are_kept() -> None:
+    tokenizer = train(*documents(), vocab_size=320)
+    for start in (0, 0, 90_000, 180_000, 10**6):
+        text = " ".join(map(str, range(start, start + 90_000)))
+        last = tokenizer.encode(text + "x" * 1000)
+        assert tokenizer.decode(last) == text + "x" * 1000
+        assert len(tokenizer._known) <= MAX_KNOWN
+        assert max(map(len, tokenizer._known)) <= MAX_KNOWN_BYTES
+    tokenizer.encode("\n".join(map(str, range(MAX_KNOWN + 1))))
+    assert len(tokenizer._known) == MAX_KNOWN
 
 
 def test_a_long_text_without_white_space_comes_back() -> None:

@@ -1,5 +1,6 @@
 """What every tokenizer promises, whatever its kind."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,20 @@ from hypothesis import strategies as st
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Tokenizer, TokenizerConfig, utf8_length
 from tinygpt.tokenizers.bpe import BPEConfig
+from tinygpt.tokenizers.byte import ByteConfig
 from tinygpt.tokenizers.char import CharConfig
+from tinygpt.tokenizers.hf import HFConfig
 
-KINDS = ("char", "bpe")
-CONFIGS: dict[str, TokenizerConfig] = {"char": CharConfig(), "bpe": BPEConfig(vocab_size=330)}
-FILES = [("char", "tokenizer.json"), ("bpe", "tokenizer.json"), ("bpe", "tokenizer.model")]
+KINDS = ("byte", "char", "bpe", "hf")
+LEARNING = ("char", "bpe")
+FILES = [
+    ("byte", "tokenizer.json"),
+    ("char", "tokenizer.json"),
+    ("bpe", "tokenizer.json"),
+    ("bpe", "tokenizer.model"),
+    ("hf", "tokenizer.json"),
+    ("hf", "tinygpt.json"),
+]
 
 STORY = "the a small fox saw ran over green hill and then slept under bright star"
 TRICKY = [
@@ -61,8 +71,15 @@ def documents(seed: int = 0) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def tokenizers() -> dict[str, Tokenizer]:
-    return {kind: config.train(documents()) for kind, config in CONFIGS.items()}
+def configs(hf_file: Path) -> dict[str, TokenizerConfig]:
+    """One of each kind."""
+    hf = HFConfig(path=str(hf_file))
+    return {"byte": ByteConfig(), "char": CharConfig(), "bpe": BPEConfig(vocab_size=330), "hf": hf}
+
+
+@pytest.fixture(scope="module")
+def tokenizers(configs: dict[str, TokenizerConfig]) -> dict[str, Tokenizer]:
+    return {kind: config.train(documents()) for kind, config in configs.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,7 +91,8 @@ def test_every_string_comes_back_and_is_never_given_end_of_text(
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert len(tokenizer.decode_bytes(ids)) == utf8_length(text)
-    assert all(0 < i < tokenizer.vocab_size for i in ids)
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.eot_id not in ids
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,9 +106,11 @@ def test_tricky_strings_come_back(tokenizers: dict[str, Tokenizer], kind: str, t
 def test_a_batch_is_encoded_as_its_texts_are(
     tokenizers: dict[str, Tokenizer], kind: str, batch: list[str]
 ) -> None:
-    arrays = tokenizers[kind].encode_batch(batch)
-    assert [array.tolist() for array in arrays] == [tokenizers[kind].encode(t) for t in batch]
-    assert all(array.dtype == np.int32 for array in arrays)
+    encoded = tokenizers[kind].encode_batch(batch)
+    one_by_one = [tokenizers[kind].encode(text) for text in batch]
+    assert encoded.ids.tolist() == [i for ids in one_by_one for i in ids]
+    assert encoded.lengths.tolist() == [len(ids) for ids in one_by_one]
+    assert (encoded.ids.dtype, encoded.lengths.dtype) == (np.int32, np.int64)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,7 +118,7 @@ def test_a_document_of_the_training_is_encoded_as_the_training_meant_it(
     tokenizers: dict[str, Tokenizer], kind: str
 ) -> None:
     text = next(documents())
-    most = {"char": len(text), "bpe": len(text) / 3}[kind]
+    most = {"byte": len(text), "char": len(text)}.get(kind, len(text) / 3)
     assert len(tokenizers[kind].encode(text)) <= most
 
 
@@ -139,10 +159,10 @@ def test_an_id_that_does_not_exist_is_named(tokenizers: dict[str, Tokenizer], ki
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_saved_loads_as_the_same_tokenizer(
-    tokenizers: dict[str, Tokenizer], kind: str, tmp_path: Path
+    configs: dict[str, TokenizerConfig], tokenizers: dict[str, Tokenizer], kind: str, tmp_path: Path
 ) -> None:
     tokenizers[kind].save(tmp_path)
-    loaded = CONFIGS[kind].load(tmp_path)
+    loaded = configs[kind].load(tmp_path)
     text = "".join(TRICKY) + next(documents())
     assert loaded.fingerprint() == tokenizers[kind].fingerprint()
     assert loaded.vocab_size == tokenizers[kind].vocab_size
@@ -151,25 +171,34 @@ def test_what_was_saved_loads_as_the_same_tokenizer(
     assert {path.name for path in tmp_path.iterdir()} == {name for k, name in FILES if k == kind}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LEARNING)
 def test_the_documents_determine_the_fingerprint(
-    tokenizers: dict[str, Tokenizer], kind: str
+    configs: dict[str, TokenizerConfig], tokenizers: dict[str, Tokenizer], kind: str
 ) -> None:
-    again = CONFIGS[kind].train(documents())
-    other = CONFIGS[kind].train(text.replace("fox", "Zog") for text in documents())
+    again = configs[kind].train(documents())
+    other = configs[kind].train(text.replace("fox", "Zog") for text in documents())
     assert again.fingerprint() == tokenizers[kind].fingerprint()
     assert other.fingerprint() != tokenizers[kind].fingerprint()
-    assert tokenizers["char"].fingerprint() != tokenizers["bpe"].fingerprint()
+
+
+def test_tokenizers_of_different_kinds_differ_in_their_fingerprints(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    assert len({tokenizer.fingerprint() for tokenizer in tokenizers.values()}) == len(KINDS)
 
 
 @pytest.mark.parametrize(("kind", "name"), FILES)
 def test_a_missing_file_is_named(
-    tokenizers: dict[str, Tokenizer], kind: str, name: str, tmp_path: Path
+    configs: dict[str, TokenizerConfig],
+    tokenizers: dict[str, Tokenizer],
+    kind: str,
+    name: str,
+    tmp_path: Path,
 ) -> None:
     tokenizers[kind].save(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(UserError) as caught:
-        CONFIGS[kind].load(tmp_path)
+        configs[kind].load(tmp_path)
     assert f"{tmp_path / name} is missing" in str(caught.value)
     assert f"python -m tinygpt.prepare tokenizer={kind}" in str(caught.value)
 
@@ -178,6 +207,7 @@ def test_a_missing_file_is_named(
 @settings(max_examples=50)
 @given(data=st.data())
 def test_a_damaged_file_is_named_and_never_loads_as_something_else(
+    configs: dict[str, TokenizerConfig],
     tokenizers: dict[str, Tokenizer],
     tmp_path_factory: pytest.TempPathFactory,
     kind: str,
@@ -193,7 +223,7 @@ def test_a_damaged_file_is_named_and_never_loads_as_something_else(
     )
     (folder / name).write_bytes(bad)
     try:
-        loaded = CONFIGS[kind].load(folder)
+        loaded = configs[kind].load(folder)
     except UserError as error:
         refusal = str(error)
     else:  # the change meant nothing, such as in the word "name" of the JSON
@@ -202,17 +232,23 @@ def test_a_damaged_file_is_named_and_never_loads_as_something_else(
     assert not refusal or str(folder / name) in refusal
 
 
-@pytest.mark.parametrize(("kind", "other"), [("char", "bpe"), ("bpe", "char")])
+@pytest.mark.parametrize(("kind", "other"), itertools.permutations(KINDS, 2))
 def test_the_folder_of_another_tokenizer_is_refused(
-    tokenizers: dict[str, Tokenizer], kind: str, other: str, tmp_path: Path
+    configs: dict[str, TokenizerConfig],
+    tokenizers: dict[str, Tokenizer],
+    kind: str,
+    other: str,
+    tmp_path: Path,
 ) -> None:
     tokenizers[other].save(tmp_path)
-    with pytest.raises(UserError, match=r"tokenizer\.(json|model) is (missing|damaged, or not of)"):
-        CONFIGS[kind].load(tmp_path)
+    with pytest.raises(UserError, match=r"\.(json|model) is (missing|damaged, or not of)"):
+        configs[kind].load(tmp_path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LEARNING)
 @pytest.mark.parametrize("nothing", [[], [""], ["", ""]])
-def test_no_text_is_an_error_that_names_the_choice(kind: str, nothing: list[str]) -> None:
+def test_no_text_is_an_error_that_names_the_choice(
+    configs: dict[str, TokenizerConfig], kind: str, nothing: list[str]
+) -> None:
     with pytest.raises(UserError, match=f"tokenizer={kind} finds no text to learn from"):
-        CONFIGS[kind].train(iter(nothing))
+        configs[kind].train(iter(nothing))

@@ -7,15 +7,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tinygpt.datasets.hub_http import is_busy, persistently, reason
 from tinygpt.errors import UserError, check_choice
 
 _OTHER_WAYS = (
     "type dataset.path=FOLDER for a local copy, or dataset=storyworld, which needs no network"
 )
 _PATIENCE_S = 5  # for one answer of the hub
+_WAITS_S = (0.5, 1.0)  # before it is asked again
 
 
-class _Unreachable(Exception):
+class Unreachable(Exception):
     """The hub gives no answer; the text says why."""
 
 
@@ -25,46 +27,55 @@ def local(folder: Path, subset: str | None) -> Any:
     where = f"dataset.path={folder}"
     try:
         return _builder(str(folder), subset, None, where=where)
-    except _Unreachable as problem:
+    except Unreachable as problem:
         raise UserError(f"{where} could not be loaded: {problem}") from None
 
 
-def remote(repo: str, subset: str | None, revision: str) -> Any:
-    """The builder of a repo at the commit that the revision means now; raises UserError.
+def online(repo: str, subset: str | None, revision: str) -> Any:
+    """The builder of a repo at the commit that the revision means now.
 
-    Where the hub cannot be reached it is that of the newest commit in the local cache.
+    Raises UserError if the hub says no, Unreachable if it says nothing.
     """
     _library()
-    where = f"dataset.repo={repo}"
-    try:
-        commit = _commit(repo, revision)
-        builder = _builder(repo, subset, commit, where=where)
-        if builder.hash != commit:  # the library took what its cache has
-            raise _Unreachable("the connection was lost")
-    except _Unreachable as problem:
-        with _offline():
-            try:
-                builder = _builder(repo, subset, None, where=where)
-            except _Unreachable:
-                raise UserError(
-                    f"{where} is not in the local cache and cannot be had from the hub: "
-                    f"{problem}\n  {_OTHER_WAYS}"
-                ) from None
-        if revision not in ("main", builder.hash):
-            raise UserError(
-                f"dataset.revision={revision} cannot be looked up, as the hub cannot be reached: "
-                f"{problem}\n  the local cache has dataset.revision={builder.hash}"
-            ) from None
+    commit = _commit(repo, revision)
+    builder = _builder(repo, subset, commit, where=f"dataset.repo={repo}")
+    if builder.hash != commit:  # the library took what its cache has
+        raise Unreachable("the connection was lost")
     return builder
+
+
+def cached(repo: str, subset: str | None, revision: str, problem: Unreachable) -> Any:
+    """The builder of the newest commit in the local cache; raises UserError with the problem."""
+    _library()
+    where = f"dataset.repo={repo}"
+    with _offline():
+        try:
+            builder = _builder(repo, subset, None, where=where)
+        except Unreachable:
+            raise UserError(
+                f"{where} is not in the local cache and cannot be had from the hub: "
+                f"{problem}\n  {_OTHER_WAYS}"
+            ) from None
+    if revision not in ("main", builder.hash):
+        raise UserError(
+            f"dataset.revision={revision} cannot be looked up, as the hub cannot be reached: "
+            f"{problem}\n  the local cache has dataset.revision={builder.hash}"
+        )
+    return builder
+
+
+def is_downloaded(builder: Any) -> bool:
+    """Whether the library's cache has the builder's Arrow files."""
+    return Path(builder.cache_dir).is_dir()
 
 
 def download(builder: Any, *, where: str) -> None:
     """Make the builder's Arrow files, unless the cache has them; raises UserError."""
     try:
-        builder.download_and_prepare()
+        persistently(builder.download_and_prepare, passes=is_busy)
     except Exception as error:  # of the HTTP library, of the file format, of the disk
         again = "; files that came whole are kept, so try again" if builder.repo_id else ""
-        raise UserError(f"{where} could not be loaded: {_reason(error)}{again}") from error
+        raise UserError(f"{where} could not be loaded: {reason(error)}{again}") from error
 
 
 def _library() -> None:
@@ -78,17 +89,17 @@ def _library() -> None:
 
 
 def _commit(repo: str, revision: str) -> str:
-    """Ask the hub once, where the library alone would try for 23 s.
+    """Ask the hub, where the library alone would try for 23 s when nobody answers.
 
-    Raises UserError if the hub says no, _Unreachable if it says nothing.
+    Raises UserError if the hub says no, Unreachable if it says nothing.
     """
     from datasets import config
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import errors
 
     if config.HF_HUB_OFFLINE:
-        raise _Unreachable("HF_HUB_OFFLINE is set")
+        raise Unreachable("HF_HUB_OFFLINE is set")
     try:
-        return str(HfApi().dataset_info(repo, revision=revision, timeout=_PATIENCE_S).sha)
+        return str(_info(repo, revision).sha)
     except errors.HFValidationError:
         raise UserError(f"dataset.repo={repo} is no name; type dataset.repo=OWNER/NAME") from None
     except errors.RevisionNotFoundError:
@@ -103,15 +114,25 @@ def _commit(repo: str, revision: str) -> str:
     except errors.HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             raise UserError(
-                f"dataset.repo={repo} is refused: {_reason(error)}; log in with: hf auth login"
+                f"dataset.repo={repo} is refused: {reason(error)}; log in with: hf auth login"
             ) from None
-        raise _Unreachable(_reason(error)) from None
+        raise Unreachable(reason(error)) from None
     except Exception as error:  # the HTTP library's own, which differ between versions
-        raise _Unreachable(_reason(error)) from None
+        raise Unreachable(reason(error)) from None
+
+
+def _info(repo: str, revision: str) -> Any:
+    """What the hub says of the repo."""
+    from huggingface_hub import HfApi
+
+    def ask() -> Any:
+        return HfApi().dataset_info(repo, revision=revision, timeout=_PATIENCE_S)
+
+    return persistently(ask, passes=is_busy, waits_s=_WAITS_S)
 
 
 def _builder(source: str, subset: str | None, commit: str | None, *, where: str) -> Any:
-    """Raises UserError, or _Unreachable."""
+    """Raises UserError, or Unreachable."""
     import datasets
 
     try:
@@ -119,7 +140,7 @@ def _builder(source: str, subset: str | None, commit: str | None, *, where: str)
     except datasets.exceptions.DatasetNotFoundError as error:  # gated: its text says what to do
         raise UserError(f"{where}: {error} Log in with: hf auth login") from None
     except FileNotFoundError as error:
-        raise UserError(f"{where} has no data files that can be read: {_reason(error)}") from None
+        raise UserError(f"{where} has no data files that can be read: {reason(error)}") from None
     except (ValueError, RuntimeError) as error:
         subsets: list[str] = []
         if commit or Path(source).is_dir():  # the library's cache cannot list them
@@ -135,14 +156,7 @@ def _builder(source: str, subset: str | None, commit: str | None, *, where: str)
         asked = where if subset is None else f"{where} dataset.subset={subset}"
         raise UserError(f"{asked} could not be loaded: {told}") from None
     except Exception as error:
-        raise _Unreachable(_reason(error)) from None
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the error at the root."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Unreachable(reason(error)) from None
 
 
 @contextmanager

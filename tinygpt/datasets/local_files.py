@@ -1,15 +1,15 @@
-"""The user's own files: that they are there, which ones count, what they hold, how each is read."""
+"""The user's own files: that they are there, which ones count, and what they hold."""
 
-import csv
 import hashlib
-import json
-import sys
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 
+from tinygpt.datasets.compressed import COMPRESSIONS, split_ending
 from tinygpt.errors import UserError, nearest
 
-_CHARACTERS = 1 << 20  # read at a time
+_WILDCARD = re.compile(r"[*?\[]")
 
 
 def existing(typed: str) -> Path:
@@ -23,14 +23,46 @@ def existing(typed: str) -> Path:
     raise UserError(f"dataset.path={typed} does not exist{hint}\n  looked at {path.absolute()}")
 
 
-def files_in(folder: Path, endings: Collection[str] | None = None) -> list[Path]:
-    """The files below the folder that end so, sorted; hidden files and folders do not count."""
+def chosen(typed: str, kinds: Collection[str]) -> tuple[Path, list[Path]]:
+    """The files that `dataset.path` means, sorted, and the folder that their names begin in.
+
+    It is a file, a folder, or a pattern such as data/*.jsonl.gz or data/**/*.txt.  Raises
+    UserError where it holds no file of these kinds, compressed or not.
+    """
+    if _WILDCARD.search(typed) and not Path(typed).expanduser().exists():
+        pattern = Path(typed).expanduser()
+        folder = Path(*takewhile(lambda part: not _WILDCARD.search(part), pattern.parts))
+        found = folder.glob(str(pattern.relative_to(folder)))
+        files = [file for file in _visible_files(folder, found) if is_one_of(file, kinds)]
+    elif (path := existing(typed)).is_dir():
+        folder, files = path, [file for file in files_in(path) if is_one_of(file, kinds)]
+    else:
+        folder, files = path.parent, [path] if is_one_of(path, kinds) else []
+    if not files:
+        raise UserError(
+            f"dataset.path={typed} has no file that can be read; endings that are read: "
+            f"{', '.join(kinds)}, and all but .parquet also with {', '.join(COMPRESSIONS)} after it"
+        )
+    return folder, files
+
+
+def is_one_of(path: Path, kinds: Collection[str]) -> bool:
+    """Whether the ending is of these kinds; parquet compresses itself and stands alone."""
+    kind, compression = split_ending(path)
+    return kind in kinds and not (kind == ".parquet" and compression)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files below the folder, sorted; hidden files and folders do not count."""
+    return _visible_files(folder, folder.rglob("*"))
+
+
+def _visible_files(folder: Path, paths: Iterable[Path]) -> list[Path]:
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in paths
         if path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and (endings is None or path.suffix.lower() in endings)
     )
 
 
@@ -55,101 +87,3 @@ def check_column(text_column: str, types: Mapping[str, str], *, where: str) -> N
         return
     columns = ", ".join(f"{name} ({kind})" for name, kind in types.items())
     raise UserError(f"dataset.text_column={text_column} {problem}\n  columns of {where}: {columns}")
-
-
-def read(path: Path, *, text_column: str, separator: str | None) -> Iterator[str | None]:
-    """The documents of one file, lazily; raises UserError with the place of what is wrong."""
-    try:
-        match path.suffix.lower():
-            case ".txt":
-                yield from _txt(path, separator)
-            case ".jsonl":
-                yield from _jsonl(path, text_column)
-            case ".csv":
-                yield from _csv(path, text_column)
-            case ".parquet":
-                yield from _parquet(path, text_column)
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path} is not UTF-8: byte {_first_bad_byte(path)} begins no character; "
-            f"convert it, for example with: iconv -f LATIN1 -t UTF-8 {path.name}"
-        ) from None
-
-
-def _txt(path: Path, separator: str | None) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:  # newline="" keeps \r\n as it is
-        if separator is None:
-            yield file.read()
-            return
-        pending = ""
-        while chunk := file.read(_CHARACTERS):
-            searched = max(0, len(pending) - len(separator) + 1)
-            pending += chunk
-            if pending.find(separator, searched) >= 0:
-                *whole, pending = pending.split(separator)
-                yield from whole
-        yield pending
-
-
-def _jsonl(path: Path, text_column: str) -> Iterator[str | None]:
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if line.isspace():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f'{path}:{number} must be an object, such as {{"text": "..."}}')
-            if not isinstance(row.get(text_column, 0), str | None):
-                types = {
-                    name: "string" if isinstance(value, str | None) else type(value).__name__
-                    for name, value in row.items()
-                }
-                check_column(text_column, types, where=f"{path}:{number}")
-            yield row[text_column]
-
-
-def _csv(path: Path, text_column: str) -> Iterator[str]:
-    csv.field_size_limit(sys.maxsize)  # a story may be longer than 128 KB
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        try:
-            header = next(rows, [])
-            check_column(text_column, dict.fromkeys(header, "string"), where=str(path))
-            column = header.index(text_column)
-            for row in rows:
-                if row and len(row) != len(header):
-                    raise csv.Error(f"{len(row)} fields where the first line has {len(header)}")
-                if row:
-                    yield row[column]
-        except csv.Error as error:
-            raise UserError(f"{path}:{rows.line_num} is not CSV: {error}") from None
-
-
-def _parquet(path: Path, text_column: str) -> Iterator[str | None]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            types = {field.name: str(field.type) for field in file.schema_arrow}
-            check_column(text_column, types, where=str(path))
-            for batch in file.iter_batches(batch_size=1000, columns=[text_column]):
-                yield from batch.column(0).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(f"{path} cannot be read as parquet: {error}") from None
-
-
-def _first_bad_byte(path: Path) -> int:
-    """Where the file stops being UTF-8; a line end is never part of another character."""
-    offset = 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                return offset + error.start
-            offset += len(line)
-    return offset

@@ -68,9 +68,8 @@ class _BlockFunction(torch.autograd.Function):
         normed1 = normed1.to(dtype)
         # biases are added where the result is read next: addmm would write it once more
         qkv = (normed1 @ w_qkv.t()).view(n_batch, n_time, 3, n_head, -1).permute(2, 0, 3, 1, 4)
-        heads = torch.empty(qkv.shape, dtype=dtype)  # (3, B, H, T, D)
-        torch.add(qkv, b_qkv.to(dtype).view(3, 1, n_head, 1, -1), out=heads)
-        q, k, v = heads.flatten(1, 2).unbind()
+        heads = qkv.contiguous().add_(b_qkv.to(dtype).view(3, 1, n_head, 1, -1))
+        q, k, v = heads.view(3, n_batch * n_head, n_time, -1).unbind()
         q.mul_(q.size(-1) ** -0.5)
         y, probabilities = _attend(q, k, v, n_batch)
         x2 = (y @ w_out.t() + x1).add_(b_out)

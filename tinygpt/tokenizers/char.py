@@ -9,14 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tinygpt.errors import UserError
-from tinygpt.interfaces import Tokenizer, TokenizerConfig
+from tinygpt.interfaces import Encoded, Tokenizer, TokenizerConfig
 from tinygpt.registry import register
 
 FILE = "tokenizer.json"
@@ -42,13 +41,13 @@ class CharTokenizer(Tokenizer):
         return FIRST_CHARACTER + len(self.characters)
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.encode_batch([text])[0].tolist()
+        ids: list[int] = self.encode_batch([text]).ids.tolist()
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+    def encode_batch(self, texts: Sequence[str]) -> Encoded:
         points = _code_points("".join(texts))
         ids = self._lookup(points)
-        ends = np.cumsum([0, *map(len, texts)])
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         unseen = np.flatnonzero(ids == 0)
         if unseen.size:
             spelled = [_nibbles(chr(point)) for point in points[unseen]]
@@ -56,8 +55,9 @@ class CharTokenizer(Tokenizer):
             widths[unseen] = [len(nibbles) for nibbles in spelled]
             ids = np.repeat(ids, widths)
             ids[ids == 0] = np.concatenate(spelled)
-            ends = np.concatenate([[0], np.cumsum(widths)])[ends]
-        return [ids[start:end] for start, end in pairwise(ends.tolist())]
+            ends = np.concatenate([[0], np.cumsum(widths)])[np.cumsum(lengths)]
+            lengths = np.diff(ends, prepend=0)
+        return Encoded(ids, lengths)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """UTF-8 bytes of the ids; raises ValueError for an id that does not exist.

@@ -1,0 +1,427 @@
+"""Whole training steps, ours and those of others, and the matrix products that bound them.
+
+Everything here but the specs runs in a process of its own (processes.py), so torch is imported
+late. A step is all that its own loop does for one update: batch, learning rate, forward, backward,
+clipping, AdamW, and the loss as a number at every LOG_EVERY-th step and at the end of a turn.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.shapes import Shape
+from tinygpt.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from benchmarks.processes import Work
+    from tinygpt.interfaces import Metrics
+
+LOG_EVERY = 10  # our default, and what nanoGPT's config files say
+N_TOKENS = 1 << 20  # of random text to draw batches from
+MAX_STEPS = 1_000_000  # more than any benchmark runs: the length that schedules are told
+_FIRST_CHARACTER = 0x20000  # ideographs from here on: no blanks, no line ends, no surrogates
+_NOT_CHARACTERS = 17  # ids of the char tokenizer before its first character
+
+Imported = Callable[[], None]  # to be called when all is imported and nothing is built
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a model is run: precision, and whether it is compiled."""
+
+    precision: str  # fp32 or bf16; for ours also auto
+    compiled: bool | None  # None leaves it to device.compile
+
+    @classmethod
+    def parse(cls, text: str, *, auto: bool) -> Mode:
+        """`bf16` or `bf16-compiled`, and `auto` if that is allowed; raises UserError."""
+        if auto and text == "auto":
+            return cls("auto", None)
+        precision, _, rest = text.partition("-")
+        if precision not in ("fp32", "bf16") or rest not in ("", "compiled"):
+            choices = "auto, " * auto + "fp32, bf16, fp32-compiled, bf16-compiled"
+            raise UserError(f"{text} is not a mode; modes are {choices}")
+        return cls(precision, bool(rest))
+
+    def __str__(self) -> str:
+        return f"{self.precision}{'-compiled' if self.compiled else ''}"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who trains, in which mode; the process builds its step from this."""
+
+    project: str  # tinygpt, nanogpt or transformers
+    mode: Mode
+    shape: Shape
+    device: str  # cpu or cuda
+    settings: list[str] = field(default_factory=list)  # of tinygpt, as typed
+    tokens: Path | None = None  # for the others: the prepared tokens, uint16
+    checkout: Path | None = None  # of nanogpt
+
+    @property
+    def name(self) -> str:
+        """As in the tables."""
+        return f"{self.project} {self.mode}"
+
+
+def make_text(path: Path, *, vocab_size: int) -> None:
+    """One document of random characters that the char tokenizer gives `vocab_size` ids.
+
+    Raises UserError for a vocabulary that it cannot have.
+    """
+    import numpy as np
+
+    n_characters = vocab_size - _NOT_CHARACTERS
+    if n_characters < 1 or vocab_size > 1 << 16:
+        raise UserError(
+            f"a vocabulary of {vocab_size} cannot be measured; use {_NOT_CHARACTERS + 1} to 65536"
+        )
+    ids = np.random.default_rng(0).integers(n_characters, size=N_TOKENS)
+    ids[:n_characters] = np.arange(n_characters)  # each at least once, where it is trained on
+    path.write_bytes((ids + _FIRST_CHARACTER).astype("<u4").tobytes().decode("utf-32-le").encode())
+
+
+def settings(shape: Shape, text: Path, *, folder: Path) -> list[str]:
+    """What makes `python -m tinygpt.train` train this shape on this text."""
+    return [
+        "dataset=text",
+        f"dataset.path={text}",
+        "dataset.validation_fraction=0.01",
+        "tokenizer=char",
+        "model=gpt2",
+        f"model.n_layer={shape.n_layer}",
+        f"model.n_head={shape.n_head}",
+        f"model.d_model={shape.d_model}",
+        f"trainer.seq_len={shape.seq_len}",
+        f"trainer.micro_batch_size={shape.sequences}",
+        f"trainer.tokens_per_step={shape.tokens_per_step}",
+        f"trainer.log_every={LOG_EVERY}",
+        "callback=[]",
+        f"cache_dir={folder / 'cache'}",
+        f"output_dir={folder / 'outputs'}",
+    ]
+
+
+def make(contestant: Contestant, imported: Imported) -> Work:
+    """The work of a contestant, in its own process."""
+    makers: dict[str, Callable[[Contestant, Imported], Work]] = {
+        "tinygpt": _TinyGPT,
+        "nanogpt": _nanogpt,
+        "transformers": _transformers,
+    }
+
+    def imported_all() -> None:
+        _first_step_of_anything(contestant.device)
+        imported()
+
+    return makers[contestant.project](contestant, imported_all)
+
+
+def _first_step_of_anything(device: str) -> None:
+    """Let torch load what it loads late, so that memory counts what the training needs."""
+    import torch
+
+    model = torch.nn.Linear(64, 64, device=device)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with torch.autocast(device, torch.bfloat16):
+        loss = model(torch.ones(64, 64, device=device)).sum()
+    loss.backward()
+    optimizer.step()
+
+
+class _TinyGPT:
+    """The real trainer, put together as the command does, without what it does between steps."""
+
+    def __init__(self, contestant: Contestant, imported: Imported) -> None:
+        import torch
+
+        from tinygpt import compose
+        from tinygpt.checkpoint import Checkpoints
+        from tinygpt.interfaces import Logger
+        from tinygpt.prepared import prepare
+        from tinygpt.runtime import Runtime
+        from tinygpt.state import TrainState
+        from tinygpt.trainer import Trainer
+
+        imported()
+        mode, shape = contestant.mode, contestant.shape
+        typed = [*contestant.settings, f"device={contestant.device}"]
+        typed += [f"trainer.max_steps={MAX_STEPS}"]
+        typed += ["schedule.warmup_ratio=0"]  # of so many steps it would never end
+        if mode.precision != "auto":
+            typed += [f"device.precision={mode.precision}"]
+        if mode.compiled is not None:
+            typed += [f"device.compile={'always' if mode.compiled else 'never'}"]
+        cfg = compose.compose("train", typed)
+        self.runtime = Runtime(cfg.device)
+        prepared = prepare(cfg, print)
+        vocab_size = prepared.tokenizer.vocab_size
+        assert vocab_size == shape.vocab_size
+        torch.manual_seed(cfg.seed)
+        model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+        model.to(self.runtime.device)
+        self.state = TrainState(model, cfg.optimizer.build(model), self.runtime.scaler())
+        self.trainer = Trainer(
+            cfg,
+            self.state,
+            runtime=self.runtime,
+            prepared=prepared,
+            logger=Logger(),
+            callbacks={},
+            checkpoints=Checkpoints(Path(cfg.output_dir), keep=1),
+            say=print,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        import torch
+
+        hardware = self.runtime.describe()
+        return {
+            "precision": hardware["precision"],
+            "compile": self.trainer.compile_note,
+            "threads": torch.get_num_threads(),
+        }
+
+    def run(self, steps: int) -> float:
+        row: Metrics = {}
+        for number in range(1, steps + 1):
+            self.trainer.train_step()
+            if self.state.step % LOG_EVERY == 0 or number == steps:
+                row = self.trainer.since_last_row()
+        _wait_for_device()
+        return row["train/loss"]
+
+    def device_peak_mem_bytes(self) -> int | None:
+        return _device_peak_mem_bytes()
+
+
+@dataclass
+class _Peer:
+    """The loop of nanoGPT's train.py around a model: its batches, its order, its clipping."""
+
+    contestant: Contestant
+    forward: Callable[[Tensor, Tensor], Tensor]  # inputs and targets (B, T) to the loss
+    model: torch.nn.Module
+    optimizer: Optimizer
+
+    def __post_init__(self) -> None:
+        import torch
+
+        on_cuda = self.contestant.device == "cuda"
+        bf16 = self.contestant.mode.precision == "bf16"
+        self.autocast: AbstractContextManager[Any] = (
+            torch.autocast(self.contestant.device, torch.bfloat16) if bf16 else nullcontext()
+        )
+        torch.backends.cuda.matmul.allow_tf32 = on_cuda
+        torch.backends.cudnn.allow_tf32 = on_cuda
+        self.step = 0
+        self.next = self.batch()
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Windows at random places of a file that is mapped anew, moved as train.py does."""
+        import numpy as np
+        import torch
+
+        shape, tokens = self.contestant.shape, self.contestant.tokens
+        assert tokens is not None
+        data = np.memmap(tokens, dtype=np.uint16, mode="r")
+        starts = torch.randint(len(data) - shape.seq_len, (shape.sequences,)).tolist()
+        pair = [
+            torch.stack(
+                [
+                    torch.from_numpy(data[i + shift : i + shift + shape.seq_len].astype(np.int64))
+                    for i in starts
+                ]
+            )
+            for shift in (0, 1)
+        ]
+        if self.contestant.device == "cuda":
+            pair = [part.pin_memory().to("cuda", non_blocking=True) for part in pair]
+        return pair[0], pair[1]
+
+    def describe(self) -> dict[str, Any]:
+        import torch
+
+        mode = self.contestant.mode
+        return {
+            "precision": mode.precision,
+            "compile": "compiled" if mode.compiled else "not compiled",
+            "threads": torch.get_num_threads(),
+        }
+
+    def run(self, steps: int) -> float:
+        import torch
+
+        printed = math.nan
+        for number in range(1, steps + 1):
+            lr = 1e-4 * (1 + math.cos(math.pi * self.step / MAX_STEPS))
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            with self.autocast:
+                loss = self.forward(*self.next)
+            self.next = self.batch()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            if self.step % LOG_EVERY == 0 or number == steps:
+                printed = loss.item()
+        _wait_for_device()
+        return printed
+
+    def device_peak_mem_bytes(self) -> int | None:
+        return _device_peak_mem_bytes()
+
+
+def _nanogpt(contestant: Contestant, imported: Imported) -> _Peer:
+    """Its model.py from a checkout, with the settings of its train.py: no biases, no dropout."""
+    import torch
+
+    sys.path.insert(0, str(contestant.checkout))
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]  # of the checkout
+
+    imported()
+    shape = contestant.shape
+    torch.manual_seed(1337)
+    config = GPTConfig(
+        block_size=shape.seq_len,
+        vocab_size=shape.vocab_size,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_embd=shape.d_model,
+        dropout=0.0,
+        bias=False,
+    )
+    model = GPT(config).to(contestant.device)
+    optimizer = model.configure_optimizers(0.1, 1e-4, (0.9, 0.95), contestant.device)
+    call = torch.compile(model) if contestant.mode.compiled else model
+    return _Peer(contestant, lambda x, y: call(x, y)[1], model, optimizer)
+
+
+def _transformers(contestant: Contestant, imported: Imported) -> _Peer:
+    """GPT2LMHeadModel, which shifts the labels itself, and AdamW as its Trainer has it: fused."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    imported()
+    shape = contestant.shape
+    torch.manual_seed(1337)
+    config = GPT2Config(
+        vocab_size=shape.vocab_size,
+        n_positions=shape.seq_len,
+        n_embd=shape.d_model,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = GPT2LMHeadModel(config).to(contestant.device)  # type: ignore[arg-type]  # its stubs
+    model.train()
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": 0.1},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
+    call = torch.compile(model) if contestant.mode.compiled else model
+    return _Peer(contestant, lambda x, y: call(input_ids=x, labels=x).loss, model, optimizer)
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """The matrix products of a shape's linear layers, alone: the peak that MFU is a share of."""
+
+    shape: Shape
+    device: str
+    seconds: float  # for each product
+
+
+class MatmulWork:
+    """Measures all products; a `run` of n steps measures them n times."""
+
+    def __init__(self, spec: Matmul, imported: Imported) -> None:
+        import torch
+
+        imported()
+        self.spec = spec
+        torch.backends.cuda.matmul.allow_tf32 = spec.device == "cuda"
+
+    def describe(self) -> dict[str, Any]:
+        import torch
+
+        from tinygpt.config import DeviceConfig
+        from tinygpt.runtime import Runtime
+
+        hardware = Runtime(DeviceConfig(type=self.spec.device)).describe()
+        del hardware["precision"]
+        return hardware | {"torch": torch.__version__}
+
+    def run(self, steps: int) -> dict[str, float]:
+        """FLOP/s of each product in each precision; of several measurements the best."""
+        best: dict[str, float] = {}
+        for _ in range(steps):
+            for precision in ("bf16", "fp32"):
+                for rows, k, columns in self.spec.shape.linear_layers:
+                    name = f"{precision} {rows}x{k}x{columns}"
+                    rate = self._rate(precision, rows, k, columns)
+                    best[name] = max(best.get(name, 0.0), rate)
+        return best
+
+    def _rate(self, precision: str, rows: int, k: int, columns: int) -> float:
+        import torch
+
+        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+        x = torch.randn(rows, k, device=self.spec.device, dtype=dtype)
+        weight = torch.randn(columns, k, device=self.spec.device, dtype=dtype)
+        out = torch.empty(rows, columns, device=self.spec.device, dtype=dtype)
+
+        def seconds(repeats: int) -> float:
+            began = time.perf_counter()
+            for _ in range(repeats):
+                torch.mm(x, weight.T, out=out)
+            _wait_for_device()
+            return time.perf_counter() - began
+
+        seconds(1)
+        repeats = max(1, math.ceil(self.spec.seconds / 3 / seconds(1)))
+        fastest = min(seconds(repeats) for _ in range(3))
+        return 2 * rows * k * columns * repeats / fastest
+
+    def device_peak_mem_bytes(self) -> int | None:
+        return _device_peak_mem_bytes()
+
+
+def _wait_for_device() -> None:
+    import torch
+
+    if _cuda_in_use():
+        torch.cuda.synchronize()
+
+
+def _device_peak_mem_bytes() -> int | None:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if _cuda_in_use() else None
+
+
+def _cuda_in_use() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's own

@@ -1,0 +1,165 @@
+"""From the times of the rounds to medians, ratios, MFU, the JSON and the table."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All turns of one contestant at one shape."""
+
+    precision: str  # fp32 or bf16: what it ran in
+    steps: Sequence[int]  # of each round
+    seconds: Sequence[float]  # of each round
+    peak_mem_bytes: int
+    details: Mapping[str, Any]
+
+    def rates(self, tokens_per_step: int) -> list[float]:
+        """Tokens per second of each round."""
+        return [
+            steps * tokens_per_step / s for steps, s in zip(self.steps, self.seconds, strict=True)
+        ]
+
+
+def summarise(
+    shape: Shape,
+    measured: Mapping[str, Measured],
+    *,
+    products: Sequence[Mapping[str, float]],
+    ours: str,
+    shipped: str,
+) -> dict[str, Any]:
+    """What the rounds at one shape came to; `products` are FLOP/s of matrix products per round.
+
+    Ratios are of medians. The peak is the fastest product of all rounds, whatever its precision. A
+    ratio to somebody who did not run is None.
+    """
+    peak = max(rate for round_ in products for rate in round_.values())
+    rates = {name: m.rates(shape.tokens_per_step) for name, m in measured.items()}
+    medians = {name: median(values) for name, values in rates.items()}
+    peers = {name: rate for name, rate in medians.items() if not name.startswith("tinygpt ")}
+    best_peer = max(peers, key=lambda name: peers[name], default=None)
+
+    def ratio(to: str | None) -> float | None:
+        return medians[ours] / medians[to] if to in medians and ours in medians else None
+
+    def contestant(name: str) -> dict[str, Any]:
+        m = measured[name]
+        return {
+            **m.details,
+            "precision": m.precision,
+            "tokens_per_sec": medians[name],
+            "best_tokens_per_sec": max(rates[name]),
+            "mfu": mfu(shape, medians[name], peak_flops=peak),
+            "best_mfu": mfu(shape, max(rates[name]), peak_flops=peak),
+            "peak_mem_bytes": m.peak_mem_bytes,
+            "rounds": [
+                {"steps": steps, "seconds": seconds}
+                for steps, seconds in zip(m.steps, m.seconds, strict=True)
+            ],
+        }
+
+    contestants = {name: contestant(name) for name in measured}
+    us = contestants.get(ours, {})
+    same_mode = contestants.get(f"nanogpt {us.get('precision')}")
+    return {
+        "shape": asdict(shape),
+        "flops_per_token": shape.flops_per_token,
+        "peak_flops": peak,
+        "ours": ours,
+        "shipped": shipped,
+        "best_peer": best_peer,
+        "tokens_per_sec": us.get("tokens_per_sec"),
+        "ratio_vs_shipped": ratio(shipped),
+        "ratio_vs_best": ratio(best_peer),
+        "mfu": us.get("mfu"),
+        "peak_mem_bytes": us.get("peak_mem_bytes"),
+        "peak_mem_vs_same_mode": (
+            us["peak_mem_bytes"] / same_mode["peak_mem_bytes"] if us and same_mode else None
+        ),
+        "contestants": contestants,
+        "products": list(products),
+    }
+
+
+def mfu(shape: Shape, tokens_per_sec: float, *, peak_flops: float) -> float:
+    """The share of the peak that the model's own arithmetic uses."""
+    return tokens_per_sec * shape.flops_per_token / peak_flops
+
+
+def about(hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and when this was measured."""
+    root = Path(__file__).parent.parent
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(root),
+        **hardware,
+    }
+
+
+def commit(folder: Path) -> str | None:
+    """The commit of a checkout, `+` behind it if files differ; None if it is not one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def print_shape(name: str, summary: Mapping[str, Any]) -> None:
+    """The table of one shape."""
+    shape = Shape(**summary["shape"])
+    print(
+        f"\n({name}) {shape.n_layer} layers, {shape.n_head} heads, {shape.d_model} wide, "
+        f"{shape.seq_len} tokens, {shape.sequences} sequences, vocabulary {shape.vocab_size:,}; "
+        f"matmul peak {summary['peak_flops'] / 1e9:,.0f} GFLOP/s"
+    )
+    table = Table("", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("tok/s", "best", "x shipped", "MFU", "best", "peak MB"):
+        table.add_column(column, justify="right")
+    shipped = summary["contestants"].get(summary["shipped"])
+    for contestant, row in summary["contestants"].items():
+        ratio = row["tokens_per_sec"] / shipped["tokens_per_sec"] if shipped else None
+        table.add_row(
+            contestant,
+            f"{row['tokens_per_sec']:,.0f}",
+            f"{row['best_tokens_per_sec']:,.0f}",
+            "" if ratio is None else f"{ratio:.2f}",
+            f"{row['mfu']:.1%}",
+            f"{row['best_mfu']:.1%}",
+            f"{row['peak_mem_bytes'] / 1e6:,.0f}",
+        )
+    Console().print(table)
+    for contestant, error in summary["failed"].items():
+        print(f"{contestant} failed: {error}")
+    comparisons = {
+        f"x {summary['shipped']} (as shipped)": summary["ratio_vs_shipped"],
+        f"x {summary['best_peer']} (best)": summary["ratio_vs_best"],
+        "x the memory of nanogpt in the same precision": summary["peak_mem_vs_same_mode"],
+    }
+    known = [f"{ratio:.2f} {what}" for what, ratio in comparisons.items() if ratio is not None]
+    if known:
+        print(f"{summary['ours']}: {', '.join(known)}", flush=True)
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """The JSON; a reader sees the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)

@@ -1,0 +1,304 @@
+"""The processes that train one model together: who is who, and what they tell each other.
+
+torchrun starts them and numbers them: a rank is a process.  Without torchrun there is one, the main
+rank, and nothing here does anything.  Only this file and parallel.py say torch.distributed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
+from itertools import islice
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+from tinygpt.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed.distributed_c10d import Store
+
+# for one exchange between all ranks, one of which may be compiling or sharing its cores; what only
+# the main rank does, such as preparing data, is waited for without end
+TIMEOUT = timedelta(minutes=10)
+POLL_S = 0.02
+CLUES_S = 3.0  # how long a broken exchange looks for the rank that broke it
+LAST_WORD_S = 25.0  # after a signal; torchrun kills 30 seconds after it
+_LINKS = ("gloo", "nccl", "connection", "socket", "broken pipe")  # in messages of broken exchanges
+
+T = TypeVar("T")
+
+
+class RankLost(UserError):
+    """Another rank has ended, so this one cannot go on; `rank` is its number, if that is known."""
+
+    def __init__(self, message: str, *, rank: int | None) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class Ranks:
+    """This process among those that train together, as torchrun numbers them."""
+
+    def __init__(self, *, alone: bool = False) -> None:
+        set_by_torchrun = {} if alone else os.environ
+        self.rank = int(set_by_torchrun.get("RANK", "0"))
+        self.size = int(set_by_torchrun.get("WORLD_SIZE", "1"))
+        self.local_rank = int(set_by_torchrun.get("LOCAL_RANK", "0"))  # on its machine
+        self.restarts = int(set_by_torchrun.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        self._answers = 0
+        self._store: Store | None = None
+        self._processes: dict[int, tuple[str, int]] = {}  # host and process id of each other rank
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that speaks, writes and decides."""
+        return self.rank == 0
+
+    def meet(self) -> None:
+        """Find the place where ranks leave each other words; raises UserError if there is none."""
+        if self.size == 1:
+            return
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        try:
+            store, _, _ = next(iter(rendezvous("env://")))
+        except ValueError as error:
+            raise UserError(
+                f"WORLD_SIZE={self.size} is set, but {error}; start the ranks with torchrun, "
+                "or unset it for one process"
+            ) from None
+        self._store = PrefixStore("tinygpt", store)
+
+    def connect(self, device_type: str) -> None:
+        """Join the group that exchanges tensors: of the device, and on the CPU for decisions."""
+        if self.size == 1:
+            return
+        from torch import distributed
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        store = self._meeting_place()
+        store.set(f"process/{self.rank}", json.dumps([socket.gethostname(), os.getpid()]))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
+            store=PrefixStore("group", store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=TIMEOUT,
+        )
+        for rank in range(self.size):
+            if rank != self.rank:
+                host, process_id = json.loads(store.get(f"process/{rank}"))
+                self._processes[rank] = host, process_id
+
+    def leave(self, code: int) -> None:
+        """Part from the others before an exit with this code."""
+        if not self._processes:
+            return
+        if code == 1:  # threads of a broken group may wait for what never comes
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        from torch import distributed
+
+        distributed.destroy_process_group()
+
+    # Words: plain JSON, for which a rank waits without end
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """On every rank what `work` gives on the main one, however long that takes: plain JSON."""
+        if self.size == 1:
+            return work()
+        store = self._meeting_place()
+        self._answers += 1
+        key = f"answer/{self._answers}"
+        if self.is_main:
+            answer = work()
+            store.set(key, json.dumps(answer))
+            return answer
+        try:
+            while not store.check([key]):
+                time.sleep(POLL_S)
+            heard: T = json.loads(store.get(key))
+        except RuntimeError:  # the place where words are left ends with who kept it
+            raise RankLost(f"the main one of {self.size} ranks has ended", rank=0) from None
+        return heard
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives here; the main rank does it first, the others find it done."""
+        if not self.is_main:
+            self.from_main(lambda: None)
+            return work()
+        result = work()
+        self.from_main(lambda: None)
+        return result
+
+    # Numbers: all ranks ask for the same thing, and get the same answer
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over all ranks, in place; a device does not wait for it."""
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.all_reduce(tensor)
+            tensor /= self.size
+        return tensor
+
+    def total(self, value: float) -> float:
+        """The sum over all ranks, in float64."""
+        return self._reduced([value], "SUM")[0]
+
+    def most(self, *values: float) -> list[float]:
+        """Of each value the largest on any rank."""
+        return self._reduced(values, "MAX")
+
+    def _reduced(self, values: Iterable[float], operation: str) -> list[float]:
+        if self.size == 1:
+            return [*values]
+        import torch
+        from torch import distributed
+
+        numbers = torch.tensor([*values], dtype=torch.float64)
+        distributed.all_reduce(numbers, op=getattr(distributed.ReduceOp, operation))
+        answer: list[float] = numbers.tolist()
+        return answer
+
+    def share(self, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+        """Every size-th item, and whether it counts.
+
+        Where items run out, a rank gets the last one again, not to count: all ranks get as many,
+        as they must where each forward is an exchange.
+        """
+        rest = iter(items)
+        while turn := list(islice(rest, self.size)):
+            counts = self.rank < len(turn)
+            yield turn[self.rank if counts else -1], counts
+
+    # Ends
+
+    @contextmanager
+    def watched(self, last_word: Callable[[], None] | None = None) -> Iterator[None]:
+        """Tell what ended this rank from what ended another one: raises RankLost for the latter.
+
+        SIGTERM, by which torchrun ends the ranks that are left, raises KeyboardInterrupt in here,
+        and is ignored after an error. If this has not ended LAST_WORD_S after a signal, as when a
+        GPU waits for a rank that is gone, another thread calls `last_word`; soon torchrun kills.
+        """
+        if self.size == 1:
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            with _last_word(last_word) if last_word else nullcontext():
+                yield
+        except BaseException as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do takes seconds
+            lost = None if isinstance(error, UserError) else self._lost(error)
+            if lost:
+                raise lost from error
+            if not isinstance(error, KeyboardInterrupt | RankLost):  # those began elsewhere
+                self._leave_word(str(error) or type(error).__name__)
+            raise
+        signal.signal(signal.SIGTERM, before)
+
+    def main_fails_too(self) -> bool:
+        """Whether the main rank ends for a reason of its own; waits until it has said it."""
+        if self._word_of(0, wait_s=CLUES_S) is None:
+            return False
+        deadline = time.monotonic() + LAST_WORD_S
+        while time.monotonic() < deadline and not self._has_died(0):
+            time.sleep(POLL_S)
+        return True
+
+    def _has_died(self, rank: int) -> bool:
+        """Whether that process is gone, as far as this machine can tell."""
+        host, process_id = self._processes[rank]
+        if host != socket.gethostname():
+            return False
+        try:
+            os.kill(process_id, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+    def _leave_word(self, message: str) -> None:
+        with suppress(Exception):  # nobody may be left to read it
+            self._meeting_place().set(f"end/{self.rank}", message.partition("\n")[0])
+
+    def _word_of(self, rank: int, *, wait_s: float = 0.0) -> str | None:
+        deadline = time.monotonic() + wait_s
+        with suppress(Exception):  # the place where words were left may be gone with who kept it
+            store = self._meeting_place()
+            while not store.check([f"end/{rank}"]):
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(POLL_S)
+            return store.get(f"end/{rank}").decode(errors="replace")
+        return None
+
+    def _lost(self, error: BaseException) -> RankLost | None:
+        """Which other rank ended and so caused this error; None if none did."""
+        broken = isinstance(error, RuntimeError) and any(
+            word in str(error).lower() for word in _LINKS
+        )
+        if not broken and not isinstance(error, KeyboardInterrupt):
+            return None
+        deadline = time.monotonic() + (CLUES_S if broken else 0.0)
+        while True:
+            for rank, (_, process_id) in self._processes.items():
+                name = f"rank {rank} of {self.size}"
+                if word := self._word_of(rank):
+                    return RankLost(f"{name} failed: {word}", rank=rank)
+                if self._has_died(rank):
+                    return RankLost(f"{name} (process {process_id}) has died", rank=rank)
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_S)
+        first_line = str(error).partition("\n")[0]
+        words = f"a rank on another machine, or the way to it, is lost: {first_line}"
+        return RankLost(words, rank=None) if broken else None
+
+    def _meeting_place(self) -> Store:
+        assert self._store is not None, "meet first"
+        return self._store
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+@contextmanager
+def _last_word(say: Callable[[], None]) -> Iterator[None]:
+    """Call `say` if this does not end within LAST_WORD_S of a signal, whatever it waits for."""
+    over = threading.Event()
+    here, there = socket.socketpair()
+    there.setblocking(False)
+
+    def listen() -> None:
+        if here.recv(1) and not over.wait(LAST_WORD_S):
+            with suppress(Exception):
+                say()
+        here.close()
+
+    # Python hears of a signal only between its own operations; this is told at once
+    before = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=listen, name="last word", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        there.close()
