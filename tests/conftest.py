@@ -73,6 +73,7 @@ def tiny(text_file: Path, tmp_path: Path) -> list[str]:
         "model.d_model=16",
         "model.n_head=2",
         "device=cpu",
+        "device.precision=fp32",  # whatever this CPU is best at
         "callback=[]",
         "trainer.seq_len=16",
         "trainer.micro_batch_size=2",

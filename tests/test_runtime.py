@@ -1,6 +1,9 @@
 """The device that is asked for, or words that say why not."""
 
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -45,13 +48,44 @@ def test_a_device_that_is_not_here_is_refused_with_what_to_type(
     assert Runtime(DeviceConfig(type="auto")).device == torch.device("cpu")
 
 
-def test_the_cpu_is_taken_when_it_is_asked_for_and_precision_is_full(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_cpu_is_taken_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # there, and not wanted
     runtime = cpu()
-    assert (runtime.device.type, runtime.precision) == ("cpu", "fp32")
+    assert runtime.device.type == "cpu"
     assert runtime.peak_mem_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": False, "avx2": True}, "fp32"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(
+    capabilities: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert cpu().precision == precision
+    assert cpu(precision="fp32").precision == "fp32"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_memory_that_a_step_frees_is_there_for_the_next_without_page_faults() -> None:
+    script = (
+        "import resource, torch; from tinygpt.config import DeviceConfig\n"
+        "from tinygpt.runtime import Runtime\n"
+        "Runtime(DeviceConfig(type='cpu'))\n"
+        "for _ in range(5):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    blocks = [torch.ones(50_000_000 // 4) for _ in range(4)]; del blocks\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 1000  # 200 MB in pages of 4 KiB would be 49,000
 
 
 def test_tensors_go_to_the_device_with_their_values() -> None:

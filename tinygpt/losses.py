@@ -24,9 +24,7 @@ class ModelLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """Mean nats of targets (B, T): by `model.loss` where there is one, else of its logits.
 
         With `documents` (B, T) attention keeps them apart: ids that grow from one to the next.
@@ -98,7 +96,7 @@ def _nats(logits: Tensor, targets: Tensor, exact: torch.dtype, n_tokens: int | N
     """
     nats = torch.zeros((), dtype=exact, device=logits.device)
     rows = max(1, CHUNK_ELEMENTS // logits.size(-1))
-    for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
+    for part, wanted in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
         log_p = torch.log_softmax(part, -1, dtype=exact)
         at_target = wanted[:, None]
         nats -= log_p.gather(1, at_target).sum()

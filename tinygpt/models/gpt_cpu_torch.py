@@ -166,7 +166,7 @@ def _attend_backward(
 
 def _by_token(heads: Tensor, n_batch: int) -> Tensor:
     """(B H, T, D) seen as (B, T, H, D)."""
-    return heads.unflatten(0, (n_batch, -1)).transpose(1, 2)
+    return heads.view(n_batch, -1, *heads.shape[1:]).transpose(1, 2)
 
 
 def _gelu(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,4 +190,4 @@ def _gelu(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same rows of each, a few at a time."""
     rows = max(1, GELU_ELEMENTS // tensors[0].size(-1))
-    return zip(*(t.split(rows) for t in tensors), strict=True)
+    return zip(*(torch.split(t, rows) for t in tensors), strict=True)

@@ -99,20 +99,21 @@ class BPETokenizer(Tokenizer):
     def _encode_words(self, words: list[bytes]) -> list[bytes]:
         """As one text, a newline after each: quicker than one by one."""
         text = b"".join([word + b"\n" for word in words]).decode("utf-8", "surrogatepass")
-        parts = _CUT.findall(text)
-        plain = [part for part in parts if not _RESERVED.match(part)]
-        encoded = iter(self._processor.encode(plain, out_type="numpy", num_threads=1))
-        spelled = [self._spell(part) if _RESERVED.match(part) else next(encoded) for part in parts]
-        ids = np.concatenate([np.empty(0, dtype=np.int32), *spelled])
+        ids = np.concatenate(
+            [np.empty(0, dtype=np.int32), *map(self._part_ids, _CUT.findall(text))]
+        )
         sizes = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
         stops = np.cumsum(sizes + 1) - 1
         spans = np.searchsorted(np.cumsum(self._sizes[ids]), [stops - sizes, stops], side="right")
         data, (first, last) = ids.tobytes(), (ID_BYTES * spans).tolist()
         return [data[start:stop] for start, stop in zip(first, last, strict=True)]
 
-    def _spell(self, text: str) -> npt.NDArray[np.int32]:
-        data = text.encode("utf-8", "surrogatepass")
-        return np.array([self._byte_ids[byte] for byte in data], dtype=np.int32)
+    def _part_ids(self, part: str) -> npt.NDArray[np.int32]:
+        if _RESERVED.match(part):
+            spelled = [self._byte_ids[byte] for byte in part.encode("utf-8", "surrogatepass")]
+            return np.array(spelled, dtype=np.int32)
+        ids: npt.NDArray[np.int32] = self._processor.encode(part, out_type="numpy")
+        return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """UTF-8 bytes of the ids; raises ValueError for an id that does not exist.
