@@ -138,6 +138,7 @@ def settings(text_file, tmp_path_factory) -> list[str]:
         "schedule=constant",
         "schedule.warmup_ratio=0",
         "device=cpu",
+        "device.precision=fp32",
         "trainer.seq_len=16",
         "trainer.micro_batch_size=2",
         "trainer.tokens_per_step=128",

@@ -145,7 +145,7 @@ class DeviceConfig:
     """Which hardware, and in what precision."""
 
     type: str = "auto"  # auto takes cuda, then mps, then cpu
-    precision: str = "auto"  # auto takes bf16 on a GPU that has it, else fp32
+    precision: str = "auto"  # auto: bf16 where the GPU or CPU multiplies it, else fp32
     compile: str = "auto"  # auto compiles on CUDA when the run is long enough to gain from it
     parallel: str = "auto"  # ranks: ddp copies the model, fsdp spreads it; auto: ddp if that fits
     threads: int | None = None  # CPU threads; null leaves it to torch; changes the last bits

@@ -4,8 +4,8 @@ import ctypes
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +37,8 @@ class Runtime:
     def __init__(self, cfg: DeviceConfig, ranks: Ranks | None = None) -> None:
         self.cfg = cfg
         self.ranks = ranks or Ranks(alone=True)
-        kind = _best_device() if cfg.type == "auto" else cfg.type
+        # of several ranks none may choose for itself
+        kind = self.ranks.from_main(lambda: _best_device() if cfg.type == "auto" else cfg.type)
         if kind == "cuda" and not torch.cuda.is_available():
             raise UserError(_missing("cuda", "a CUDA build of torch and a visible NVIDIA GPU"))
         if kind == "mps" and not torch.backends.mps.is_available():
@@ -103,11 +104,18 @@ class Runtime:
                 model,
                 device_type=self.device.type,
                 size=self.ranks.size,
-                # LayerNorm takes weights of another type than its input where CUDA's autocast
-                # converts them, but not on a CPU
-                blocks_in_bf16=self.precision == "bf16" and self.device.type == "cuda",
+                blocks_in_bf16=self._bf16_blocks,
             )
         return _PLACES[self.parallel].format(ranks=self.ranks.size) + why
+
+    @property
+    def _bf16_blocks(self) -> bool:
+        """Whether FSDP gathers blocks in bf16.
+
+        LayerNorm then has weights of another type than its input: CUDA's autocast converts them,
+        that of a CPU does not.
+        """
+        return self.precision == "bf16" and self.device.type == "cuda"
 
     def _is_too_large(self, model: nn.Module) -> bool:
         """Whether any rank's GPU is too small for a copy of the model and what trains it."""
@@ -127,7 +135,8 @@ class Runtime:
             kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         if wanted == "auto":
-            return "bf16" if has_bf16 and (kind == "cuda" or _cpu_multiplies_bf16()) else "fp32"
+            gains = has_bf16 and (kind == "cuda" or _cpu_multiplies_bf16())
+            wanted = self.ranks.from_main(lambda: "bf16" if gains else "fp32")
         if wanted == "fp16" and kind != "cuda":
             raise UserError(
                 f"device.precision=fp16 is only safe on cuda, where the loss is scaled; "
@@ -140,9 +149,14 @@ class Runtime:
             )
         return wanted
 
-    def model_on_main(self, model: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def model_on_main(self, model: nn.Module) -> Iterator[None]:
         """The context in which the main rank uses the model alone, and the others wait."""
-        return parallel.whole_on_main(model) if self.parallel == "fsdp" else nullcontext()
+        if self.parallel != "fsdp":
+            yield
+            return
+        with parallel.whole_on_main(model), self.autocast() if self._bf16_blocks else nullcontext():
+            yield
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which a forward runs."""
@@ -162,11 +176,10 @@ class Runtime:
         if wanted == "never":
             return model, "device.compile=never"
         if wanted == "auto":
-            if self.device.type != "cuda":
-                return (
-                    model,
-                    f"device.compile=auto: not compiled, it gains nothing on {kind}",
-                )
+            if kind != "cuda":
+                small = ", though the smallest models do from device.compile=always"
+                gains = f"on {kind} it gains nothing{small if kind == 'cpu' else ''}"
+                return model, f"device.compile=auto: not compiled, {gains}"
             if planned_steps is not None and planned_steps < COMPILE_PAYS_AFTER_STEPS:
                 return model, f"device.compile=auto: not compiled for {planned_steps} steps"
         if kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -236,7 +249,9 @@ def _host_copy(tensor: Tensor) -> Tensor:
 
 def _cpu_multiplies_bf16() -> bool:
     """Whether the CPU has instructions for it; without them bf16 is slower than fp32."""
-    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.11 cannot say
+    has: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # torch before 2.11 cannot say
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
