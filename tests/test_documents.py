@@ -53,6 +53,11 @@ def test_a_prepare_command_of_the_readme_composes(arguments):
     compose.compose("prepare", overrides.jobs(arguments, multirun=False, entry="prepare")[0])
 
 
+@pytest.mark.parametrize("arguments", commands("data"), ids=" ".join)
+def test_a_data_command_of_the_readme_composes(arguments):
+    compose.compose("data", overrides.jobs(arguments, multirun=False, entry="data")[0])
+
+
 @pytest.mark.parametrize("arguments", commands("sample"), ids=" ".join)
 def test_a_sample_command_of_the_readme_is_understood(arguments):
     assert sample.parse(arguments).prompt == ["Once upon a time"]
@@ -61,6 +66,7 @@ def test_a_sample_command_of_the_readme_is_understood(arguments):
 def test_the_readme_shows_commands_of_every_kind():
     assert len(commands("train")) >= 8
     assert commands("prepare")
+    assert commands("data")
     assert commands("sample")
 
 
