@@ -7,9 +7,12 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -357,28 +360,42 @@ def test_what_went_wrong_behind_the_training_is_raised_once_by_who_asks_next(
         raise ValueError
 
 
-def test_what_was_begun_is_whole_when_training_ends_unless_it_is_ended_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", [None, ValueError, KeyboardInterrupt])
+def test_what_was_begun_is_whole_when_training_ends(
+    tmp_path: Path, end: type[BaseException] | None
 ) -> None:
     checkpoints = Checkpoints(tmp_path)
 
-    def train(step: int, *, end: BaseException | None) -> None:
+    def train() -> None:
         with checkpoints.settled():
-            checkpoints.start_saving(trained(step))
+            checkpoints.start_saving(trained(1))
             if end is not None:
                 raise end
 
-    train(1, end=None)
+    with pytest.raises(end) if end else nullcontext():
+        train()
     assert loaded(checkpoints.latest(no_warning)) == content(trained(1))
-    with pytest.raises(ValueError, match="wrong"):
-        train(2, end=ValueError("wrong"))
-    assert loaded(checkpoints.latest(no_warning)) == content(trained(2))
-    gate = Gate(monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        train(3, end=KeyboardInterrupt())
-    assert checkpoints.steps() == [2]  # and nobody waited for the gate
-    gate.opened.set()
-    checkpoints.wait()
+
+
+def test_a_process_that_ends_while_it_writes_ends_well_and_the_checkpoint_is_whole(
+    tmp_path: Path,
+) -> None:
+    script = f"""
+import pathlib, torch
+from tinygpt.checkpoint import Checkpoints
+from tinygpt.state import TrainState
+model = torch.nn.Linear(2000, 2000)
+scaler = torch.amp.GradScaler("cpu", enabled=False)
+state = TrainState(model, torch.optim.SGD(model.parameters()), scaler)
+Checkpoints(pathlib.Path({str(tmp_path)!r})).start_saving(state)
+raise KeyboardInterrupt
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
+    assert Checkpoints(tmp_path).latest(no_warning) == tmp_path / "step-00000000"
 
 
 # Which ones are kept

@@ -90,7 +90,7 @@ class Checkpoints:
                 written.set_exception(error)
 
         self._writing = written
-        # a daemon: who ends the process at once does not wait for a checkpoint
+        # no daemon: Python would end it inside of a library, which aborts the process
         Thread(target=write, name="checkpoint", daemon=True).start()
 
     def wait(self) -> None:
@@ -101,13 +101,11 @@ class Checkpoints:
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """Nothing is left to write when this ends, unless somebody ends it at once."""
+        """Nothing is left to write when this ends, in whatever way."""
         try:
             yield
-        except Exception:
+        finally:
             self.wait()
-            raise
-        self.wait()
 
     def _save(self, snapshot: "_Snapshot") -> None:
         step = snapshot.step
