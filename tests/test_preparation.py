@@ -228,6 +228,7 @@ def test_damage_is_named_and_mended_by_the_command_that_the_error_prints(
     path.write_bytes(content[:-2] if damage == "truncated" else content)
     if damage == "gone":
         path.unlink()
+    (folder / "config.yaml").write_text("damaged too")
     if (file, damage) == ("manifest.json", "gone"):  # as far as anyone can tell never finished
         prepare(cfg, silent)
     else:
