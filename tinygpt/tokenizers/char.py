@@ -65,6 +65,13 @@ class CharTokenizer(Tokenizer):
         Nibbles pair up from the first of their run; one without a partner adds nothing.  So the
         bytes of the first k ids begin the bytes of all, and a stream of ids decodes as it grows.
         """
+        ids = list(ids)
+        try:
+            return b"".join([self._bytes[i] for i in ids])
+        except KeyError:  # a nibble, or an id that does not exist
+            return self._spelled_bytes(ids)
+
+    def _spelled_bytes(self, ids: Sequence[int]) -> bytes:
         out = bytearray()
         high: int | None = None
         for i in ids:
