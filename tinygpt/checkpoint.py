@@ -91,7 +91,7 @@ class Checkpoints:
 
         self._writing = written
         # no daemon: Python would end it inside of a library, which aborts the process
-        Thread(target=write, name="checkpoint", daemon=True).start()
+        Thread(target=write, name="checkpoint").start()
 
     def wait(self) -> None:
         """Until what was begun is on the disk; raises, once, what went wrong."""
