@@ -241,7 +241,11 @@ JOBS = [
 
 @pytest.mark.parametrize("job", JOBS, ids=",".join)
 def test_a_saved_config_loads_back_equal(job: list[str], tmp_path: Path) -> None:
-    needed = {"dataset=text": TEXT[1:], "dataset=hub": ["dataset.repo=someone/stories"]}
+    needed = {
+        "dataset=text": TEXT[1:],
+        "dataset=hub": ["dataset.repo=someone/stories"],
+        "tokenizer=hf": ["tokenizer.path=tokenizer.json"],
+    }
     cfg = compose("train", [*job, *(text for choice in job for text in needed.get(choice, []))])
     config.save(cfg, tmp_path / "config.yaml")
     assert config.load(tmp_path / "config.yaml") == cfg
