@@ -23,6 +23,7 @@ CHOICES = sorted(
 NEEDED = {
     "dataset=text": ["dataset.path=stories.txt"],
     "dataset=hub": ["dataset.repo=someone/stories"],
+    "tokenizer=hf": ["tokenizer.path=tokenizer.json"],
 }
 
 
