@@ -32,7 +32,7 @@ from tinygpt.interfaces import Tokenizer, TokenizerConfig, utf8_length
 from tinygpt.overlap import digests
 
 BATCH_BYTES = 1 << 20  # of text encoded at a time, about: bounds memory
-_ALONE_S = 0.5  # of encoding in this process before others are started: little text needs none
+_ALONE_S = 2.0  # of encoding here before others are started, who take over a second to be ready
 _PER_WORKER = 2  # batches that are sent before their turn: bounds memory
 _COUNT = struct.Struct("<Q")
 
