@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
@@ -52,6 +53,39 @@ def encoder(cfg: TokenizerConfig, folder: Path, *, workers: int) -> tuple[Encode
     tokenizer.save(folder)
     dtype = np.dtype("<u2")
     return Encoder(tokenizer, cfg=cfg, folder=folder, dtype=dtype, workers=workers), tokenizer
+
+
+PICKY = """
+from dataclasses import dataclass
+from tinygpt.errors import UserError
+from tinygpt.tokenizers.char import CharConfig, CharTokenizer
+
+class PickyTokenizer(CharTokenizer):
+    def encode_batch(self, texts):
+        if any("?" in text for text in texts):
+            raise UserError("this tokenizer cannot write ?")
+        return super().encode_batch(texts)
+
+@dataclass
+class PickyConfig(CharConfig):
+    def train(self, documents):
+        return PickyTokenizer(CharConfig.train(self, documents).characters)
+
+    def load(self, folder):
+        return PickyTokenizer(CharConfig.load(self, folder).characters)
+"""
+
+
+def test_what_a_tokenizer_refuses_in_another_process_is_said_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picky_tokenizer.py").write_text(PICKY)
+    monkeypatch.syspath_prepend(tmp_path)
+    many, _ = encoder(import_module("picky_tokenizer").PickyConfig(), tmp_path, workers=2)
+    fine = ["a cat", "a dog"]
+    work = [Texts(0, 2, texts, "".join(texts).encode()) for texts in (fine, fine, ["a cat?"])]
+    with many, pytest.raises(UserError, match=r"^this tokenizer cannot write \?$"):
+        list(many.encoded(work))
 
 
 @pytest.mark.parametrize("cfg", [CharConfig(), BPEConfig(vocab_size=300)], ids=["char", "bpe"])

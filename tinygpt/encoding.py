@@ -169,10 +169,13 @@ class _Child:
             self._requests.write(json.dumps(introduction).encode() + b"\n")
 
     def encode(self, texts: Texts) -> Batch:
-        """Raises UserError if the process is no more."""
+        """Raises UserError for texts that the tokenizer refuses, and if the process is no more."""
         characters = np.fromiter(map(len, texts.texts), np.int64, len(texts.texts))
         try:
             _write(self._requests, characters, texts.utf8)
+            complaint = _read(self._replies)
+            if complaint:
+                raise UserError(complaint.decode())
             tokens, lengths, utf8_bytes, hashes = (_read(self._replies) for _ in range(4))
         except (BrokenPipeError, EOFError):
             code = self._process.wait()
@@ -211,8 +214,12 @@ def _serve() -> None:
             ends = np.cumsum(np.frombuffer(_read(requests), np.int64)).tolist()
             text = str(_read(requests), "utf-8", "surrogatepass")
             texts = [text[start:end] for start, end in pairwise([0, *ends])]
-            batch = encode(tokenizer, texts, dtype)
-            _write(replies, batch.tokens, batch.lengths, batch.utf8_bytes, batch.digests)
+            try:
+                batch = encode(tokenizer, texts, dtype)
+            except UserError as error:
+                _write(replies, str(error).encode())
+                return
+            _write(replies, b"", batch.tokens, batch.lengths, batch.utf8_bytes, batch.digests)
 
 
 def _write(pipe: IO[bytes], *parts: bytes | npt.NDArray[Any]) -> None:
