@@ -259,7 +259,7 @@ def _keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step, which asks for the same again.
 
     It gives large blocks back to the system at once, and taking them anew costs a page fault for
-    each 4 KiB: 15 to 20 % of a step. Other C libraries stay as they are.
+    each 4 KiB: a tenth of a step. Other C libraries stay as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
