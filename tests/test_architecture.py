@@ -31,7 +31,8 @@ LAYERS = [
         "parallel",
         "runtime",
         "sampling",
-        "datasets tokenizers models optimizers schedules loggers callbacks",
+        "datasets tokenizers models optimizers schedules loggers callbacks "
+        "searches stoppings launchers",
         "overlap progress disk",
         "shards encoding",
         "sharding",
@@ -43,13 +44,20 @@ LAYERS = [
         "state",
         "checkpoint",
         "run_folder",
+        "records",
+        "comparison",
+        "comparison_view report",
         "plots",
         "trainer",
         "help",
         "cli",
+        "planning",
         "run",
         "launch",
-        "train prepare data sample",
+        "sweep_folder",
+        "sweep_view",
+        "sweep",
+        "train prepare data sample compare runs upload plan",
     )
 ]
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}

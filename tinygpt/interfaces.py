@@ -17,6 +17,7 @@ import numpy.typing as npt
 from omegaconf import MISSING
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
     from torch import nn
     from torch.optim import Optimizer
 
@@ -290,3 +291,105 @@ class CallbackConfig(ABC):
     @abstractmethod
     def build(self, context: CallbackContext) -> Callback:
         """A callback for one run."""
+
+
+# Sweeps: which runs, how far each goes, and where they run
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of a sweep, as a search and a stopping rule see it."""
+
+    number: int  # its folder in the sweep
+    overrides: tuple[str, ...]  # what tells it from the others, as `key=value`
+    status: str  # queued, running, paused, finished, stopped, interrupted or failed
+    max_steps: int | None  # None: it ends by the clock
+    values: Mapping[int, float]  # step -> the objective there, lower is better
+
+
+class Search(ABC):
+    """Says which configs a sweep tries. All that it remembers follows from the trials."""
+
+    @abstractmethod
+    def suggest(self, trials: Sequence[Trial]) -> list[str] | None:
+        """The overrides of one more trial, given all so far; None when there are no more."""
+
+    def total(self) -> int | None:
+        """How many trials there will be, if that is known."""
+        return None
+
+
+@dataclass
+class SearchConfig(ABC):
+    """Fields say how many configs to try, and by which rule."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def build(self, space: Sequence[Override], *, folder: Path) -> Search:
+        """A search over what was typed; what it keeps on disk is in the sweep's folder.
+
+        Raises UserError for a value in the space that it has no use for.
+        """
+
+
+class Stopping(ABC):
+    """Says which runs are worth going on with. A pure function of the trials."""
+
+    @abstractmethod
+    def rungs(self, max_steps: int) -> list[int]:
+        """The steps, in order and below max_steps, at which a run pauses to be judged."""
+
+    @abstractmethod
+    def promoted(self, trials: Sequence[Trial], *, complete: bool) -> list[int]:
+        """Of the paused trials the numbers of those that go on now, the most promising first.
+
+        `complete` says that no trial is to come, and that none is running.
+        """
+
+    @abstractmethod
+    def dropped(self, trials: Sequence[Trial], *, complete: bool) -> dict[int, str]:
+        """Of the paused trials those that never go on, and why."""
+
+
+@dataclass
+class StoppingConfig(ABC):
+    """Fields say when runs are judged, and how many of them stay."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def build(self) -> Stopping | None:
+        """The rule; None where every run goes to its end."""
+
+
+class Launcher(ABC):
+    """Starts the runs of a sweep, each in a process of its own."""
+
+    @property
+    @abstractmethod
+    def slots(self) -> int:
+        """How many runs there are at once."""
+
+    @abstractmethod
+    def start(self, run: Path) -> None:
+        """Begin, or go on with, the run in this folder; needs a free slot."""
+
+    @abstractmethod
+    def ended(self) -> dict[Path, int | None]:
+        """The runs that have ended since the last call, with exit codes; None: it is not known."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask every run to save and end, and wait until all have."""
+
+
+@dataclass
+class LauncherConfig(ABC):
+    """Fields say where the runs of a sweep run, and how many at once."""
+
+    name: str = MISSING
+
+    @abstractmethod
+    def build(self, *, folder: Path) -> Launcher:
+        """A launcher for a sweep's folder; raises UserError if what it needs is missing."""
