@@ -13,11 +13,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tinygpt import config, mistakes, registry
-from tinygpt.config import DataConfig, PrepareConfig, RunConfig
+from tinygpt.config import DataConfig, PrepareConfig, RunConfig, SweepConfig
 from tinygpt.errors import UserError
 from tinygpt.overrides import CONF, field_names, parse, quoted
 
-CONFIG_CLASSES = {"train": RunConfig, "prepare": PrepareConfig, "data": DataConfig}
+CONFIG_CLASSES = {
+    "train": RunConfig,
+    "prepare": PrepareConfig,
+    "data": DataConfig,
+    "sweep": SweepConfig,
+}
 # Hydra 1.4 deprecates version_base; 1.3 changes the working directory without it
 VERSION_BASE = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 
@@ -57,7 +62,9 @@ def compose_all(
 def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
     """The groups that an entry point takes, and the choices of each."""
     names = [*registry.KINDS, "trainer", "device", "experiment"]
-    if entry != "train":
+    if entry == "sweep":
+        names = [*registry.SWEEP_KINDS, "sweep"]
+    elif entry != "train":
         names = [name for name in names if name in field_names(PrepareConfig)]
     folders = [CONF, config_dir] if config_dir else [CONF]
     return {

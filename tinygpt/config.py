@@ -19,10 +19,13 @@ from tinygpt.errors import UserError, as_typed, check_choice, check_range, neare
 from tinygpt.interfaces import (
     CallbackConfig,
     DatasetConfig,
+    LauncherConfig,
     LoggerConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
+    SearchConfig,
+    StoppingConfig,
     TokenizerConfig,
 )
 
@@ -135,6 +138,15 @@ class TrainerConfig:
         )
 
     @property
+    def planned_steps(self) -> int | None:
+        """The length of the run in steps; None where the data or the clock determine it."""
+        if self.max_steps is not None:
+            return self.max_steps
+        if self.max_epochs is not None or self.max_time is not None:
+            return None
+        return max(1, round(int(self.max_tokens or DEFAULT_MAX_TOKENS) / self.tokens_per_step))
+
+    @property
     def sequences_per_step(self) -> int:
         """Sequences per optimizer update."""
         return self.tokens_per_step // self.seq_len
@@ -214,6 +226,17 @@ class RunConfig(PrepareConfig):
             )
 
 
+@dataclass(kw_only=True)
+class SweepConfig:
+    """How a multirun goes: which configs, how far each, and where. No run depends on it."""
+
+    search: SearchConfig
+    stopping: StoppingConfig
+    launcher: LauncherConfig
+    objective: str = "val/bpb"  # what searches and stopping rules compare; lower is better
+    retry_failed: bool = False  # whether runs that failed are tried again when a sweep goes on
+
+
 def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
     """Type and check a composed or saved config; raises UserError for what does not fit.
 
@@ -235,7 +258,7 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
             if not isinstance(value, Mapping):
                 raise UserError(f"{key}={as_typed(value)} must hold components by name")
             values[key] = {n: _component(key, v, f"{key}.{n}") for n, v in value.items()}
-        elif key in registry.KINDS:
+        elif key in (*registry.KINDS, *registry.SWEEP_KINDS):
             values[key] = _component(key, value, key)
         elif key in ("trainer", "device"):
             values[key] = _typed(TrainerConfig if key == "trainer" else DeviceConfig, value, key)

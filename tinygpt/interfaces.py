@@ -6,7 +6,7 @@ Nothing here imports torch: configs are composed and checked before the heavy li
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -307,15 +307,15 @@ class Trial:
     values: Mapping[int, float]  # step -> the objective there, lower is better
 
 
-class Search(ABC):
+class Search:
     """Says which configs a sweep tries. All that it remembers follows from the trials."""
 
-    @abstractmethod
-    def suggest(self, trials: Sequence[Trial]) -> list[str] | None:
-        """The overrides of one more trial, given all so far; None when there are no more."""
+    def planned(self) -> list[list[str]]:
+        """The overrides of each trial that is known from the start."""
+        return []
 
-    def total(self) -> int | None:
-        """How many trials there will be, if that is known."""
+    def suggest(self, trials: Sequence[Trial]) -> list[str] | None:
+        """The overrides of one more trial, given how all so far went; None: there are no more."""
         return None
 
 
@@ -366,22 +366,29 @@ class StoppingConfig(ABC):
 class Launcher(ABC):
     """Starts the runs of a sweep, each in a process of its own."""
 
-    @property
-    @abstractmethod
-    def slots(self) -> int:
-        """How many runs there are at once."""
+    slots: int  # how many runs there are at once
+    threads: int | None  # CPU threads of a run that leaves them open; None where it has a GPU
 
     @abstractmethod
-    def start(self, run: Path) -> None:
-        """Begin, or go on with, the run in this folder; needs a free slot."""
+    def start(self, run: Path, command: Sequence[str]) -> None:
+        """Start the command for the run in this folder; needs a free slot.
+
+        What the process says goes to `process.log` in the folder.
+        """
 
     @abstractmethod
-    def ended(self) -> dict[Path, int | None]:
-        """The runs that have ended since the last call, with exit codes; None: it is not known."""
+    def ended(self) -> dict[Path, str | None]:
+        """The runs whose process has ended since the last call.
+
+        Beside each is how it died (a signal, a lost node), or None if it left by itself.
+        """
 
     @abstractmethod
     def stop(self) -> None:
-        """Ask every run to save and end, and wait until all have."""
+        """Ask every process to save its run and end; called again, end them at once.
+
+        Does not wait for them: `ended` tells.
+        """
 
 
 @dataclass
@@ -391,5 +398,8 @@ class LauncherConfig(ABC):
     name: str = MISSING
 
     @abstractmethod
-    def build(self, *, folder: Path) -> Launcher:
-        """A launcher for a sweep's folder; raises UserError if what it needs is missing."""
+    def build(self, *, folder: Path, devices: Collection[str]) -> Launcher:
+        """A launcher for a sweep's folder, whose runs ask for these `device.type`s.
+
+        Raises UserError if what it needs is missing.
+        """

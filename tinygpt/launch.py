@@ -1,4 +1,4 @@
-"""What surrounds a run: its folder, how it ended and what is said of it, alone or in a sweep."""
+"""What surrounds a run: its folder, how it ended and what is said of it."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from tinygpt import cli, config, mistakes, overrides, registry
 from tinygpt.config import RunConfig
 from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.ranks import RankLost, Ranks
-from tinygpt.run_folder import RunFolder, find_run, make_folder
+from tinygpt.run_folder import RunFolder, find_run
 
 # what a resumed run keeps: with another value of these it would be another run
 _FROZEN = ("dataset", "tokenizer", "model", "seed", "trainer.seq_len", "trainer.tokens_per_step")
-_EXIT_CODES = {"finished": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
+_EXIT_CODES = {"finished": 0, "paused": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
 
 
 @dataclass
@@ -30,6 +29,7 @@ class Job:
     run_id: str
     group: str | None = None
     resumed: bool = False
+    pause_at: int | None = None  # step after which it ends for now
 
 
 def launch(job: Job) -> int:
@@ -52,17 +52,22 @@ def launch(job: Job) -> int:
             "config": config.to_dict(job.cfg),
             "folder": str(job.path),
             "resumed": job.resumed,
+            "pause_at": job.pause_at,
         }
     )
     runtime = check(job.cfg, ranks)
     if job.resumed:
         folder = RunFolder.reopen(job.path, cfg=job.cfg, overrides=job.overrides)
+        folder.write_run(pause_at=job.pause_at)
     else:
         folder = RunFolder.create(
             job.path, cfg=job.cfg, overrides=job.overrides, run_id=job.run_id, group=job.group
         )
     code = _in_folder(
-        job, folder, lambda: run(job.cfg, folder, runtime, resumed=job.resumed), ranks
+        job,
+        folder,
+        lambda: run(job.cfg, folder, runtime, resumed=job.resumed, pause_at=job.pause_at),
+        ranks,
     )
     ranks.leave(code)
     return code
@@ -78,7 +83,7 @@ def _in_folder(job: Job, folder: RunFolder, work: Callable[[], str | None], rank
 
     try:
         with ranks.watched(last_word):
-            interrupted = work()
+            ended_by = work()
     except AlreadyFinished as error:
         folder.close("finished")
         cli.log_error(str(error))
@@ -92,15 +97,19 @@ def _in_folder(job: Job, folder: RunFolder, work: Callable[[], str | None], rank
         cli.log_error(f"{error}\n  run folder: {job.path}")
         return _EXIT_CODES["failed"]
     except KeyboardInterrupt as error:
-        interrupted = str(error) or "SIGINT"
+        ended_by = str(error) or "SIGINT"
     except Exception as error:
         cli.log_error(f"the run in {job.path} failed", traceback=True)
         folder.close("failed", f"{type(error).__name__}: {error}")
         return _EXIT_CODES["failed"]
-    if interrupted:
-        folder.close("interrupted", interrupted)
-        cli.say(f"{interrupted}: interrupted; {_go_on(job.path, ranks)}")
-        return _EXIT_CODES[interrupted]
+    if ended_by == "paused":
+        folder.close("paused")
+        cli.say(f"paused after step {job.pause_at}; {_go_on(job.path, ranks)}")
+        return _EXIT_CODES[ended_by]
+    if ended_by:
+        folder.close("interrupted", ended_by)
+        cli.say(f"{ended_by}: interrupted; {_go_on(job.path, ranks)}")
+        return _EXIT_CODES[ended_by]
     folder.close("finished")
     where = shlex.quote(f"run={job.path}")
     cli.say(
@@ -132,7 +141,9 @@ def take_part() -> int:
         cfg = config.resolve(order["config"], RunConfig)
         runtime = run.check(cfg, ranks)
         with ranks.watched():
-            interrupted = run.take_part(cfg, path, runtime, resumed=order["resumed"])
+            interrupted = run.take_part(
+                cfg, path, runtime, resumed=order["resumed"], pause_at=order["pause_at"]
+            )
         code = _EXIT_CODES[interrupted or "finished"]
     except RankLost as error:
         if error.rank == 0 and ranks.rank == 1:  # one voice is enough
@@ -148,39 +159,6 @@ def take_part() -> int:
     return code
 
 
-def sweep(
-    configs: Sequence[RunConfig], jobs: Sequence[list[str]], folder: Path, *, command: Sequence[str]
-) -> int:
-    """One run after another in numbered folders; one that fails does not stop the others.
-
-    Raises UserError where several ranks share a run: one that fails would leave them disagreeing.
-    """
-    if Ranks().size > 1:
-        raise UserError(
-            "-m makes one run after another, and torchrun starts the ranks of one run; type it for "
-            "each, such as\n  for s in 0 1 2; do torchrun ... -m tinygpt.train seed=$s; done"
-        )
-    make_folder(folder)
-    index = {"command": shlex.join(command), "jobs": dict(enumerate(jobs))}
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
-    codes: dict[int, int] = {}
-    for number, (cfg, typed) in enumerate(zip(configs, jobs, strict=True)):
-        cli.say(f"\nrun {number + 1} of {len(jobs)}: {' '.join(typed) or 'defaults'}")
-        job = Job(cfg, typed, folder / str(number), f"{folder.name}-{number}", folder.name)
-        try:
-            codes[number] = launch(job)
-        except UserError as error:
-            cli.log_error(str(error))
-            codes[number] = _EXIT_CODES["failed"]
-        if codes[number] in (_EXIT_CODES["SIGINT"], _EXIT_CODES["SIGTERM"]):
-            return codes[number]
-    failed = [str(number) for number, code in codes.items() if code]
-    cli.say(f"\nsweep {folder}: {len(codes) - len(failed)} of {len(codes)} runs finished")
-    if failed:
-        cli.warn(f"failed: {', '.join(failed)}; the reasons are above, and in run.json of each")
-    return 1 if failed else 0
-
-
 def resumed(settings: Sequence[str]) -> Job:
     """The run named by `resume=`, with the changes that a run may see while it goes on.
 
@@ -188,7 +166,8 @@ def resumed(settings: Sequence[str]) -> Job:
     """
     registry.import_all()
     which = [text.partition("=")[2] for text in settings if text.startswith("resume=")]
-    typed = [text for text in settings if not text.startswith("resume=")]
+    until = [text.partition("=")[2] for text in settings if text.startswith("until=")]
+    typed = [text for text in settings if not text.startswith(("resume=", "until="))]
     outputs = [text.partition("=")[2] for text in typed if text.startswith("output_dir=")]
     if len(which) > 1:
         raise UserError(f"resume= goes on with one run, and is typed for {' and '.join(which)}")
@@ -208,7 +187,9 @@ def resumed(settings: Sequence[str]) -> Job:
                 "with; single fields may change, such as optimizer.lr=1e-4 or trainer.max_steps=500"
             )
         _assign(content, key, override.value())
-    return Job(config.resolve(content, RunConfig), typed, path, run_id="", resumed=True)
+    cfg = config.resolve(content, RunConfig)
+    pause_at = config.parse_count("until", until[-1]) if until else None
+    return Job(cfg, typed, path, run_id="", resumed=True, pause_at=pause_at)
 
 
 def _assign(content: dict[str, Any], path: str, value: Any) -> None:

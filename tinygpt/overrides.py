@@ -26,18 +26,7 @@ def jobs(settings: Sequence[str], *, multirun: bool, entry: str = "train") -> li
     `config_file=` is read into overrides below what was typed; `prepare` and `data` leave out what
     is not about data.
     """
-    # Hydra's + adds a field, but here all are there; its documentation has +experiment=
-    typed = [text.lstrip("+") for text in settings]
-    files = [text.partition("=")[2] for text in typed if text.startswith("config_file=")]
-    typed = [text for text in typed if not text.startswith("config_file=")]
-    if len(files) > 1:
-        raise UserError("config_file= is typed twice; a run takes one file")
-    _check_typed(parse(typed))
-    lower = file_overrides(files[0]) if files else []
-    if entry != "train":
-        taken = field_names(DataConfig if entry == "data" else PrepareConfig)
-        lower = [text for text in lower if re.split("[.=]", text)[0] in taken]
-    overrides = parse(layered(lower, typed))
+    overrides = space(settings, entry=entry)
     swept = next((o for o in overrides if o.is_sweep_override()), None)
     if swept and not multirun:
         key, _, value = str(swept.input_line).partition("=")
@@ -50,6 +39,22 @@ def jobs(settings: Sequence[str], *, multirun: bool, entry: str = "train") -> li
             f"{swept.input_line} lists several values; for a run of each type -m before it, {wish}"
         )
     return expand(overrides)
+
+
+def space(settings: Sequence[str], *, entry: str = "train") -> list[Override]:
+    """What was typed, and under it what `config_file=` says, one override for each."""
+    # Hydra's + adds a field, but here all are there; its documentation has +experiment=
+    typed = [text.lstrip("+") for text in settings]
+    files = [text.partition("=")[2] for text in typed if text.startswith("config_file=")]
+    typed = [text for text in typed if not text.startswith("config_file=")]
+    if len(files) > 1:
+        raise UserError("config_file= is typed twice; a run takes one file")
+    _check_typed(parse(typed))
+    lower = file_overrides(files[0]) if files else []
+    if entry != "train":
+        taken = field_names(DataConfig if entry == "data" else PrepareConfig)
+        lower = [text for text in lower if re.split("[.=]", text)[0] in taken]
+    return parse(layered(lower, typed))
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

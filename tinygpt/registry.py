@@ -17,10 +17,14 @@ from hydra.core.config_store import ConfigStore
 from tinygpt.errors import UserError, nearest
 
 KINDS = ("dataset", "tokenizer", "model", "optimizer", "schedule", "logger", "callback")
+SWEEP_KINDS = ("search", "stopping", "launcher")  # of several runs, and no part of any of them
 MANY = ("logger", "callback")  # kinds of which a run may have several, as {name: config}
 ENTRY_POINT_GROUP = "tinygpt.components"
 
-_classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
+_PACKAGES = {kind: f"tinygpt.{kind}s" for kind in (*KINDS, *SWEEP_KINDS)}
+_PACKAGES["search"] = "tinygpt.searches"
+
+_classes: dict[str, dict[str, type]] = {kind: {} for kind in _PACKAGES}
 C = TypeVar("C", bound=type)
 
 
@@ -29,8 +33,8 @@ def register(kind: str) -> Callable[[C], C]:
 
     Raises ValueError for an unknown kind, a class without a name, or a name taken already.
     """
-    if kind not in KINDS:
-        raise ValueError(f"no component kind {kind!r}; kinds are {', '.join(KINDS)}")
+    if kind not in _PACKAGES:
+        raise ValueError(f"no component kind {kind!r}; kinds are {', '.join(_PACKAGES)}")
 
     def decorate(cls: C) -> C:
         name = next((f.default for f in fields(cls) if f.name == "name"), None)
@@ -65,8 +69,8 @@ def lookup(kind: str, name: str) -> type:
 
 def import_all() -> None:
     """Import every component module of tinygpt, then those that installed packages offer."""
-    for kind in KINDS:
-        package = import_module(f"tinygpt.{kind}s")
+    for name in _PACKAGES.values():
+        package = import_module(name)
         for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
             if not module.endswith("_torch"):
                 import_module(f"{package.__name__}.{module}")

@@ -34,8 +34,15 @@ def check(cfg: RunConfig, ranks: Ranks) -> Runtime:
     return Runtime(cfg.device, ranks)
 
 
-def run(cfg: RunConfig, folder: RunFolder, runtime: Runtime, *, resumed: bool) -> str | None:
-    """Train to the end; the name of the signal that interrupted it, if one did."""
+def run(
+    cfg: RunConfig,
+    folder: RunFolder,
+    runtime: Runtime,
+    *,
+    resumed: bool,
+    pause_at: int | None = None,
+) -> str | None:
+    """Train to the end, or to a pause; the signal that interrupted it, "paused", or None."""
     choices = [choice.build() for choice in cfg.logger.values()]
     logger = Fanout([ConsoleLogger(), JsonlLogger(folder.metrics), *choices])
     prepared = _prepared(cfg, runtime.ranks)
@@ -52,6 +59,7 @@ def run(cfg: RunConfig, folder: RunFolder, runtime: Runtime, *, resumed: bool) -
         logger=logger,
         callbacks={name: choice.build(context) for name, choice in cfg.callback.items()},
         resumed=resumed,
+        pause_at=pause_at,
     )
     state = trainer.state
     derived = {
@@ -86,19 +94,26 @@ def run(cfg: RunConfig, folder: RunFolder, runtime: Runtime, *, resumed: bool) -
             logger.start(info)
             summary = {"run": info.id, "n_params": derived["n_params"], **trainer.fit()}
         folder.write_summary(summary)
-        status = "interrupted" if trainer.interrupted else "finished"
+        if trainer.interrupted:
+            status = "interrupted"
+        else:
+            status = "paused" if trainer.paused else "finished"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
         logger.finish(status, summary)
         _draw(folder, floor_bpb=trainer.validation.floor_bpb)
+    if status == "paused":
+        return status
     if not trainer.interrupted:
         cli.say(_outcome(summary, time.perf_counter() - began))
     return trainer.interrupted
 
 
-def take_part(cfg: RunConfig, path: Path, runtime: Runtime, *, resumed: bool) -> str | None:
+def take_part(
+    cfg: RunConfig, path: Path, runtime: Runtime, *, resumed: bool, pause_at: int | None
+) -> str | None:
     """What `run` does on the main rank, on another: train, and leave the rest to that one."""
     trainer = _trainer(
         cfg,
@@ -108,6 +123,7 @@ def take_part(cfg: RunConfig, path: Path, runtime: Runtime, *, resumed: bool) ->
         logger=Logger(),
         callbacks={},
         resumed=resumed,
+        pause_at=pause_at,
     )
     trainer.fit()
     return trainer.interrupted
@@ -134,6 +150,7 @@ def _trainer(
     logger: Logger,
     callbacks: Mapping[str, Callback],
     resumed: bool,
+    pause_at: int | None,
 ) -> Trainer:
     """The model where it is trained, in the state in which the run goes on.
 
@@ -158,6 +175,7 @@ def _trainer(
         callbacks=callbacks,
         checkpoints=checkpoints,
         say=cli.say,
+        pause_at=pause_at,
     )
     if trainer.done():
         raise AlreadyFinished(

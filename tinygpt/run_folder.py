@@ -58,23 +58,9 @@ class RunFolder:
     ) -> "RunFolder":
         """A new folder that says what is going to run; raises UserError if there is a run in it."""
         make_folder(path)
+        freeze(path, cfg=cfg, overrides=overrides, run_id=run_id, group=group)
         folder = cls(path)
-        config.save(cfg, path / "config.yaml")
-        (path / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
-        (path / "samples").mkdir()
-        folder.tokenizer.mkdir()
-        folder.write_run(
-            id=run_id,
-            group=group,
-            status="running",
-            error=None,
-            command=_command(),
-            started_at=_now(),
-            ended_at=None,
-            git=_git(path),
-            versions=_versions(),
-            resumed=[],
-        )
+        folder.write_run(**_beginning(path))
         return folder
 
     @classmethod
@@ -82,6 +68,9 @@ class RunFolder:
         """The folder of a run that goes on, by a config that the overrides may have changed."""
         folder = cls(path)
         config.save(cfg, path / "config.yaml")
+        if folder.run["status"] == "queued":
+            folder.write_run(**_beginning(path))
+            return folder
         again = {"command": _command(), "overrides": list(overrides), "at": _now()}
         folder.write_run(
             status="running",
@@ -100,11 +89,11 @@ class RunFolder:
     def write_run(self, **changes: Any) -> None:
         """Change fields of run.json."""
         path = self.path / "run.json"
-        _replace(path, (self.run if path.exists() else {}) | changes)
+        write_json(path, (self.run if path.exists() else {}) | changes)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
-        _replace(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", summary)
 
     def close(self, status: str, error: str | None = None) -> None:
         """Record how the run ended and let go of the folder."""
@@ -112,6 +101,30 @@ class RunFolder:
         logging.getLogger("tinygpt").removeHandler(self._log)
         self._log.close()
         self._lock.release()
+
+
+def freeze(
+    path: Path, *, cfg: RunConfig, overrides: Sequence[str], run_id: str, group: str | None
+) -> None:
+    """Write into an empty folder all that its run is; `resume=` begins it."""
+    config.save(cfg, path / "config.yaml")
+    (path / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
+    (path / "samples").mkdir()
+    (path / "tokenizer").mkdir()
+    queued = {"status": "queued", "error": None, "resumed": list[str]()}
+    write_json(path / "run.json", {"id": run_id, "group": group, **queued})
+
+
+def _beginning(path: Path) -> dict[str, Any]:
+    """What run.json says of a run from its beginning on."""
+    return {
+        "status": "running",
+        "command": _command(),
+        "started_at": _now(),
+        "ended_at": None,
+        "git": source_state(path),
+        "versions": _versions(),
+    }
 
 
 def make_folder(path: Path) -> None:
@@ -135,7 +148,9 @@ def find_run(text: str, *, field: str, output_dir: Path) -> Path:
         runs = sorted(output_dir.glob("*/run.json")) + sorted(output_dir.glob("*_sweep/*/run.json"))
         if not runs:
             raise UserError(f"{field}=latest: there is no run in {output_dir}; train one first")
-        return max(runs, key=lambda path: json.loads(path.read_bytes())["started_at"]).parent
+        return max(
+            runs, key=lambda path: json.loads(path.read_bytes()).get("started_at", "")
+        ).parent
     path = Path(text).expanduser()
     if not path.exists() and (output_dir / text).exists():
         path = output_dir / text
@@ -151,7 +166,7 @@ def find_run(text: str, *, field: str, output_dir: Path) -> Path:
     raise UserError(f"{field}={text} is not the folder of a run (it has no run.json); {hint}")
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one."""
     partial = path.with_name(path.name + ".partial")
     # a byte on the command line that is no UTF-8 becomes the escape that JSON has for it
@@ -181,8 +196,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git(run: Path) -> dict[str, Any] | None:
-    """Commit of the source tree; what differs from it is saved as git.diff in the run folder.
+def source_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the source tree; what differs from it is saved as git.diff in the folder.
 
     A new file of the package makes the tree dirty too; the diff names it.
     """
@@ -202,7 +217,7 @@ def _git(run: Path) -> dict[str, Any] | None:
         changes = git("diff", "--no-ext-diff", "--no-color", "HEAD")
         changes += git("ls-files", "--others", "--exclude-standard", "tinygpt", "conf")
         if changes:
-            (run / "git.diff").write_bytes(changes)
+            (folder / "git.diff").write_bytes(changes)
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "dirty": bool(changes)}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tinygpt import cli, compose, launch, overrides
+from tinygpt import cli, compose, launch, overrides, sweep
 from tinygpt.errors import UserError
 from tinygpt.ranks import Ranks
 from tinygpt.run_folder import new_run_id
@@ -30,15 +30,17 @@ def _main(arguments: Sequence[str]) -> int:
             raise UserError("resume= goes on with one run as it is; type it without -m and -cd")
         job = launch.resumed(args.settings)
         return cli.print_config(job.cfg) if args.cfg else launch.launch(job)
-    jobs = overrides.jobs(args.settings, multirun=args.multirun)
-    configs = compose.compose_all("train", jobs, config_dir=args.config_dir)
-    if args.cfg:
-        return cli.print_config(configs[0])
-    name = new_run_id()
-    outputs = Path(configs[0].output_dir).expanduser()
     if args.multirun:
-        return launch.sweep(configs, jobs, outputs / f"{name}_sweep", command=arguments)
-    return launch.launch(launch.Job(configs[0], jobs[0], outputs / name, run_id=name))
+        return sweep.run_sweep(args.settings, command=arguments, config_dir=args.config_dir)
+    for text in filter(sweep.is_about_sweeps, args.settings):
+        raise UserError(f"{text} is about several runs; type -m before it")
+    (typed,) = overrides.jobs(args.settings, multirun=False)
+    cfg = compose.compose("train", typed, config_dir=args.config_dir)
+    if args.cfg:
+        return cli.print_config(cfg)
+    name = new_run_id()
+    path = Path(cfg.output_dir).expanduser() / name
+    return launch.launch(launch.Job(cfg, typed, path, run_id=name))
 
 
 def _take_part(arguments: Sequence[str]) -> int:

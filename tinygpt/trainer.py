@@ -16,7 +16,7 @@ from torch import Tensor
 from tinygpt import metrics
 from tinygpt.batches import Ahead, TrainBatches, eval_batches
 from tinygpt.checkpoint import Checkpoints
-from tinygpt.config import DEFAULT_MAX_TOKENS, RunConfig
+from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Callback, Logger, Metrics
 from tinygpt.losses import ModelLoss
@@ -68,8 +68,10 @@ class Trainer:
         callbacks: Mapping[str, Callback],
         checkpoints: Checkpoints,
         say: Callable[[str], None],
+        pause_at: int | None = None,  # step after which the run evaluates, saves and ends for now
     ) -> None:
         self.cfg = cfg.trainer
+        self.pause_at = pause_at
         self.seed = cfg.seed
         self.schedule = cfg.schedule
         self.state = state
@@ -117,30 +119,27 @@ class Trainer:
     def _max_steps(self) -> int | None:
         """The length of the run in steps; None when the clock ends it."""
         cfg = self.cfg
-        if cfg.max_steps is not None:
-            return cfg.max_steps
         if cfg.max_epochs is not None:
             return max(1, round(cfg.max_epochs * self.batches.steps_per_epoch))
-        if cfg.max_time is not None:
-            return None
-        return max(1, round(int(cfg.max_tokens or DEFAULT_MAX_TOKENS) / cfg.tokens_per_step))
+        return cfg.planned_steps
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, or until somebody asks to stop; the summary of the run."""
         state, cfg = self.state, self.cfg
         began = time.perf_counter() - state.elapsed_s
         with self.signals_handled(), self.checkpoints.settled():
-            while not self.done() and not self.interrupted:
+            while not self.done() and not self.interrupted and not self.paused:
                 row = self.train_step()  # advances state.step by one
                 self.agree(elapsed_s=time.perf_counter() - began)
-                if self.due(cfg.eval_every):
+                if self.due(cfg.eval_every) or self.paused:
                     row |= self.evaluate()
                     self.watch(row)
-                if self.due(cfg.log_every, cfg.eval_every):
+                if self.due(cfg.log_every, cfg.eval_every) or self.paused:
                     self.logger.log(state.step, row | self.since_last_row())
-                if self.due(cfg.save_every) or state.best_step == state.step or self.interrupted:
+                ends_here = self.interrupted or self.paused
+                if self.due(cfg.save_every) or state.best_step == state.step or ends_here:
                     self.save()  # last, so it remembers all of the above
-        if not self.interrupted:
+        if self.done() and not self.interrupted:
             self.on_main(self._end_callbacks)
         return self.summary()
 
@@ -299,6 +298,11 @@ class Trainer:
             return self.state.step >= self.max_steps
         assert self.max_time_s is not None
         return self.state.elapsed_s >= self.max_time_s
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run has come as far as it was asked to for now, before its end."""
+        return self.pause_at is not None and self.state.step >= self.pause_at and not self.done()
 
     def due(self, *every: int) -> bool:
         """Whether something that happens every so many steps happens now; true at the last step."""

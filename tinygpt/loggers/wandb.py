@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import wandb
 
 MODES = ("online", "offline", "disabled")
-EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # 130: what a shell calls Ctrl-C
+# 130: what a shell calls Ctrl-C; a paused run goes on, or has done what was asked of it
+EXIT_CODES = {"finished": 0, "paused": 0, "failed": 1, "interrupted": 130}
 FLUSH_S = 1.0  # an offline run that is killed loses the rows of this time; wandb's own value is 15
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,344 @@
+"""Many runs: each in a process of its own, judged on the way, and able to go on after any end."""
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tinygpt import cli, compose, config, overrides, registry
+from tinygpt.config import RunConfig, SweepConfig
+from tinygpt.errors import UserError
+from tinygpt.interfaces import Launcher, Search, Stopping
+from tinygpt.ranks import Ranks
+from tinygpt.run_folder import new_run_id, source_state
+from tinygpt.sweep_folder import ENDED, SweepFolder, SweepRun, config_hash, find_sweep, same_command
+from tinygpt.sweep_view import SweepView
+
+POLL_S = 0.1
+_OWN = (*registry.SWEEP_KINDS, "sweep", "objective", "retry_failed")
+_NOT_THE_QUESTION = ("launcher", "retry_failed")  # may differ from call to call
+
+
+def is_about_sweeps(setting: str) -> bool:
+    """Whether a typed setting is about several runs, and no part of any of them."""
+    return setting.lstrip("+").partition("=")[0].partition(".")[0] in _OWN
+
+
+def run_sweep(settings: Sequence[str], *, command: Sequence[str], config_dir: Path | None) -> int:
+    """Begin a sweep or go on with one; the exit code: 0 only if every run finished or was stopped.
+
+    Raises UserError before anything is written if a run's config is wrong.
+    """
+    if Ranks().size > 1:
+        raise UserError(
+            "-m starts a process for each run, and torchrun starts the ranks of one; type it for "
+            "each, such as\n  for s in 0 1 2; do torchrun ... -m tinygpt.train seed=$s; done"
+        )
+    own = [text.lstrip("+") for text in settings if is_about_sweeps(text)]
+    of_runs = [text for text in settings if not is_about_sweeps(text)]
+    folder, sweep_cfg, space, launcher = _opened(own, of_runs, command, config_dir)
+    try:
+        stopping = sweep_cfg.stopping.build()
+        search = sweep_cfg.search.build(space, folder=folder.path)
+        scheduler = Scheduler(
+            folder,
+            search,
+            stopping,
+            launcher,
+            retry_failed=sweep_cfg.retry_failed,
+            config_dir=config_dir,
+        )
+        return scheduler.run()
+    finally:
+        folder.close()
+
+
+def _opened(
+    own: list[str], of_runs: list[str], command: Sequence[str], config_dir: Path | None
+) -> tuple[SweepFolder, SweepConfig, list[Any], Launcher]:
+    """The folder, new or found, with all runs that are known; and what is to be done with it."""
+    which = [text.partition("=")[2] for text in own if text.startswith("sweep=")]
+    with compose.hydra_conf():
+        bundles = compose.groups("sweep", config_dir)["sweep"]
+    named = which[-1] if which and which[-1] not in (*bundles, "null", "new") else None
+    begin_anew = which[-1:] == ["new"]
+    own = [t for t in own if not (t.startswith("sweep=") and (named or begin_anew))]
+    outputs = Path(_value(of_runs, "output_dir") or "outputs").expanduser()
+    if named:
+        path = find_sweep(named, output_dir=outputs)
+        saved = config.read(path / "sweep.yaml")
+        typed_before = saved["settings"]
+        own = overrides.layered([t for t in typed_before if is_about_sweeps(t)], own)
+        more = bool(of_runs)
+        of_runs = overrides.layered([t for t in typed_before if not is_about_sweeps(t)], of_runs)
+    cfg: SweepConfig = compose.compose("sweep", own, config_dir=config_dir)
+    space = overrides.space(of_runs)
+    question = [t for t in own if t.partition("=")[0].partition(".")[0] not in _NOT_THE_QUESTION]
+    typed = [*of_runs, *question]
+    if not named and not begin_anew:
+        found = same_command(outputs, typed, {"sweep": config.to_dict(cfg)})
+        if found:
+            named, path, more = str(found), found, False
+    if named:
+        folder = SweepFolder(path)
+        launcher = cfg.launcher.build(folder=path, devices={r.cfg.device.type for r in folder.runs})
+        if more:
+            _add_new(folder, cfg, space, launcher, config_dir)
+            folder.remember(settings=typed, swept=_swept(space), sweep=config.to_dict(cfg))
+        return folder, cfg, space, launcher
+    path = outputs / f"{new_run_id()}_sweep"
+    jobs = cfg.search.build(space, folder=path).planned()
+    configs = compose.compose_all("train", jobs, config_dir=config_dir)
+    _check_stopping(cfg, configs)
+    devices = {c.device.type for c in configs} or {"auto"}
+    launcher = cfg.launcher.build(folder=path, devices=devices)
+    frozen = [_frozen(job, c, launcher) for job, c in zip(jobs, configs, strict=True)]
+    folder = SweepFolder.create(
+        path,
+        command=["python", "-m", "tinygpt.train", *command],
+        settings=typed,
+        swept=_swept(space),
+        cfg=cfg,
+        jobs=frozen,
+    )
+    return folder, cfg, space, launcher
+
+
+def _value(settings: Sequence[str], key: str) -> str | None:
+    """What was typed for a field, the last time."""
+    found = [text.partition("=")[2] for text in settings if text.lstrip("+").startswith(f"{key}=")]
+    return found[-1] if found else None
+
+
+def _swept(space: Sequence[Any]) -> list[str]:
+    """The fields that have several values in the sweep."""
+    return [override.key_or_group for override in space if override.is_sweep_override()]
+
+
+def _add_new(
+    folder: SweepFolder,
+    cfg: SweepConfig,
+    space: list[Any],
+    launcher: Launcher,
+    config_dir: Path | None,
+) -> None:
+    """Freeze the combinations that the sweep has not had yet."""
+    jobs = cfg.search.build(space, folder=folder.path).planned()
+    known_jobs = [run.overrides for run in folder.runs]
+    known = {run.hash for run in folder.runs}
+    new = [job for job in jobs if job not in known_jobs]
+    configs = compose.compose_all("train", new, config_dir=config_dir)
+    _check_stopping(cfg, configs)
+    added = 0
+    for job, run_cfg in zip(new, configs, strict=True):
+        frozen = _frozen(job, run_cfg, launcher)
+        if config_hash(frozen[1]) not in known:
+            folder.add(*frozen)
+            added += 1
+    cli.say(f"{added} new runs; {len(jobs) - added} are in the sweep already")
+
+
+def _check_stopping(cfg: SweepConfig, configs: Sequence[RunConfig]) -> None:
+    if cfg.stopping.build() and any(c.trainer.planned_steps is None for c in configs):
+        raise UserError(
+            f"stopping={cfg.stopping.name} judges runs at steps that are known before they begin; "
+            "give them a length by trainer.max_steps= or trainer.max_tokens="
+        )
+
+
+def _frozen(job: Sequence[str], cfg: RunConfig, launcher: Launcher) -> tuple[list[str], RunConfig]:
+    """The job with the number of its threads, on which the last bits of its result depend."""
+    if launcher.threads is None or cfg.device.threads is not None or cfg.device.type == "mps":
+        return list(job), cfg
+    device = replace(cfg.device, threads=launcher.threads)
+    return [*job, f"device.threads={launcher.threads}"], replace(cfg, device=device)
+
+
+class Scheduler:
+    """Keeps every slot busy until no run is left that may go on."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        search: Search,
+        stopping: Stopping | None,
+        launcher: Launcher,
+        *,
+        retry_failed: bool,
+        config_dir: Path | None,
+    ) -> None:
+        self.folder = folder
+        self.search = search
+        self.stopping = stopping
+        self.launcher = launcher
+        self.config_dir = config_dir
+        self.running: dict[Path, SweepRun] = {}
+        self.held: dict[Path, SweepRun] = {}  # by a process that an earlier call has left
+        self.exhausted = False  # whether the search has no more to suggest
+        self.signal: str | None = None
+        self.view = SweepView(folder.path, folder.content["swept"], launcher)
+        self.waiting = [run for run in folder.runs if self._may_begin(run, retry_failed)]
+
+    def _may_begin(self, run: SweepRun, retry_failed: bool) -> bool:
+        if run.is_held():
+            self.held[run.path] = run
+            return False
+        if run.status == "running":  # its process died without a word
+            run.write(status="interrupted", error="its process was killed")
+        return run.status not in (*ENDED, "paused") or (retry_failed and run.status == "failed")
+
+    def run(self) -> int:
+        """Work through the sweep; the exit code."""
+        self._greet()
+        with self.signals_handled(), self.view:
+            while True:
+                self._collect()
+                if not self.signal:
+                    self._fill()
+                self.view.show(self.folder.runs)
+                if not self.running and not self.held and (self.signal or not self._more()):
+                    break
+                time.sleep(POLL_S)
+        return self._conclude()
+
+    def _greet(self) -> None:
+        runs, path = self.folder.runs, self.folder.path
+        ended = sum(run.status in ENDED for run in runs)
+        begun = any(run.status != "queued" for run in runs)
+        if begun:
+            cli.say(f"going on with {path}: {ended} of {len(runs)} runs have ended")
+            before, now = self.folder.content.get("git"), source_state(path)
+            if before != now:
+                cli.warn(
+                    "the source code is not what it was when the sweep began; runs that differ in "
+                    "their code are not comparable"
+                )
+        else:
+            cli.say(f"sweep {path}: {len(runs)} runs, {self.launcher.slots} at once")
+
+    def _collect(self) -> None:
+        """Take note of what has ended, and how far the others are."""
+        for path, death in self.launcher.ended().items():
+            run = self.running.pop(path)
+            run.refresh()
+            if run.status in ("running", "queued"):
+                if self.signal:
+                    run.write(status="interrupted", error=self.signal)
+                else:
+                    error = death or f"its process ended; its last words are in {path}/process.log"
+                    run.write(status="failed", error=error)
+            self.view.ended(run)
+        for path, run in list(self.held.items()):
+            if not run.is_held():
+                del self.held[path]
+                run.refresh()
+                if run.status not in (*ENDED, "paused"):
+                    self.waiting.append(run)
+        for run in (*self.running.values(), *self.held.values()):
+            run.refresh()
+
+    def _fill(self) -> None:
+        """Give each free slot the run that it is best spent on."""
+        while len(self.running) < self.launcher.slots:
+            run = self._next()
+            if run is None:
+                return
+            until = self._pause(run)
+            words = [f"resume={run.path}", *([f"until={until}"] if until else [])]
+            self.launcher.start(run.path, [sys.executable, "-m", "tinygpt.train", *words])
+            self.running[run.path] = run
+            self.view.started(run)
+
+    def _next(self) -> SweepRun | None:
+        if self.stopping:
+            trials = [run.trial for run in self.folder.runs]
+            complete = self._is_complete()
+            for number, reason in self.stopping.dropped(trials, complete=complete).items():
+                run = self._numbered(number)
+                run.write(status="stopped", error=reason)
+                self.view.ended(run)
+            trials = [run.trial for run in self.folder.runs]
+            for number in self.stopping.promoted(trials, complete=complete):
+                run = self._numbered(number)
+                if run.path not in self.running:
+                    return run
+        if self.waiting:
+            return self.waiting.pop(0)
+        if not self.exhausted:
+            suggested = self.search.suggest([run.trial for run in self.folder.runs])
+            if suggested is not None:
+                cfg = compose.compose("train", suggested, config_dir=self.config_dir)
+                return self.folder.add(*_frozen(suggested, cfg, self.launcher))
+            self.exhausted = True
+        return None
+
+    def _is_complete(self) -> bool:
+        """Whether no trial is to come and none is on its way."""
+        return self.exhausted and not (self.running or self.held or self.waiting)
+
+    def _more(self) -> bool:
+        """Whether a run could still be started, now that none is running."""
+        if self.waiting or not self.exhausted:
+            return True
+        if not self.stopping:
+            return False
+        trials = [run.trial for run in self.folder.runs]
+        return bool(
+            self.stopping.promoted(trials, complete=True)
+            or self.stopping.dropped(trials, complete=True)
+        )
+
+    def _numbered(self, number: int) -> SweepRun:
+        return next(run for run in self.folder.runs if run.number == number)
+
+    def _pause(self, run: SweepRun) -> int | None:
+        """The step at which the run pauses next: the first rung that it has not been judged at."""
+        if self.stopping is None:
+            return None
+        assert run.max_steps is not None
+        unfinished = run.record.get("pause_at")
+        if run.status != "paused" and unfinished:  # it was killed on the way there
+            return int(unfinished)
+        behind = max(run.values, default=0) if run.status == "paused" else 0
+        return next((r for r in self.stopping.rungs(run.max_steps) if r > behind), None)
+
+    @contextmanager
+    def signals_handled(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM let the runs save and end; a second one ends them at once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.signal = signal.Signals(number).name
+            self.launcher.stop()
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _conclude(self) -> int:
+        """Say how it went; the exit code."""
+        runs, path = self.folder.runs, self.folder.path
+        self.view.conclude(runs)
+        if self.signal:
+            again = shlex.quote(f"sweep={path}")
+            cli.say(f"{self.signal}: interrupted; go on with\n  python -m tinygpt.train -m {again}")
+            return 130 if self.signal == "SIGINT" else 143
+        failed = [str(run.number) for run in runs if run.status == "failed"]
+        if failed:
+            again = shlex.join([f"sweep={path}", "retry_failed=true"])
+            cli.warn(
+                f"failed: {', '.join(failed)}; to try them again type\n"
+                f"  python -m tinygpt.train -m {again}"
+            )
+        cli.say(f"compare them with\n  python -m tinygpt.compare {shlex.quote(str(path))}")
+        good = all(run.status in ("finished", "stopped") for run in runs)
+        return 0 if good else 1
