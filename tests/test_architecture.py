@@ -27,6 +27,7 @@ LAYERS = [
         "overrides",
         "mistakes",
         "compose",
+        "space",
         "ranks",
         "parallel",
         "runtime",

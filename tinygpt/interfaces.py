@@ -334,21 +334,24 @@ class SearchConfig(ABC):
 
 
 class Stopping(ABC):
-    """Says which runs are worth going on with. A pure function of the trials."""
+    """Says which runs are worth going on with. A pure function of the trials.
+
+    `all_known` says that the search has no more to suggest, and every trial has begun.
+    """
 
     @abstractmethod
-    def rungs(self, max_steps: int) -> list[int]:
-        """The steps, in order and below max_steps, at which a run pauses to be judged."""
+    def rungs(self, max_steps: int, *, every: int) -> list[int]:
+        """The steps, in order and below max_steps, at which a run pauses to be judged.
 
-    @abstractmethod
-    def promoted(self, trials: Sequence[Trial], *, complete: bool) -> list[int]:
-        """Of the paused trials the numbers of those that go on now, the most promising first.
-
-        `complete` says that no trial is to come, and that none is running.
+        Multiples of `every`, where runs evaluate anyway, as far as there are any.
         """
 
     @abstractmethod
-    def dropped(self, trials: Sequence[Trial], *, complete: bool) -> dict[int, str]:
+    def promoted(self, trials: Sequence[Trial], *, all_known: bool) -> list[int]:
+        """Of the paused trials the numbers of those that go on now, the most promising first."""
+
+    @abstractmethod
+    def dropped(self, trials: Sequence[Trial], *, all_known: bool) -> dict[int, str]:
         """Of the paused trials those that never go on, and why."""
 
 
@@ -361,6 +364,15 @@ class StoppingConfig(ABC):
     @abstractmethod
     def build(self) -> Stopping | None:
         """The rule; None where every run goes to its end."""
+
+
+def rungs_at(fractions: Iterable[float], max_steps: int, *, every: int) -> list[int]:
+    """Steps at these fractions of a run, moved to multiples of `every` where that is possible."""
+    steps = set()
+    for fraction in fractions:
+        step = round(fraction * max_steps / every) * every or round(fraction * max_steps)
+        steps.add(max(step, 1))
+    return sorted(step for step in steps if step < max_steps)
 
 
 class Launcher(ABC):

@@ -196,8 +196,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def source_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the source tree; what differs from it is saved as git.diff in the folder.
+def source_state(folder: Path | None = None) -> dict[str, Any] | None:
+    """Commit of the source tree; what differs from it is saved as git.diff in the folder, if any.
 
     A new file of the package makes the tree dirty too; the diff names it.
     """
@@ -216,7 +216,7 @@ def source_state(folder: Path) -> dict[str, Any] | None:
         commit = git("rev-parse", "HEAD").decode().strip()
         changes = git("diff", "--no-ext-diff", "--no-color", "HEAD")
         changes += git("ls-files", "--others", "--exclude-standard", "tinygpt", "conf")
-        if changes:
+        if changes and folder:
             (folder / "git.diff").write_bytes(changes)
     except (OSError, subprocess.SubprocessError):
         return None

@@ -14,7 +14,7 @@ from typing import Any
 from tinygpt import cli, compose, config, overrides, registry
 from tinygpt.config import RunConfig, SweepConfig
 from tinygpt.errors import UserError
-from tinygpt.interfaces import Launcher, Search, Stopping
+from tinygpt.interfaces import Launcher, Search, Stopping, Trial
 from tinygpt.ranks import Ranks
 from tinygpt.run_folder import new_run_id, source_state
 from tinygpt.sweep_folder import ENDED, SweepFolder, SweepRun, config_hash, find_sweep, same_command
@@ -213,11 +213,13 @@ class Scheduler:
         begun = any(run.status != "queued" for run in runs)
         if begun:
             cli.say(f"going on with {path}: {ended} of {len(runs)} runs have ended")
-            before, now = self.folder.content.get("git"), source_state(path)
-            if before != now:
+            if ended == len(runs):
+                cli.say("to begin the same sweep once more, add sweep=new to the command")
+            before, now = self.folder.content.get("git"), source_state()
+            if before and now and before["commit"] != now["commit"]:
                 cli.warn(
-                    "the source code is not what it was when the sweep began; runs that differ in "
-                    "their code are not comparable"
+                    f"the sweep began with commit {before['commit'][:7]}, and this is "
+                    f"{now['commit'][:7]}; if that changes results, its runs are not comparable"
                 )
         else:
             cli.say(f"sweep {path}: {len(runs)} runs, {self.launcher.slots} at once")
@@ -256,42 +258,44 @@ class Scheduler:
             self.view.started(run)
 
     def _next(self) -> SweepRun | None:
+        """The run that a free slot is best spent on; None while there is none."""
         if self.stopping:
-            trials = [run.trial for run in self.folder.runs]
-            complete = self._is_complete()
-            for number, reason in self.stopping.dropped(trials, complete=complete).items():
+            known = self._all_known()
+            for number, reason in self.stopping.dropped(self._trials(), all_known=known).items():
                 run = self._numbered(number)
                 run.write(status="stopped", error=reason)
                 self.view.ended(run)
-            trials = [run.trial for run in self.folder.runs]
-            for number in self.stopping.promoted(trials, complete=complete):
-                run = self._numbered(number)
-                if run.path not in self.running:
-                    return run
+            for number in self.stopping.promoted(self._trials(), all_known=known):
+                return self._numbered(number)
         if self.waiting:
             return self.waiting.pop(0)
         if not self.exhausted:
-            suggested = self.search.suggest([run.trial for run in self.folder.runs])
+            suggested = self.search.suggest(self._trials())
             if suggested is not None:
                 cfg = compose.compose("train", suggested, config_dir=self.config_dir)
                 return self.folder.add(*_frozen(suggested, cfg, self.launcher))
             self.exhausted = True
+            return self._next()
         return None
 
-    def _is_complete(self) -> bool:
-        """Whether no trial is to come and none is on its way."""
-        return self.exhausted and not (self.running or self.held or self.waiting)
+    def _trials(self) -> list[Trial]:
+        """All runs; one that was started counts as running before it says so itself."""
+        return [
+            replace(run.trial, status="running") if run.path in self.running else run.trial
+            for run in self.folder.runs
+        ]
+
+    def _all_known(self) -> bool:
+        """Whether no trial is to come."""
+        return self.exhausted and not self.waiting
 
     def _more(self) -> bool:
         """Whether a run could still be started, now that none is running."""
-        if self.waiting or not self.exhausted:
+        if not self._all_known():
             return True
-        if not self.stopping:
-            return False
-        trials = [run.trial for run in self.folder.runs]
-        return bool(
-            self.stopping.promoted(trials, complete=True)
-            or self.stopping.dropped(trials, complete=True)
+        trials, rule = self._trials(), self.stopping
+        return rule is not None and bool(
+            rule.promoted(trials, all_known=True) or rule.dropped(trials, all_known=True)
         )
 
     def _numbered(self, number: int) -> SweepRun:
@@ -303,10 +307,11 @@ class Scheduler:
             return None
         assert run.max_steps is not None
         unfinished = run.record.get("pause_at")
-        if run.status != "paused" and unfinished:  # it was killed on the way there
-            return int(unfinished)
-        behind = max(run.values, default=0) if run.status == "paused" else 0
-        return next((r for r in self.stopping.rungs(run.max_steps) if r > behind), None)
+        if run.status not in ("queued", "paused"):  # it was killed on the way there
+            return int(unfinished) if unfinished else None
+        behind = max(run.values, default=0)
+        rungs = self.stopping.rungs(run.max_steps, every=run.cfg.trainer.eval_every)
+        return next((rung for rung in rungs if rung > behind), None)
 
     @contextmanager
     def signals_handled(self) -> Iterator[None]:

@@ -73,7 +73,8 @@ class SweepView:
 
     def label(self, run: SweepRun) -> str:
         """What tells the run from the others."""
-        return " ".join(text for text in run.overrides if _key(text) in self.swept) or "defaults"
+        last = {_key(text): text for text in run.overrides if _key(text) in self.swept}
+        return " ".join(last.values()) or "defaults"
 
     def _table(self, runs: Sequence[SweepRun], *, height: int | None = None) -> "Table":
         from rich.markup import escape
