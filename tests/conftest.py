@@ -80,6 +80,7 @@ def tiny(text_file: Path, tmp_path: Path) -> list[str]:
         "trainer.tokens_per_step=64",
         "trainer.max_steps=10",
         "trainer.eval_every=4",
+        "trainer.eval_bytes=null",
         "trainer.log_every=1",
         "trainer.save_every=5",
         f"output_dir={tmp_path / 'outputs'}",

@@ -111,9 +111,9 @@ def test_two_horizons_are_refused_with_both_values() -> None:
 
 
 def test_shorthands_are_numbers_after_resolving() -> None:
-    trainer = resolve(trainer={"max_tokens": "5M", "eval_tokens": 2e4}).trainer
-    assert (trainer.max_tokens, trainer.eval_tokens) == (5_000_000, 20_000)
-    assert type(trainer.eval_tokens) is int
+    trainer = resolve(trainer={"max_tokens": "5M", "eval_bytes": 2e4}).trainer
+    assert (trainer.max_tokens, trainer.eval_bytes) == (5_000_000, 20_000)
+    assert type(trainer.eval_bytes) is int
     assert resolve(trainer={"max_time": "1h"}).trainer.max_time == 3600
 
 

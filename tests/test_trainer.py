@@ -103,7 +103,7 @@ def prepared(settings: list[str]):
 
 def test_validation_covers_every_document_and_counts_its_bytes(tiny):
     data = prepared(tiny)
-    validation = Validation(data, max_tokens=None)
+    validation = Validation(data, max_bytes=None)
     texts = data.tokenizer.decode(validation.tokens.tolist())
     assert validation.documents == data.splits["validation"].documents
     assert validation.utf8_bytes == len(texts.encode())
@@ -112,15 +112,28 @@ def test_validation_covers_every_document_and_counts_its_bytes(tiny):
 def test_a_pinned_part_of_validation_is_whole_documents(tiny):
     data = prepared(tiny)
     ends = data.document_ends("validation")
-    two_documents = int(ends[1, 0]) - 1
+    two_documents = int(ends[1, 1])
     for limit in (two_documents, two_documents + 1):
-        part = Validation(data, max_tokens=limit)
+        part = Validation(data, max_bytes=limit)
         assert part.documents == 2
         assert part.utf8_bytes == ends[1, 1]
         assert part.tokens[-1] == data.tokenizer.eot_id
-    assert Validation(data, max_tokens=two_documents - 1).documents == 1
-    with pytest.raises(UserError, match=r"trainer\.eval_tokens=3 is less than the first"):
-        Validation(data, max_tokens=3)
+    assert Validation(data, max_bytes=two_documents - 1).documents == 1
+    with pytest.raises(UserError, match=r"trainer\.eval_bytes=3 is less than the first"):
+        Validation(data, max_bytes=3)
+
+
+def test_the_pinned_part_is_the_same_text_for_every_tokenizer(tiny):
+    char, byte = (prepared([*tiny, f"tokenizer={name}"]) for name in ("char", "byte"))
+    parts = [Validation(data, max_bytes=300) for data in (char, byte)]
+    assert parts[0].checksum == parts[1].checksum
+    assert parts[0].utf8_bytes == parts[1].utf8_bytes
+    texts = [
+        data.tokenizer.decode(part.tokens[:].tolist())
+        for data, part in zip((char, byte), parts, strict=True)
+    ]
+    assert texts[0] == texts[1]
+    assert Validation(char, max_bytes=None).checksum != parts[0].checksum
 
 
 def test_bits_per_byte_of_an_untrained_model_is_that_of_a_uniform_guess(tiny):

@@ -29,7 +29,7 @@ from tinygpt.interfaces import (
     TokenizerConfig,
 )
 
-HORIZONS = ("max_tokens", "max_steps", "max_epochs", "max_time")
+HORIZONS = ("max_tokens", "max_steps", "max_epochs", "max_flops", "max_time")
 DEFAULT_MAX_TOKENS = 10_000_000
 _COUNT = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -69,20 +69,21 @@ class TrainerConfig:
     seq_len: int = 256  # tokens the model sees at once, T
     micro_batch_size: int = 16  # sequences per forward; changes memory, never the result
     tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
-    # the length of the run: one of the four; none of them means max_tokens=10M
+    # the length of the run: one of the five; none of them means max_tokens=10M
     max_tokens: int | float | str | None = None
     max_steps: int | None = None
     max_epochs: float | None = None
+    max_flops: float | None = None  # such as 1e15: equal compute, whatever the model
     max_time: int | float | str | None = (
         None  # wall clock, such as 15m; then the result depends on speed
     )
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
-    eval_every: int = 100  # steps
-    eval_tokens: int | float | str | None = (
-        None  # at most this much of validation; null is all of it
+    eval_every: int | None = None  # steps; null: 2 to 20 times, so that it costs next to nothing
+    eval_bytes: int | float | str | None = (
+        100_000  # of validation text, in whole documents from the first; null is all of it
     )
-    log_every: int = 10  # steps
-    save_every: int = 100  # steps
+    log_every: int | None = None  # steps; null: 500 times
+    save_every: int | None = None  # steps; null: every minute, and with the best evaluation
     keep_checkpoints: int = 1  # newest ones to keep, beside the best
 
     def __post_init__(self) -> None:
@@ -97,16 +98,17 @@ class TrainerConfig:
             self.max_tokens = parse_count("trainer.max_tokens", self.max_tokens)
         if self.max_time is not None:
             self.max_time = parse_duration("trainer.max_time", self.max_time)
-        if self.eval_tokens is not None:
-            self.eval_tokens = parse_count("trainer.eval_tokens", self.eval_tokens)
+        if self.eval_bytes is not None:
+            self.eval_bytes = parse_count("trainer.eval_bytes", self.eval_bytes)
+        if self.max_flops is not None:
+            check_range("trainer.max_flops", self.max_flops, above=0)
         if self.max_epochs is not None:
             check_range("trainer.max_epochs", self.max_epochs, above=0)
-        for name in ("seq_len", "micro_batch_size", "tokens_per_step", "max_steps"):
+        whole = ("seq_len", "micro_batch_size", "tokens_per_step", "max_steps", "keep_checkpoints")
+        for name in (*whole, "eval_every", "log_every", "save_every"):
             value = getattr(self, name)
             if value is not None:
                 check_range(f"trainer.{name}", value, low=1)
-        for name in ("eval_every", "log_every", "save_every", "keep_checkpoints"):
-            check_range(f"trainer.{name}", getattr(self, name), low=1)
         check_range("trainer.grad_clip", self.grad_clip, low=0)
         self.grad_accum()
 
@@ -139,10 +141,10 @@ class TrainerConfig:
 
     @property
     def planned_steps(self) -> int | None:
-        """The length of the run in steps; None where the data or the clock determine it."""
+        """The length of the run in steps; None where data, model or clock determine it."""
         if self.max_steps is not None:
             return self.max_steps
-        if self.max_epochs is not None or self.max_time is not None:
+        if any((self.max_epochs, self.max_flops, self.max_time)):
             return None
         return max(1, round(int(self.max_tokens or DEFAULT_MAX_TOKENS) / self.tokens_per_step))
 

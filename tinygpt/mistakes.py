@@ -23,6 +23,7 @@ PEERS_NAMES = {
     "context_length": "trainer.seq_len",
     "batch_size": "trainer.micro_batch_size",
     "gradient_accumulation_steps": "trainer.tokens_per_step",
+    "trainer.eval_tokens": "trainer.eval_bytes",
     "max_iters": "trainer.max_steps",
     "epochs": "trainer.max_epochs",
     "learning_rate": "optimizer.lr",
@@ -72,6 +73,8 @@ def _unknown(
     choices: Mapping[str, list[str]],
 ) -> UserError:
     """The error for a path that leads nowhere: `prefix` is the part of it that leads to `node`."""
+    if path in PEERS_NAMES:
+        return UserError(f"{path} is not a field of tinygpt; here it is {PEERS_NAMES[path]}=")
     part, leaf = path.removeprefix(f"{prefix}.").partition(".")[0], path.rpartition(".")[2]
     if not prefix:
         return _unknown_at_the_top(entry, base, path, choices)
@@ -95,8 +98,6 @@ def _unknown(
 def _unknown_at_the_top(
     entry: str, base: DictConfig, path: str, choices: Mapping[str, list[str]]
 ) -> UserError:
-    if path in PEERS_NAMES:
-        return UserError(f"{path} is not a field of tinygpt; here it is {PEERS_NAMES[path]}=")
     top = path.partition(".")[0]
     if entry != "train" and top in (*field_names(RunConfig), "experiment"):
         return UserError(

@@ -3,6 +3,7 @@
 Each split is a stream of token ids: end of text, then every document followed by end of text.
 """
 
+import hashlib
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from tinygpt.shards import (
     documents_of,
     first_damage,
     json_sha256,
+    path_of,
     read_sealed,
     tokens_of,
 )
@@ -69,6 +71,16 @@ class Prepared:
     def document_ends(self, split: Split) -> ShardedArray:
         """Per document, tokens and UTF-8 bytes up to and with it, memory-mapped: (documents, 2)."""
         return documents_of(self.folder, split, self.splits[split].shards)
+
+    def text_checksum(self, split: Split, documents: int) -> str:
+        """sha256 hex of the texts of the first documents of a split, whatever their tokens."""
+        digest, left = hashlib.sha256(), 8 * documents
+        for shard in self.splits[split].shards:
+            with path_of(self.folder, split, shard.index, "digests").open("rb") as file:
+                data = file.read(left)
+            digest.update(data)
+            left -= len(data)
+        return digest.hexdigest()
 
 
 def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:

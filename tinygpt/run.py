@@ -64,9 +64,7 @@ def run(
     state = trainer.state
     derived = {
         "n_params": sum(p.numel() for p in state.model.parameters()),
-        "flops_per_token": cfg.model.flops_per_token(
-            vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len
-        ),
+        "flops_per_token": trainer.flops_per_token,
         "vocab_size": tokenizer.vocab_size,
         "world_size": runtime.ranks.size,
         "parallel": runtime.parallel,
@@ -74,6 +72,12 @@ def run(
         "max_steps": trainer.max_steps,
         "max_time_s": trainer.max_time_s,
         "steps_per_epoch": trainer.batches.steps_per_epoch,
+        "eval_every": trainer.eval_every,
+        "validation": {
+            "documents": trainer.validation.documents,
+            "utf8_bytes": trainer.validation.utf8_bytes,
+            "text_sha256": trainer.validation.checksum,
+        },
         "floor_bpb": trainer.validation.floor_bpb,
         "hardware": runtime.describe(),
     }

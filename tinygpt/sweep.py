@@ -310,7 +310,7 @@ class Scheduler:
         if run.status not in ("queued", "paused"):  # it was killed on the way there
             return int(unfinished) if unfinished else None
         behind = max(run.values, default=0)
-        rungs = self.stopping.rungs(run.max_steps, every=run.cfg.trainer.eval_every)
+        rungs = self.stopping.rungs(run.max_steps, every=run.cfg.trainer.eval_every or 1)
         return next((rung for rung in rungs if rung > behind), None)
 
     @contextmanager

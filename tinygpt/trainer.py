@@ -27,26 +27,37 @@ from tinygpt.state import TrainState
 
 T = TypeVar("T")
 
+# where the config leaves open how often things happen
+EVAL_SHARE = 1 / 64  # of the run's time for evaluations
+EVALS = (2, 20)  # at least and at most so many of them
+TIMED_EVALS = 5  # in a run that the clock ends
+ROWS, ROW_STEPS = 500, 10  # rows of a run; steps between them in one that the clock ends
+SAVE_EVERY_S = 60.0
+
 
 class Diverged(UserError):
     """The loss is not finite any more."""
 
 
 class Validation:
-    """The pinned part of the validation split: its first documents, up to `max_tokens`."""
+    """The pinned part of the validation split: its first documents, of up to `max_bytes` UTF-8.
 
-    def __init__(self, prepared: Prepared, *, max_tokens: int | None) -> None:
+    Bytes, not tokens: then it is the same text for every tokenizer.
+    """
+
+    def __init__(self, prepared: Prepared, *, max_bytes: int | None) -> None:
         ends = prepared.document_ends("validation")
-        fits = len(ends) if max_tokens is None else int((ends[:, 0] <= max_tokens + 1).sum())
+        fits = len(ends) if max_bytes is None else int((ends[:, 1] <= max_bytes).sum())
         if fits == 0:
             raise UserError(
-                f"trainer.eval_tokens={max_tokens} is less than the first validation document; "
-                f"type trainer.eval_tokens={int(ends[0, 0])} or more"
+                f"trainer.eval_bytes={max_bytes} is less than the first validation document; "
+                f"type trainer.eval_bytes={int(ends[0, 1])} or more"
             )
         info = prepared.splits["validation"]
         self.documents, self.all_documents = fits, len(ends)
         n_tokens, self.utf8_bytes = map(int, ends[fits - 1])
         self.tokens = prepared.tokens("validation")[:n_tokens]
+        self.checksum = prepared.text_checksum("validation", fits)
         # the floor is known for the whole split only
         self.floor_bpb = info.floor_bpb if fits == len(ends) else None
 
@@ -93,11 +104,15 @@ class Trainer:
         # on a CPU a thread would take from the step as much time as it gives
         self.sequences = Ahead(self._sequences) if runtime.works_ahead else self._sequences
         self.masked_eot = prepared.tokenizer.eot_id if cfg.dataset.mask_documents else None
-        eval_tokens = self.cfg.eval_tokens
+        eval_bytes = self.cfg.eval_bytes
         self.validation = Validation(
-            prepared, max_tokens=None if eval_tokens is None else int(eval_tokens)
+            prepared, max_bytes=None if eval_bytes is None else int(eval_bytes)
+        )
+        self.flops_per_token = cfg.model.flops_per_token(
+            vocab_size=prepared.tokenizer.vocab_size, seq_len=self.cfg.seq_len
         )
         self.max_steps = self._max_steps()
+        self.eval_every, self.log_every = self._eval_every(), self._log_every()
         self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)
         self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
         self.model_loss, self.compile_note = runtime.compile(
@@ -114,6 +129,7 @@ class Trainer:
         self.stop_reason: str | None = None  # why it ended before its horizon
         self.signal = 0  # the number of the one that asked this rank to end
         self.interrupted: str | None = None  # its name, when all ranks know of it
+        self.saved_s = state.elapsed_s
         self.clock = _Clock()
 
     def _max_steps(self) -> int | None:
@@ -121,23 +137,42 @@ class Trainer:
         cfg = self.cfg
         if cfg.max_epochs is not None:
             return max(1, round(cfg.max_epochs * self.batches.steps_per_epoch))
+        if cfg.max_flops is not None:
+            return max(1, round(cfg.max_flops / (self.flops_per_token * cfg.tokens_per_step)))
         return cfg.planned_steps
+
+    def _eval_every(self) -> int | None:
+        """Steps between evaluations, which cost about a third of training on as many tokens."""
+        if self.cfg.eval_every is not None or self.max_steps is None:
+            return self.cfg.eval_every
+        trained = self.max_steps * self.cfg.tokens_per_step
+        affordable = int(EVAL_SHARE * trained / (len(self.validation.tokens) / 3))
+        least, most = EVALS
+        return math.ceil(self.max_steps / min(max(affordable, least), most))
+
+    def _log_every(self) -> int:
+        """Steps between rows."""
+        if self.cfg.log_every is not None:
+            return self.cfg.log_every
+        return ROW_STEPS if self.max_steps is None else math.ceil(self.max_steps / ROWS)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, or until somebody asks to stop; the summary of the run."""
-        state, cfg = self.state, self.cfg
+        state = self.state
         began = time.perf_counter() - state.elapsed_s
         with self.signals_handled(), self.checkpoints.settled():
             while not self.done() and not self.interrupted and not self.paused:
+                before_s = state.elapsed_s
                 row = self.train_step()  # advances state.step by one
                 self.agree(elapsed_s=time.perf_counter() - began)
-                if self.due(cfg.eval_every) or self.paused:
+                evaluates = self.due(self.eval_every) or self.eval_time(before_s) or self.paused
+                if evaluates:
                     row |= self.evaluate()
                     self.watch(row)
-                if self.due(cfg.log_every, cfg.eval_every) or self.paused:
+                if evaluates or self.due(self.log_every):
                     self.logger.log(state.step, row | self.since_last_row())
                 ends_here = self.interrupted or self.paused
-                if self.due(cfg.save_every) or state.best_step == state.step or ends_here:
+                if self.save_due() or state.best_step == state.step or ends_here:
                     self.save()  # last, so it remembers all of the above
         if self.done() and not self.interrupted:
             self.on_main(self._end_callbacks)
@@ -269,6 +304,7 @@ class Trainer:
         self.check_finite()
         with self.clock.paused():
             self.state.loss_sum = self.loss_sum.item()
+            self.saved_s = self.state.elapsed_s
             self.checkpoints.start_saving(self.state)
 
     def check_finite(self) -> None:
@@ -304,9 +340,23 @@ class Trainer:
         """Whether the run has come as far as it was asked to for now, before its end."""
         return self.pause_at is not None and self.state.step >= self.pause_at and not self.done()
 
-    def due(self, *every: int) -> bool:
+    def due(self, every: int | None) -> bool:
         """Whether something that happens every so many steps happens now; true at the last step."""
-        return self.done() or any(self.state.step % n == 0 for n in every)
+        return self.done() or (every is not None and self.state.step % every == 0)
+
+    def eval_time(self, before_s: float) -> bool:
+        """Whether a run by the clock evaluates after the step that began at this time."""
+        if self.eval_every is not None:
+            return False
+        assert self.max_time_s is not None
+        portion = self.max_time_s / TIMED_EVALS
+        return self.state.elapsed_s // portion > before_s // portion
+
+    def save_due(self) -> bool:
+        """Whether a checkpoint is due: by steps, or by the clock, which changes no result."""
+        if self.cfg.save_every is not None:
+            return self.due(self.cfg.save_every)
+        return self.done() or self.state.elapsed_s - self.saved_s > SAVE_EVERY_S
 
     def summary(self) -> dict[str, Any]:
         """What the run came to."""
