@@ -26,8 +26,8 @@ TOP = (
 MODELS = "gpt2, gpt2_large, gpt2_medium, gpt2_xl, medium, nano, small, tiny"
 ADAMW = "beta1, beta2, eps, lr, name, weight_decay"
 TRAINER = (
-    "eval_bytes, eval_every, grad_clip, keep_checkpoints, log_every, max_epochs, max_flops, max_steps, "
-    "max_time, max_tokens, micro_batch_size, save_every, seq_len, tokens_per_step"
+    "eval_bytes, eval_every, grad_clip, keep_checkpoints, log_every, max_epochs, max_flops, "
+    "max_steps, max_time, max_tokens, micro_batch_size, save_every, seq_len, tokens_per_step"
 )
 
 
