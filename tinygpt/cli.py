@@ -18,6 +18,8 @@ COMMANDS = {
     "prepare": "make a dataset's tokens ready, once for all runs",
     "data": "look at a dataset and its tokens; choose a vocabulary",
     "sample": "write text with a trained model",
+    "compare": "rank runs and sweeps, with intervals over seeds; draw their curves",
+    "runs": "list, find and delete runs",
 }
 
 

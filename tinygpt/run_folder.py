@@ -68,6 +68,7 @@ class RunFolder:
         """The folder of a run that goes on, by a config that the overrides may have changed."""
         folder = cls(path)
         config.save(cfg, path / "config.yaml")
+        folder.write_run(config=config.to_dict(cfg))
         if folder.run["status"] == "queued":
             folder.write_run(**_beginning(path))
             return folder
@@ -112,7 +113,9 @@ def freeze(
     (path / "samples").mkdir()
     (path / "tokenizer").mkdir()
     queued = {"status": "queued", "error": None, "resumed": list[str]()}
-    write_json(path / "run.json", {"id": run_id, "group": group, **queued})
+    # the config is here once more because JSON is read fifty times as fast as YAML
+    content = {"id": run_id, "group": group, **queued, "config": config.to_dict(cfg)}
+    write_json(path / "run.json", content)
 
 
 def _beginning(path: Path) -> dict[str, Any]:
