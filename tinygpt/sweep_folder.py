@@ -130,6 +130,7 @@ class SweepFolder:
             "settings": list(settings),
             "swept": list(swept),
             "sweep": config.to_dict(cfg),
+            "next": len(jobs),  # number of the next run; none is given twice
             "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
             "git": source_state(partial),
         }
@@ -140,7 +141,9 @@ class SweepFolder:
 
     def add(self, overrides: Sequence[str], cfg: RunConfig) -> SweepRun:
         """One more run, with the next number; its folder appears whole or not at all."""
-        number = self.runs[-1].number + 1 if self.runs else 0
+        after = self.runs[-1].number + 1 if self.runs else 0
+        number = max(after, self.content.get("next", 0))  # nor that of a run that was deleted
+        self.remember(next=number + 1)
         partial = self.path / f".{number}.partial"
         _freeze(partial, self.path, number, overrides, cfg)
         final = self.path / str(number)

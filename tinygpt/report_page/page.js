@@ -165,7 +165,8 @@ function means(chosen, metric, axis, weight, colour) {
         fillcolor: c, opacity: 0.18, line: { width: 0 }, hoverinfo: "skip", mode: "lines" });
     }
     traces.push({ x, y: middle, mode: "lines", line: { color: c, width: 2 },
-      name: `${words || "all"} (${members.length})`, hovertemplate: "%{y:.4f} at %{x}<extra>%{fullData.name}</extra>" });
+      group: shown(colourValue(members[0])), text: `${words || "all"} (${members.length})`,
+      hovertemplate: "%{y:.4f} at %{x}<extra>%{fullData.text}</extra>" });
   }
   return traces;
 }
@@ -177,13 +178,21 @@ function curves() {
   const traces = $("unit").value === "means" ? means(chosen, metric, axis, weight, colour)
     : chosen.filter((run) => run.curves[metric]).map((run) => {
       const curve = run.curves[metric];
-      return { x: xOf(run, curve, axis), y: smoothed(curve.value, weight), name: name(run),
+      return { x: xOf(run, curve, axis), y: smoothed(curve.value, weight), text: name(run),
+        group: shown(colourValue(run)),
         mode: curve.value.length > 1 ? "lines" : "markers",
         line: { color: colour(colourValue(run)), width: 1.4 }, marker: { color: colour(colourValue(run)) },
-        hovertemplate: "%{y:.4f} at %{x}<extra>%{fullData.name}</extra>" };
+        hovertemplate: "%{y:.4f} at %{x}<extra>%{fullData.text}</extra>" };
     });
-  const few = traces.filter((t) => t.name).length <= 12;
-  const extra = { showlegend: few, legend: { orientation: "h", y: -0.2 } };
+  const named = new Map();
+  for (const trace of traces) if (trace.group !== undefined) named.set(trace.group, trace);
+  for (const trace of traces) {
+    trace.showlegend = named.get(trace.group) === trace;
+    trace.legendgroup = trace.group;
+    if (trace.showlegend) trace.name = trace.group;
+  }
+  const legend = named.size > 1 && named.size <= 10 && $("plot").clientWidth > 700;
+  const extra = { showlegend: legend, legend: { orientation: "h", y: -0.2 } };
   const made = layout(AXES[axis], metric, extra);
   if ($("logx").checked) made.xaxis.type = "log";
   if ($("logy").checked) made.yaxis.type = "log";
@@ -221,7 +230,8 @@ function importance() {
     return;
   }
   box.append(element("p", "Share of the variance of val/bpb between runs that a field explains by itself "
-    + "(epsilon squared of a one-way analysis of variance):", { class: "quiet" }));
+    + "(epsilon squared of a one-way analysis of variance); fields that always change together share it:",
+    { class: "quiet" }));
   const bars = element("div", null, { class: "bars" });
   for (const [key, share] of found) {
     const bar = element("span");
@@ -327,7 +337,9 @@ function runTable() {
 function begin() {
   results();
   const names = new Set(runs.flatMap((run) => Object.keys(run.curves)));
-  options($("metric"), data.metrics.filter((m) => names.has(m)).map((m) => [m, m]));
+  const dense = runs.some((run) => run.curves["val/bpb"] && run.curves["val/bpb"].step.length > 4);
+  options($("metric"), data.metrics.filter((m) => names.has(m)).map((m) => [m, m]),
+    dense || !names.has("train/loss") ? undefined : "train/loss");
   options($("axis"), Object.entries(AXES), data.x);
   options($("colour"), [["configuration", "configuration"], ["status", "status"], ...data.keys.map((k) => [k, k])],
     data.keys.length === 1 ? data.keys[0] : "configuration");
