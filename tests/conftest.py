@@ -5,10 +5,15 @@ The environment is set here, before a test module can import a library that read
 
 import os
 import tempfile
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.wandb_server import Server
 
 _home = tempfile.TemporaryDirectory(prefix="tinygpt-tests-")
 
@@ -86,3 +91,13 @@ def tiny(text_file: Path, tmp_path: Path) -> list[str]:
         f"output_dir={tmp_path / 'outputs'}",
         f"cache_dir={tmp_path / 'cache'}",
     ]
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[ThreadingHTTPServer]:
+    """W&B's server for one test, that starts with nothing."""
+    Server.received, Server.files = [], {}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

@@ -20,6 +20,7 @@ COMMANDS = {
     "sample": "write text with a trained model",
     "compare": "rank runs and sweeps, with intervals over seeds; draw their curves",
     "runs": "list, find and delete runs",
+    "upload": "send finished runs to W&B from their folders",
 }
 
 

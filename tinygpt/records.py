@@ -17,7 +17,7 @@ from tinygpt.loggers.jsonl import Row, read_rows
 READERS = 8  # threads that read folders at the same time
 
 
-@dataclass
+@dataclass(eq=False)
 class RunRecord:
     """One run folder."""
 

@@ -3,7 +3,6 @@
 Each script runs in a process of its own, since the client reads its environment once.
 """
 
-import gzip
 import json
 import os
 import re
@@ -11,15 +10,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tinygpt
+from tests.wandb_server import Server, exit_codes, history
 from tinygpt.errors import UserError
 from tinygpt.loggers.wandb import WandbConfig, unreachable
 
@@ -213,88 +212,38 @@ def test_a_network_that_swallows_everything_costs_timeout_s(tmp_path: Path) -> N
     assert_fell_back(tmp_path, done, "did not answer within 1 s")
 
 
-class Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as a run needs; remembers what it was sent."""
-
-    protocol_version = "HTTP/1.1"
-    received: list[tuple[str, Any]]
-
-    def do_GET(self) -> None:
-        self.reply({})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        request = json.loads(body)
-        self.received.append((self.path, request))
-        if "UpsertBucket" in request.get("query", ""):
-            name = request["variables"]["name"]
-            project = {"id": "p", "name": "tinygpt", "entity": {"id": "e", "name": "me"}}
-            bucket = {"id": "b", "name": name, "displayName": name, "project": project}
-            self.reply({"data": {"upsertBucket": {"inserted": True, "bucket": bucket}}})
-        elif "CreateRunFiles" in request.get("query", ""):
-            self.send_error(400)
-        else:
-            self.reply({"data": {}})
-
-    def reply(self, content: Any) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: Any) -> None:
-        """Keep the test's output clean."""
-
-
-@pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    Server.received = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
 def test_online_rows_and_status_reach_the_server_and_the_key_is_not_in_the_folder(
-    tmp_path: Path, server: ThreadingHTTPServer
+    tmp_path: Path, wandb_server: ThreadingHTTPServer
 ) -> None:
-    url = f"http://127.0.0.1:{server.server_port}"
+    url = f"http://127.0.0.1:{wandb_server.server_port}"
     done = run(tmp_path, "FIELDS = {}" + LOST, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
     assert f"wandb: {url}/me/tinygpt/runs/id-one" in done.stderr
-    streams = [body for path, body in Server.received if path.endswith("/id-one/file_stream")]
-    history = [
-        json.loads(line)
-        for body in streams
-        for line in body.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
-    ]
-    assert [(row["_step"], row["train/loss"]) for row in history] == [(1, 0.5)]
-    assert [b["exitcode"] for b in streams if b.get("complete")] == [0]
+    rows_there = history(Server.received, "id-one")
+    assert [(row["_step"], row["train/loss"]) for row in rows_there] == [(1, 0.5)]
+    assert exit_codes(Server.received, "id-one") == [0]
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) > 3
     assert not [file for file in files if KEY.encode() in file.read_bytes()]
 
 
 def test_without_a_key_and_a_terminal_a_run_starts_offline_and_says_how_to_log_in(
-    tmp_path: Path, server: ThreadingHTTPServer
+    tmp_path: Path, wandb_server: ThreadingHTTPServer
 ) -> None:
-    url = f"http://127.0.0.1:{server.server_port}"
+    url = f"http://127.0.0.1:{wandb_server.server_port}"
     done = run(tmp_path, "FIELDS = {}" + LOST, WANDB_BASE_URL=url)
     assert seconds(done, "start_s") < 10
     assert_fell_back(tmp_path, done, "wandb login")
 
 
 def test_a_server_that_answers_and_refuses_costs_timeout_s(
-    tmp_path: Path, server: ThreadingHTTPServer
+    tmp_path: Path, wandb_server: ThreadingHTTPServer
 ) -> None:
     class Broken(Server):
         def do_POST(self) -> None:
             self.send_error(500)
 
-    server.RequestHandlerClass = Broken
-    url = f"http://127.0.0.1:{server.server_port}"
+    wandb_server.RequestHandlerClass = Broken
+    url = f"http://127.0.0.1:{wandb_server.server_port}"
     script = "FIELDS = dict(timeout_s=1.0)" + LOST
     done = run(tmp_path, script, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
     assert 1 <= seconds(done, "start_s") < 10
@@ -305,7 +254,7 @@ def test_a_server_that_answers_and_refuses_costs_timeout_s(
 
 
 def test_a_server_lost_on_the_way_costs_timeout_s_at_the_end_and_no_row(
-    tmp_path: Path, server: ThreadingHTTPServer
+    tmp_path: Path, wandb_server: ThreadingHTTPServer
 ) -> None:
     script = """
 logger = begin("one", timeout_s=1.5)
@@ -327,8 +276,8 @@ end(logger, "finished", {"val/bpb": 1.5})
             else:
                 super().do_POST()
 
-    server.RequestHandlerClass = Dying
-    url = f"http://127.0.0.1:{server.server_port}"
+    wandb_server.RequestHandlerClass = Dying
+    url = f"http://127.0.0.1:{wandb_server.server_port}"
     done = run(tmp_path, script.replace("URL", url), WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
     assert 1.5 <= seconds(done, "finish_s") < 10
     assert re.search(
@@ -371,13 +320,15 @@ def test_finish_without_start_is_harmless() -> None:
     WandbConfig().build().finish("failed", {})
 
 
-def test_an_address_that_refuses_with_a_status_is_reachable(server: ThreadingHTTPServer) -> None:
+def test_an_address_that_refuses_with_a_status_is_reachable(
+    wandb_server: ThreadingHTTPServer,
+) -> None:
     class Refusing(Server):
         def do_GET(self) -> None:
             self.send_error(403)
 
-    server.RequestHandlerClass = Refusing
-    assert unreachable(f"http://127.0.0.1:{server.server_port}", timeout_s=5) is None
+    wandb_server.RequestHandlerClass = Refusing
+    assert unreachable(f"http://127.0.0.1:{wandb_server.server_port}", timeout_s=5) is None
 
 
 @pytest.mark.parametrize(

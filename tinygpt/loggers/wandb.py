@@ -114,6 +114,48 @@ class WandbLogger(Logger):
             with self._harmless("finish"):
                 run.finish(exit_code=EXIT_CODES[status])
 
+    def upload(
+        self,
+        run: RunInfo,
+        rows: Sequence[Metrics],
+        samples: Mapping[int, str],
+        *,
+        status: str,
+        summary: Mapping[str, Any],
+        started_s: float,
+    ) -> int:
+        """Send a run that is over, from what its folder holds; how many rows were new there.
+
+        `started_s` is the moment of its beginning, in seconds since 1970. Raises UserError if W&B
+        cannot be reached.
+        """
+        import wandb
+
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        url = wandb.setup().settings.base_url
+        if obstacle := unreachable(url, timeout_s=self.cfg.timeout_s):
+            raise UserError(f"wandb: {obstacle}")
+        try:
+            sent = self._init(run, "online", x_start_time=started_s)
+        except Exception as error:
+            wandb.teardown()
+            raise UserError(f"wandb: {_first_line(error)}") from None
+        begin = sent.starting_step if sent.resumed else 0  # it has what is before
+        new = [row for row in rows if row["step"] >= begin]
+        for row in new:
+            step = int(row["step"])
+            content: dict[str, Any] = {key: row[key] for key in row if key != "step"}
+            content["_timestamp"] = started_s + row.get("elapsed_s", 0.0)
+            if step in samples:
+                content["samples"] = wandb.Table(["step", "text"], data=[[step, samples[step]]])
+            sent.log(content, step=step)
+        sent.summary.update(dict(summary))
+        try:
+            sent.finish(exit_code=EXIT_CODES[status])
+        except Exception as error:
+            raise UserError(f"wandb: {_first_line(error)}; upload it once more") from None
+        return len(new)
+
     def _go_online(self, run: RunInfo) -> str | None:
         """Start an online run, or say why there is none."""
         import wandb
@@ -127,10 +169,12 @@ class WandbLogger(Logger):
                 wandb.teardown()  # a run that failed to start keeps its id in use
         return obstacle
 
-    def _init(self, run: RunInfo, mode: Literal["online", "offline"]) -> "wandb.Run":
+    def _init(
+        self, run: RunInfo, mode: Literal["online", "offline"], **more_settings: Any
+    ) -> "wandb.Run":
         import wandb
 
-        settings: dict[str, Any] = {
+        settings: dict[str, Any] = more_settings | {
             "init_timeout": self.cfg.timeout_s,
             "finish_timeout": self.cfg.timeout_s,
             "console": "off",  # the folder has train.log, and a captured terminal loses its bar
@@ -150,6 +194,7 @@ class WandbLogger(Logger):
             id=run.id,
             name=run.id,
             group=run.group,
+            job_type="train",
             config={**run.derived, **run.config},
             allow_val_change=True,  # a resumed run may have a longer horizon
             resume="allow",

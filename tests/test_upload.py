@@ -1,0 +1,116 @@
+"""What reaches W&B: from a run while it trains, and from its folder afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.wandb_server import Server, exit_codes, history, summary, upserts
+from tinygpt import upload
+from tinygpt.loggers.jsonl import read_rows
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def command(name: str, arguments: list[str], cwd: Path, url: str) -> subprocess.CompletedProcess:
+    homes = {f"WANDB_{kind}_DIR": str(cwd / "home" / kind) for kind in ("CACHE", "DATA", "CONFIG")}
+    return subprocess.run(
+        [sys.executable, "-m", f"tinygpt.{name}", *arguments],
+        cwd=cwd,
+        env=os.environ | homes | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_runs_reach_wandb_whole_while_they_train_and_from_their_folders_and_never_twice(
+    tiny: list[str], tmp_path: Path, wandb_server: ThreadingHTTPServer
+) -> None:
+    url = f"http://127.0.0.1:{wandb_server.server_port}"
+    settings = [
+        *tiny,
+        "logger=wandb",
+        "logger.wandb.tags=[lab]",
+        "callback=[sample]",
+        "callback.sample.max_new_tokens=5",
+        "optimizer.lr=1e-3,1e30",
+        "trainer.grad_clip=0",
+        "launcher.jobs=2",
+    ]
+    done = command("train", ["-m", *settings], tmp_path, url)
+    assert done.returncode == 1, done.stdout + done.stderr  # the second run diverges
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    assert_all_is_there(sweep, tags=["lab"], project="tinygpt")
+    tables = [content for name, content in Server.files.items() if name.endswith(".table.json")]
+    assert any(json.loads(content)["columns"] == ["step", "text"] for content in tables)
+    assert KEY not in json.dumps(Server.received)
+
+    again = command("upload", [f"run={sweep}"], tmp_path, url)
+    assert again.returncode == 0, again.stderr
+    assert "0 of 10 rows were new" in again.stdout
+    assert len(history(Server.received, f"{sweep.name}-0")) == 10
+
+    Server.received.clear()
+    elsewhere = command("upload", [f"run={sweep}", "project=later", "tags=[a,b]"], tmp_path, url)
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert_all_is_there(sweep, tags=["a", "b"], project="later")
+    rows = read_rows(sweep / "0" / "metrics.jsonl")
+    sent = history(Server.received, f"{sweep.name}-0")
+    apart = sent[-1]["_timestamp"] - sent[0]["_timestamp"]
+    assert apart == pytest.approx(rows[-1]["elapsed_s"] - rows[0]["elapsed_s"], abs=1e-3)
+
+    absent = command("upload", [f"run={sweep}"], tmp_path, "http://127.0.0.1:9")
+    assert absent.returncode == 1
+    assert absent.stderr.count("is out of reach") == 2
+    assert "Traceback" not in absent.stderr
+
+
+def assert_all_is_there(sweep: Path, *, tags: list[str], project: str) -> None:
+    """The server has the config, rows, samples, summary and end of the first run of a sweep."""
+    good, bad = (f"{sweep.name}-{number}" for number in (0, 1))
+    first = upserts(Server.received, good)[0]
+    assert (first["project"], first["groupName"]) == (project, sweep.name)
+    assert (first["jobType"], first["tags"]) == ("train", tags)
+    config = json.loads(first["config"])
+    assert config["optimizer"]["value"]["lr"] == 1e-3
+    assert config["trainer"]["value"]["max_steps"] == 10
+    run = json.loads((sweep / "0" / "run.json").read_text())
+    assert config["n_params"]["value"] == run["derived"]["n_params"]
+    rows = read_rows(sweep / "0" / "metrics.jsonl")
+    sent = history(Server.received, good)
+    assert [row["_step"] for row in sent] == [row["step"] for row in rows]
+    assert [row["train/loss"] for row in sent] == [row["train/loss"] for row in rows]
+    assert {row["_step"] for row in sent if "samples" in row} == {4, 8, 10}
+    assert summary(Server.received, good)["val/bpb"] == rows[-1]["val/bpb"]
+    assert exit_codes(Server.received, good) == [0]
+    assert exit_codes(Server.received, bad) == [1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["run=nowhere"], "nowhere holds no run"),
+        (["outputs/x"], "type run=outputs/x"),
+        (["run=latest", "projct=a"], "projct is not a field; did you mean project=?"),
+        (["project=a"], "type which run to send"),
+        (["--run", "x"], "--run is not a flag"),
+    ],
+)
+def test_a_mistyped_upload_is_told_what_to_type(
+    typed: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_info:
+        upload.main(typed)
+    assert exit_info.value.code == 2
+    assert words in capsys.readouterr().err
