@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare": "make a dataset's tokens ready, once for all runs",
     "data": "look at a dataset and its tokens; choose a vocabulary",
     "sample": "write text with a trained model",
+    "plan": "what a run or a sweep will take: memory, disk and time",
     "compare": "rank runs and sweeps, with intervals over seeds; draw their curves",
     "runs": "list, find and delete runs",
     "upload": "send finished runs to W&B from their folders",

@@ -67,7 +67,9 @@ class TrainerConfig:
     """How long, in what portions, and how often to look, log and save."""
 
     seq_len: int = 256  # tokens the model sees at once, T
-    micro_batch_size: int = 16  # sequences per forward; changes memory, never the result
+    # sequences per forward; changes memory, never the result but for its last bits; auto: measured
+    # when the run begins, the fastest that fits
+    micro_batch_size: int | str = 16
     tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
     # the length of the run: one of the five; none of them means max_tokens=10M
     max_tokens: int | float | str | None = None
@@ -104,7 +106,15 @@ class TrainerConfig:
             check_range("trainer.max_flops", self.max_flops, above=0)
         if self.max_epochs is not None:
             check_range("trainer.max_epochs", self.max_epochs, above=0)
-        whole = ("seq_len", "micro_batch_size", "tokens_per_step", "max_steps", "keep_checkpoints")
+        if isinstance(self.micro_batch_size, str):
+            if self.micro_batch_size != "auto":
+                raise UserError(
+                    f"trainer.micro_batch_size={self.micro_batch_size} must be a whole number, or "
+                    "auto"
+                )
+        else:
+            check_range("trainer.micro_batch_size", self.micro_batch_size, low=1)
+        whole = ("seq_len", "tokens_per_step", "max_steps", "keep_checkpoints")
         for name in (*whole, "eval_every", "log_every", "save_every"):
             value = getattr(self, name)
             if value is not None:
@@ -112,9 +122,14 @@ class TrainerConfig:
         check_range("trainer.grad_clip", self.grad_clip, low=0)
         self.grad_accum()
 
-    def grad_accum(self, *, ranks: int = 1) -> int:
-        """Forwards per optimizer update on each rank; raises UserError if they are not whole."""
-        factors = {"micro_batch_size": self.micro_batch_size, "seq_len": self.seq_len}
+    def grad_accum(self, *, ranks: int = 1, measured: int | None = None) -> int:
+        """Forwards per optimizer update on each rank; raises UserError if they are not whole.
+
+        `measured` is what micro_batch_size=auto came to; before it is known it counts as 1.
+        """
+        size = self.micro_batch_size
+        size = (measured or 1) if isinstance(size, str) else size
+        factors = {"micro_batch_size": size, "seq_len": self.seq_len}
         if ranks > 1:
             factors["ranks"] = ranks
         portion = math.prod(factors.values())
@@ -124,9 +139,9 @@ class TrainerConfig:
         choices = [str(n) for n in (below, below + portion) if n]
         smaller = next(
             (
-                size
-                for size in range(self.micro_batch_size - 1, 0, -1)
-                if self.tokens_per_step % (size * self.seq_len * ranks) == 0
+                smaller_size
+                for smaller_size in range(size - 1, 0, -1)
+                if self.tokens_per_step % (smaller_size * self.seq_len * ranks) == 0
             ),
             None,
         )

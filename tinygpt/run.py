@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tinygpt import cli, config, plots
+from tinygpt import cli, config, planning, plots
 from tinygpt.checkpoint import Checkpoints, load_state
 from tinygpt.config import RunConfig
 from tinygpt.errors import AlreadyFinished, UserError
@@ -50,6 +50,8 @@ def run(
         cli.warn(warning)
     tokenizer = prepared.tokenizer
     _bind(folder, prepared)
+    known = (folder.run.get("derived") or {}).get("micro_batch_size") if resumed else None
+    micro_batch_size = known or _micro_batch_size(cfg, runtime, tokenizer.vocab_size)
     context = CallbackContext(tokenizer, folder.path, logger, cfg.trainer.seq_len)
     trainer = _trainer(
         cfg,
@@ -60,6 +62,7 @@ def run(
         callbacks={name: choice.build(context) for name, choice in cfg.callback.items()},
         resumed=resumed,
         pause_at=pause_at,
+        micro_batch_size=micro_batch_size,
     )
     state = trainer.state
     derived = {
@@ -68,6 +71,7 @@ def run(
         "vocab_size": tokenizer.vocab_size,
         "world_size": runtime.ranks.size,
         "parallel": runtime.parallel,
+        "micro_batch_size": trainer.micro_batch_size,
         "grad_accum": trainer.grad_accum,
         "max_steps": trainer.max_steps,
         "max_time_s": trainer.max_time_s,
@@ -119,10 +123,12 @@ def take_part(
     cfg: RunConfig, path: Path, runtime: Runtime, *, resumed: bool, pause_at: int | None
 ) -> str | None:
     """What `run` does on the main rank, on another: train, and leave the rest to that one."""
+    prepared = _prepared(cfg, runtime.ranks)
     trainer = _trainer(
         cfg,
         runtime,
-        _prepared(cfg, runtime.ranks),
+        prepared,
+        micro_batch_size=_micro_batch_size(cfg, runtime, prepared.tokenizer.vocab_size),
         checkpoints=Checkpoints(path / "checkpoints", writes=False),
         logger=Logger(),
         callbacks={},
@@ -145,6 +151,13 @@ def _prepared(cfg: RunConfig, ranks: Ranks) -> Prepared:
     return prepared
 
 
+def _micro_batch_size(cfg: RunConfig, runtime: Runtime, vocab_size: int) -> int:
+    """What was typed, or what is measured on the main rank."""
+    if isinstance(cfg.trainer.micro_batch_size, int):
+        return cfg.trainer.micro_batch_size
+    return runtime.ranks.from_main(lambda: planning.micro_batch_size(cfg, runtime, vocab_size))
+
+
 def _trainer(
     cfg: RunConfig,
     runtime: Runtime,
@@ -155,6 +168,7 @@ def _trainer(
     callbacks: Mapping[str, Callback],
     resumed: bool,
     pause_at: int | None,
+    micro_batch_size: int,
 ) -> Trainer:
     """The model where it is trained, in the state in which the run goes on.
 
@@ -180,6 +194,7 @@ def _trainer(
         checkpoints=checkpoints,
         say=cli.say,
         pause_at=pause_at,
+        micro_batch_size=micro_batch_size,
     )
     if trainer.done():
         raise AlreadyFinished(

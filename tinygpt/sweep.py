@@ -98,14 +98,14 @@ def _opened(
     _check_stopping(cfg, configs)
     devices = {c.device.type for c in configs} or {"auto"}
     launcher = cfg.launcher.build(folder=path, devices=devices)
-    frozen = [_frozen(job, c, launcher) for job, c in zip(jobs, configs, strict=True)]
+    jobs_frozen = [frozen(job, c, launcher) for job, c in zip(jobs, configs, strict=True)]
     folder = SweepFolder.create(
         path,
         command=["python", "-m", "tinygpt.train", *command],
         settings=typed,
         swept=_swept(space),
         cfg=cfg,
-        jobs=frozen,
+        jobs=jobs_frozen,
     )
     return folder, cfg, space, launcher
 
@@ -137,9 +137,9 @@ def _add_new(
     _check_stopping(cfg, configs)
     added = 0
     for job, run_cfg in zip(new, configs, strict=True):
-        frozen = _frozen(job, run_cfg, launcher)
-        if config_hash(frozen[1]) not in known:
-            folder.add(*frozen)
+        complete, complete_cfg = frozen(job, run_cfg, launcher)
+        if config_hash(complete_cfg) not in known:
+            folder.add(complete, complete_cfg)
             added += 1
     cli.say(f"{added} new runs; {len(jobs) - added} are in the sweep already")
 
@@ -152,7 +152,7 @@ def _check_stopping(cfg: SweepConfig, configs: Sequence[RunConfig]) -> None:
         )
 
 
-def _frozen(job: Sequence[str], cfg: RunConfig, launcher: Launcher) -> tuple[list[str], RunConfig]:
+def frozen(job: Sequence[str], cfg: RunConfig, launcher: Launcher) -> tuple[list[str], RunConfig]:
     """The job with the number of its threads, on which the last bits of its result depend."""
     if launcher.threads is None or cfg.device.threads is not None or cfg.device.type == "mps":
         return list(job), cfg
@@ -273,7 +273,7 @@ class Scheduler:
             suggested = self.search.suggest(self._trials())
             if suggested is not None:
                 cfg = compose.compose("train", suggested, config_dir=self.config_dir)
-                return self.folder.add(*_frozen(suggested, cfg, self.launcher))
+                return self.folder.add(*frozen(suggested, cfg, self.launcher))
             self.exhausted = True
             return self._next()
         return None

@@ -80,8 +80,10 @@ class Trainer:
         checkpoints: Checkpoints,
         say: Callable[[str], None],
         pause_at: int | None = None,  # step after which the run evaluates, saves and ends for now
+        micro_batch_size: int | None = None,  # what trainer.micro_batch_size=auto came to
     ) -> None:
         self.cfg = cfg.trainer
+        self.micro_batch_size = micro_batch_size or int(cfg.trainer.micro_batch_size)
         self.pause_at = pause_at
         self.seed = cfg.seed
         self.schedule = cfg.schedule
@@ -119,7 +121,7 @@ class Trainer:
             ModelLoss(state.model), planned_steps=self.max_steps and self.max_steps - state.step
         )
         self.shared_loss = runtime.mean_gradients(state.model, self.loss)
-        self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size)
+        self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size, measured=self.micro_batch_size)
         sequences = self.cfg.sequences_per_step // self.ranks.size
         self.own_sequences = slice(self.ranks.rank * sequences, (self.ranks.rank + 1) * sequences)
         self.loss_sum = torch.tensor(state.loss_sum, device=runtime.device)
@@ -197,7 +199,7 @@ class Trainer:
             sequences = self.sequences(state.step)
         batch = self.runtime.to_device(sequences)
         loss = torch.zeros((), device=self.runtime.device)
-        for number, micro_batch in enumerate(torch.split(batch, cfg.micro_batch_size), start=1):
+        for number, micro_batch in enumerate(torch.split(batch, self.micro_batch_size), start=1):
             with self.shared_loss.micro_step(last=number == self.grad_accum):
                 part = self.shared_loss(micro_batch) / self.grad_accum  # (B, T + 1)
                 state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch's own
@@ -280,7 +282,7 @@ class Trainer:
             batches = eval_batches(
                 self.validation.tokens,
                 seq_len=self.cfg.seq_len,
-                batch_size=self.cfg.micro_batch_size,
+                batch_size=self.micro_batch_size,
             )
             for batch, counts in self.ranks.share(batches):
                 tokens = self.runtime.to_device(torch.from_numpy(batch))
