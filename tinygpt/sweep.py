@@ -228,6 +228,9 @@ class Scheduler:
         """Take note of what has ended, and how far the others are."""
         for path, death in self.launcher.ended().items():
             run = self.running.pop(path)
+            if run.is_held():  # a cluster's job is over before its process is
+                self.held[path] = run
+                continue
             run.refresh()
             if run.status in ("running", "queued"):
                 if self.signal:
@@ -240,7 +243,8 @@ class Scheduler:
             if not run.is_held():
                 del self.held[path]
                 run.refresh()
-                if run.status not in (*ENDED, "paused"):
+                self.view.ended(run)
+                if run.status not in (*ENDED, "paused") and not self.signal:
                     self.waiting.append(run)
         for run in (*self.running.values(), *self.held.values()):
             run.refresh()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tinygpt.errors import UserError, check_range
 from tinygpt.interfaces import Launcher, LauncherConfig
+from tinygpt.launchers.processes import THREAD_VARIABLES
 from tinygpt.registry import register
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @register("launcher")
@@ -82,7 +82,7 @@ class Local(Launcher):
     def _environment(self, slot: int) -> dict[str, str]:
         if self._gpus:
             return {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]}
-        return dict.fromkeys(_THREAD_VARIABLES, str(self.threads))
+        return dict.fromkeys(THREAD_VARIABLES, str(self.threads))
 
     def _at_start(self, slot: int) -> Callable[[], None]:
         """What the new process does before anything else."""
