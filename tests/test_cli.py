@@ -125,8 +125,9 @@ BAD_COMMANDS = {
     "each type -m before it, for a text with a comma in it type \"optimizer.lr='1e-3,1e-2'\"",
     "train -m model=nano,smal": f"model=smal is not a choice; did you mean model=small?\n"
     f"  choices: {MODELS}",
-    "train -m seed=interval(0,3)": "seed=interval(0,3) is a rule for values, and -m tries listed "
-    "ones; type seed=A,B,C",
+    "train -m seed=interval(0,3)": "seed=interval(0,3) is a rule for values, and a grid tries "
+    "listed ones; type seed=A,B,C, or search=random, or search=optuna",
+    "train search=random": "search=random is about several runs; type -m before it",
     # files
     "train config_file=missing.json": "config_file=missing.json is not a file...",
     "train config_file=broken.jsn": "config_file=broken.jsn is not a file; did you mean "
@@ -307,7 +308,7 @@ def test_the_console_script_lists_its_commands(
     assert console_script("trian", monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == (
         "error: trian is not a command; did you mean tinygpt train?\n"
-        "  commands: train, prepare, data, sample\n"
+        "  commands: train, prepare, data, sample, plan, compare, runs, upload\n"
     )
 
 

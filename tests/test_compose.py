@@ -279,8 +279,8 @@ def test_many_runs_need_the_flag() -> None:
 @pytest.mark.parametrize("typed", ["seed=interval(0,3)", "model=glob(*)"])
 def test_a_sweep_lists_its_values(typed: str) -> None:
     assert mistake(typed, multirun=True) == (
-        f"{typed} is a rule for values, and -m tries listed ones; "
-        f"type {typed.partition('=')[0]}=A,B,C"
+        f"{typed} is a rule for values, and a grid tries listed ones; "
+        f"type {typed.partition('=')[0]}=A,B,C, or search=random, or search=optuna"
     )
 
 

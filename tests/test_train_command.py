@@ -1,4 +1,4 @@
-"""The real thing: what `tinygpt.train` leaves on the disk, alone and in a sweep."""
+"""The real thing: what `tinygpt.train` leaves on the disk."""
 
 import json
 import subprocess
@@ -73,42 +73,6 @@ def test_the_config_of_a_run_makes_the_same_run_again(tiny, tmp_path):
     assert (only_run(again) / weights).read_bytes() == (first / weights).read_bytes()
 
 
-def test_a_sweep_makes_every_combination_in_one_folder(tiny, tmp_path):
-    settings = [text for text in tiny if not text.startswith("seed")]
-    run(["-m", *settings, "seed=0,1", "optimizer.lr=1e-3,1e-2"])
-    (sweep,) = (tmp_path / "outputs").iterdir()
-    assert sweep.name.endswith("_sweep")
-    configs = [config.load(sweep / str(number) / "config.yaml") for number in range(4)]
-    assert [(cfg.seed, cfg.optimizer.lr) for cfg in configs] == [
-        (0, 1e-3),
-        (0, 1e-2),
-        (1, 1e-3),
-        (1, 1e-2),
-    ]
-    for number in range(4):
-        record = json.loads((sweep / str(number) / "run.json").read_text())
-        assert (record["group"], record["status"]) == (sweep.name, "finished")
-    assert len(yaml.safe_load((sweep / "sweep.yaml").read_text())["jobs"]) == 4
-
-
-def test_a_run_in_a_sweep_is_bit_for_bit_what_it_is_alone(tiny, tmp_path):
-    run(["-m", *tiny, "seed=0,1"])
-    (sweep,) = (tmp_path / "outputs").iterdir()
-    alone = tmp_path / "alone"
-    run([*(text for text in tiny if "output_dir" not in text), "seed=1", f"output_dir={alone}"])
-    weights = "checkpoints/step-00000010/model.safetensors"
-    assert (sweep / "1" / weights).read_bytes() == (only_run(alone) / weights).read_bytes()
-
-
-def test_a_run_that_fails_does_not_stop_the_others_of_its_sweep(tiny, tmp_path, capsys):
-    run(["-m", *tiny, "optimizer.lr=1e30,1e-3", "trainer.grad_clip=0"], code=1)
-    (sweep,) = (tmp_path / "outputs").iterdir()
-    failed, finished = (json.loads((sweep / n / "run.json").read_text()) for n in "01")
-    assert (failed["status"], finished["status"]) == ("failed", "finished")
-    assert "not finite" in failed["error"]
-    assert "1 of 2 runs finished" in capsys.readouterr().out
-
-
 def test_a_typo_in_the_last_job_of_a_sweep_is_said_before_the_first_starts(tiny, tmp_path):
     run(["-m", *tiny, "optimizer.lr=1e-3,-1"], code=2)
     assert not (tmp_path / "outputs").exists()
@@ -123,13 +87,6 @@ def test_changed_data_cannot_be_resumed(tiny, tmp_path, text_file, capsys):
     path.write_text(text_file.read_text() * 2)
     run([f"resume={folder}", "trainer.max_steps=20"], code=1)
     assert "are not those that the run began with" in capsys.readouterr().err
-
-
-def test_two_runs_of_a_sweep_are_two_runs_of_wandb(tiny, tmp_path):
-    run(["-m", *tiny, "logger=wandb", "logger.wandb.mode=offline", "seed=0,1"])
-    (sweep,) = (tmp_path / "outputs").iterdir()
-    files = {path.stem for path in sweep.glob("*/wandb/offline-run-*/*.wandb")}
-    assert files == {f"run-{sweep.name}-0", f"run-{sweep.name}-1"}
 
 
 def test_a_run_by_storyworld_reports_how_far_above_the_floor_it_stands(tmp_path):

@@ -20,7 +20,7 @@ from tinygpt.interfaces import Logger
 from tinygpt.prepared import prepare
 from tinygpt.runtime import Runtime
 from tinygpt.state import TrainState
-from tinygpt.trainer import Trainer, Validation
+from tinygpt.trainer import Trainer, Validation, affordable_evals
 
 
 def run(settings: list[str], *, code: int = 0) -> Path:
@@ -99,6 +99,33 @@ def test_a_run_by_the_clock_stops_soon_after_it(tiny):
 
 def prepared(settings: list[str]):
     return prepare(compose.compose("train", settings), print)
+
+
+def test_equal_compute_gives_a_wider_model_fewer_steps(tiny):
+    def planned(width: int) -> tuple[int, int]:
+        cfg = ["trainer.max_steps=null", "trainer.max_flops=2e7", f"model.d_model={width}"]
+        record = json.loads((run([*tiny, *cfg]) / "run.json").read_text())["derived"]
+        return record["max_steps"], record["flops_per_token"]
+
+    (narrow, cheap), (wide, dear) = planned(8), planned(32)
+    assert narrow == round(2e7 / (cheap * 64)) > wide == round(2e7 / (dear * 64)) >= 1
+
+
+def test_evaluations_are_as_many_as_are_affordable():
+    """A sixty-fourth of the work, of which an evaluated token is a third of a trained one."""
+    assert affordable_evals(trained=64 * 100 * 7, evaluated=300) == 7
+    assert affordable_evals(trained=64 * 100 * 7 - 1, evaluated=300) == 6
+    assert affordable_evals(trained=1000, evaluated=300) == 2  # at least
+    assert affordable_evals(trained=10**9, evaluated=300) == 20  # at most
+
+
+def test_a_run_that_leaves_it_open_evaluates_logs_and_saves_without_being_told(tiny):
+    open_ = [f"trainer.{name}_every=null" for name in ("eval", "log", "save")]
+    folder = run([*tiny, *open_])
+    found = rows(folder)
+    assert [row["step"] for row in found if "val/bpb" in row] == [5, 10]
+    assert [row["step"] for row in found] == list(range(1, 11))
+    assert (folder / "checkpoints" / "step-00000010").is_dir()
 
 
 def test_validation_covers_every_document_and_counts_its_bytes(tiny):

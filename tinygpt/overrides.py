@@ -109,8 +109,8 @@ def expand(overrides: Sequence[Override]) -> list[list[str]]:
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
             raise UserError(
-                f"{override.input_line} is a rule for values, and -m tries listed ones; "
-                f"type {key}=A,B,C"
+                f"{override.input_line} is a rule for values, and a grid tries listed ones; "
+                f"type {key}=A,B,C, or search=random, or search=optuna"
             )
     return [list(job) for job in product(*choices)]
 

@@ -63,8 +63,7 @@ class _Plan:
         if self.cfg.trainer.eval_every is not None:
             return -(-self.steps // self.cfg.trainer.eval_every)
         trained = self.steps * self.cfg.trainer.tokens_per_step
-        affordable = int(trainer.EVAL_SHARE * trained / (self.eval_tokens / 3))
-        return min(max(affordable, trainer.EVALS[0]), trainer.EVALS[1])
+        return trainer.affordable_evals(trained=trained, evaluated=self.eval_tokens)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -188,7 +187,7 @@ def _disk(plan: _Plan) -> int:
     return planning.checkpoint_bytes(plan.cfg, plan.count) + rows
 
 
-def _show(plan: _Plan) -> None:
+def _show(plan: _Plan, *, memory_of_others: bool = True) -> None:
     """All of a plan, a line each."""
     from tinygpt import planning
 
@@ -216,11 +215,11 @@ def _show(plan: _Plan) -> None:
     measured = plan.measured
     print(f"memory      {measured.peak_bytes / GB:.2f} GB at its peak, beside torch itself")
     free = planning.free_memory()
-    if free is not None and cfg.device.type != "cuda":
+    if memory_of_others and free is not None and cfg.device.type != "cuda":
 
         def peak(size: int) -> int:
             return planning.measure(
-                planning.with_micro_batch(cfg, size), count.vocab_size
+                planning.with_micro_batch(cfg, size), count.vocab_size, seconds=planning.BRIEFLY
             ).peak_bytes
 
         largest, each = planning.largest_that_fits(cfg, peak, free=free)

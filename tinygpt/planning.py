@@ -20,6 +20,7 @@ from tinygpt.errors import UserError
 from tinygpt.interfaces import Split
 
 SECONDS = 3.0  # of steps that are timed
+BRIEFLY = 0.3  # where only the memory matters, or the larger of two speeds
 TRIES = 7  # portions of them, of which the median counts
 MARGIN = 0.9  # of the memory that is free is used
 LARGEST = 256  # micro batch that is tried
@@ -64,14 +65,14 @@ def sizes(cfg: RunConfig, vocab_size: int) -> Sizes:
     return Sizes(vocab_size, embedding, total - embedding, flops)
 
 
-def measure(cfg: RunConfig, vocab_size: int) -> Measured:
+def measure(cfg: RunConfig, vocab_size: int, *, seconds: float = SECONDS) -> Measured:
     """Train some steps on random tokens in a process of its own, whose memory is its own too.
 
     Raises UserError if the process ends badly, as by too little memory.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_and_tell, args=(cfg, vocab_size, theirs))
+    process = context.Process(target=_measure_and_tell, args=(cfg, vocab_size, seconds, theirs))
     process.start()
     theirs.close()
     try:
@@ -88,21 +89,21 @@ def measure(cfg: RunConfig, vocab_size: int) -> Measured:
         process.join()
 
 
-def _measure_and_tell(cfg: RunConfig, vocab_size: int, pipe: Any) -> None:
+def _measure_and_tell(cfg: RunConfig, vocab_size: int, seconds: float, pipe: Any) -> None:
     from tinygpt import registry
 
     registry.import_all()
-    pipe.send(_measure(cfg, vocab_size))
+    pipe.send(_measure(cfg, vocab_size, seconds))
 
 
-def _measure(cfg: RunConfig, vocab_size: int) -> Measured:
+def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
     from tinygpt.runtime import Runtime
 
     runtime = Runtime(cfg.device)
     _warm(runtime)
     before = _peak_rss()
     with _Trial(cfg, runtime, vocab_size) as trainer:
-        step_s = _median_step(trainer)
+        step_s = _median_step(trainer, seconds=seconds)
         trainer.evaluate()
         began = time.perf_counter()
         trainer.evaluate()
@@ -195,7 +196,7 @@ class _Trial:
         gc.collect()
 
 
-def _median_step(trainer: Any, *, seconds: float = SECONDS) -> float:
+def _median_step(trainer: Any, *, seconds: float) -> float:
     """Seconds of a step: the median over portions of equal numbers of steps."""
     for _ in range(3):
         _timed(trainer, 1)
@@ -243,7 +244,7 @@ def micro_batch_size(cfg: RunConfig, runtime: Any, vocab_size: int) -> int:
             break
         try:
             with _Trial(with_micro_batch(cfg, size), runtime, vocab_size) as trainer:
-                each = _median_step(trainer, seconds=0.5) / size
+                each = _median_step(trainer, seconds=BRIEFLY) / size
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break

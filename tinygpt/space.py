@@ -18,7 +18,7 @@ class Dimension:
     low: float = 0.0
     high: float = 0.0
     log: bool = False  # whether equal ratios are equally likely
-    whole: bool = False  # whole numbers, both ends included
+    whole: bool = False  # typed as int(interval(1,4)): whole numbers, both ends included
 
     def at(self, fraction: float) -> str:
         """The override for a place in [0, 1): evenly spread places give evenly spread values."""

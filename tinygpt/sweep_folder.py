@@ -209,6 +209,6 @@ def find_sweep(text: str, *, output_dir: Path) -> Path:
         path = output_dir / text
     if (path / "sweep.yaml").is_file():
         return path
-    match = nearest(str(path), [str(sweep.parent) for sweep in sweeps])
-    hint = f"did you mean sweep={match}?" if match else "sweep=latest is the newest"
+    match = nearest(path.name, [sweep.parent.name for sweep in sweeps])
+    hint = f"did you mean sweep={output_dir / match}?" if match else "sweep=latest is the newest"
     raise UserError(f"sweep={text} is not the folder of a sweep (it has no sweep.yaml); {hint}")

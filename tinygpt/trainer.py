@@ -144,13 +144,12 @@ class Trainer:
         return cfg.planned_steps
 
     def _eval_every(self) -> int | None:
-        """Steps between evaluations, which cost about a third of training on as many tokens."""
+        """Steps between evaluations; None if they are by the clock."""
         if self.cfg.eval_every is not None or self.max_steps is None:
             return self.cfg.eval_every
         trained = self.max_steps * self.cfg.tokens_per_step
-        affordable = int(EVAL_SHARE * trained / (len(self.validation.tokens) / 3))
-        least, most = EVALS
-        return math.ceil(self.max_steps / min(max(affordable, least), most))
+        times = affordable_evals(trained=trained, evaluated=len(self.validation.tokens))
+        return math.ceil(self.max_steps / times)
 
     def _log_every(self) -> int:
         """Steps between rows."""
@@ -398,6 +397,15 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def affordable_evals(*, trained: int, evaluated: int) -> int:
+    """How often a run of `trained` tokens evaluates, if nobody says.
+
+    A token of an evaluation costs about a third of one that is trained on.
+    """
+    least, most = EVALS
+    return min(max(int(EVAL_SHARE * trained / (evaluated / 3)), least), most)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
