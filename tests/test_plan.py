@@ -58,7 +58,7 @@ def test_a_plan_says_what_a_run_takes_and_counts_as_the_run_does(
     assert "100 different characters are assumed" in text
     assert "at its peak" in text
     assert "ms a step" in text
-    assert "evaluations included" in text
+    assert "without evaluations, which are of all the validation text" in text
 
 
 def test_a_plan_of_a_sweep_adds_up(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,9 +49,11 @@ class _Plan:
 
     @property
     def eval_tokens(self) -> int:
-        """About how many tokens an evaluation is of."""
+        """About how many tokens an evaluation is of; 0 if it is of all there are, unknown here."""
+        if self.cfg.trainer.eval_bytes is None:
+            return 0
         each = {"char": 1.0, "byte": 1.0}.get(self.cfg.tokenizer.name, 4.0)
-        return round(float(self.cfg.trainer.eval_bytes or 100_000) / each)
+        return round(float(self.cfg.trainer.eval_bytes) / each)
 
     @property
     def evaluations(self) -> int:
@@ -63,7 +65,7 @@ class _Plan:
         if self.cfg.trainer.eval_every is not None:
             return -(-self.steps // self.cfg.trainer.eval_every)
         trained = self.steps * self.cfg.trainer.tokens_per_step
-        return trainer.affordable_evals(trained=trained, evaluated=self.eval_tokens)
+        return trainer.affordable_evals(trained=trained, evaluated=max(self.eval_tokens, 1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -230,10 +232,10 @@ def _show(plan: _Plan, *, memory_of_others: bool = True) -> None:
     speed = trainer.tokens_per_step / measured.step_s
     print(f"speed       {speed:,.0f} tokens/s, {1000 * measured.step_s:,.1f} ms a step")
     if plan.seconds is not None:
-        print(
-            f"time        {_duration(plan.seconds)} on {measured.device}, {plan.evaluations} "
-            "evaluations included"
-        )
+        evaluations = f"{plan.evaluations} evaluations included"
+        if not plan.eval_tokens:
+            evaluations = "without evaluations, which are of all the validation text there is"
+        print(f"time        {_duration(plan.seconds)} on {measured.device}, {evaluations}")
 
 
 def _duration(seconds: float) -> str:
