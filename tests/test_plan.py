@@ -19,6 +19,13 @@ def config(tiny: list[str], *more: str) -> RunConfig:
     return cfg
 
 
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured here is not reported."""
+    monkeypatch.setattr(planning, "SECONDS", 0.1)
+    monkeypatch.setattr(planning, "BRIEFLY", 0.02)
+
+
 def said(capsys: pytest.CaptureFixture[str], *typed: str, code: int = 0) -> str:
     with pytest.raises(SystemExit) as exit_info:
         plan.main(list(typed))
@@ -97,7 +104,7 @@ def test_a_trial_that_dies_is_told_with_what_to_type(tiny: list[str]) -> None:
     cfg = config(tiny)
     broken = replace(cfg, device=replace(cfg.device, type="mps"))
     with pytest.raises(UserError, match=r"the trial of trainer\.micro_batch_size=2 ended"):
-        planning.measure(broken, 50)
+        planning.measure(broken, 50, seconds=0.1)
 
 
 def test_an_automatic_micro_batch_is_recorded_and_kept_by_a_resume(

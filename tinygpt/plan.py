@@ -144,7 +144,8 @@ def _plan(cfg: RunConfig) -> _Plan:
         )
     measured = None
     if _is_here(cfg):
-        measured = planning.measure(_with_size(cfg, vocab_size), vocab_size)
+        cfg_as_run = _with_size(cfg, vocab_size)
+        measured = planning.measure(cfg_as_run, vocab_size, seconds=planning.SECONDS)
     return _Plan(cfg, count, steps, assumption, measured)
 
 

@@ -65,7 +65,7 @@ def sizes(cfg: RunConfig, vocab_size: int) -> Sizes:
     return Sizes(vocab_size, embedding, total - embedding, flops)
 
 
-def measure(cfg: RunConfig, vocab_size: int, *, seconds: float = SECONDS) -> Measured:
+def measure(cfg: RunConfig, vocab_size: int, *, seconds: float) -> Measured:
     """Train some steps on random tokens in a process of its own, whose memory is its own too.
 
     Raises UserError if the process ends badly, as by too little memory.
