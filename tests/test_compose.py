@@ -183,6 +183,27 @@ def test_prepare_takes_its_part_of_a_runs_config(tmp_path: Path) -> None:
     assert config.to_dict(cfg)["tokenizer"]["vocab_size"] == 300
 
 
+def test_prepare_leaves_out_how_a_runs_config_reads_the_tokens(tmp_path: Path) -> None:
+    config.save(run_config("dataset.window=document"), tmp_path / "config.yaml")
+    (job,) = overrides.jobs(
+        [f"config_file={tmp_path / 'config.yaml'}"], multirun=False, entry="prepare"
+    )
+    assert compose.compose("prepare", job).dataset.window == "packed"
+
+
+@pytest.mark.parametrize("typed", ["dataset.window=document", "dataset.mask_documents=true"])
+@pytest.mark.parametrize("entry", ["prepare", "data"])
+def test_what_only_training_reads_is_refused_by_what_makes_the_tokens(
+    typed: str, entry: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        overrides.jobs([*TEXT, typed], multirun=False, entry=entry)
+    assert str(error.value) == (
+        f"{typed.partition('=')[0]} does not change the prepared data, so {entry} does not take "
+        "it; use it with python -m tinygpt.train"
+    )
+
+
 @pytest.mark.parametrize("typed", ["model=small", "trainer.max_steps=3", "experiment=x"])
 def test_prepare_refuses_what_does_not_change_the_data(typed: str) -> None:
     assert mistake(*TEXT, typed, entry="prepare") == (

@@ -13,7 +13,7 @@ from yaml import YAMLError
 from tinygpt import config, registry
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError, nearest, not_a_choice
-from tinygpt.overrides import choice_of, field_names
+from tinygpt.overrides import choice_of, field_names, unchanging
 
 # what a user of another trainer types first
 PEERS_NAMES = {
@@ -100,10 +100,7 @@ def _unknown_at_the_top(
 ) -> UserError:
     top = path.partition(".")[0]
     if entry != "train" and top in (*field_names(RunConfig), "experiment"):
-        return UserError(
-            f"{path} does not change the prepared data, so {entry} does not take it; "
-            "use it with python -m tinygpt.train"
-        )
+        return unchanging(entry, path)
     everything = sorted({*(str(key) for key in base), *choices})
     leaves = {leaf.rpartition(".")[2]: leaf for leaf in dotted_keys(base)}
     match = leaves.get(path) or nearest(top, everything) or leaves.get(nearest(path, leaves) or "")

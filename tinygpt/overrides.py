@@ -17,6 +17,8 @@ from tinygpt.config import HORIZONS, DataConfig, PrepareConfig
 from tinygpt.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).resolve().parent
+# how training reads the tokens, which are prepared alike
+OF_TRAINING = ("dataset.window", "dataset.mask_documents")
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
 
 
@@ -53,8 +55,23 @@ def space(settings: Sequence[str], *, entry: str = "train") -> list[Override]:
     lower = file_overrides(files[0]) if files else []
     if entry != "train":
         taken = field_names(DataConfig if entry == "data" else PrepareConfig)
-        lower = [text for text in lower if re.split("[.=]", text)[0] in taken]
+        lower = [
+            text
+            for text in lower
+            if re.split("[.=]", text)[0] in taken and text.partition("=")[0] not in OF_TRAINING
+        ]
+        for text in typed:
+            if text.partition("=")[0] in OF_TRAINING:
+                raise unchanging(entry, text.partition("=")[0])
     return parse(layered(lower, typed))
+
+
+def unchanging(entry: str, field: str) -> UserError:
+    """The error for a field of training that `prepare` or `data` would ignore."""
+    return UserError(
+        f"{field} does not change the prepared data, so {entry} does not take it; "
+        "use it with python -m tinygpt.train"
+    )
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
