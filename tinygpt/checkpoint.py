@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         self.writes = writes
+        self.took_s = 0.0  # the newest one, from its beginning until the disk held it
         self._writing: Future[None] | None = None
 
     def steps(self) -> list[int]:
@@ -80,11 +82,13 @@ class Checkpoints:
                 whole(tensor)
             return
         self.wait()
+        began = time.perf_counter()
         snapshot, written = _Snapshot.of(state), Future[None]()
 
         def write() -> None:
             try:
                 self._save(snapshot)
+                self.took_s = time.perf_counter() - began
                 written.set_result(None)
             except BaseException as error:  # `wait` raises it where somebody sees it
                 written.set_exception(error)

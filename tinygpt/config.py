@@ -80,12 +80,14 @@ class TrainerConfig:
         None  # wall clock, such as 15m; then the result depends on speed
     )
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
-    eval_every: int | None = None  # steps; null: 2 to 20 times, so that it costs next to nothing
+    # steps; null: as often as costs next to nothing, up to 20 times
+    eval_every: int | None = None
     eval_bytes: int | float | str | None = (
-        100_000  # of validation text, in whole documents from the first; null is all of it
+        100_000  # of validation text, in whole documents, at least one; null is all of it
     )
     log_every: int | None = None  # steps; null: 500 times
-    save_every: int | None = None  # steps; null: every minute, and with the best evaluation
+    # steps; null: every minute, large models less often, and with the best evaluation
+    save_every: int | None = None
     keep_checkpoints: int = 1  # newest ones to keep, beside the best
 
     def __post_init__(self) -> None:

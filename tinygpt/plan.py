@@ -61,7 +61,10 @@ class _Plan:
         from tinygpt import trainer
 
         if self.steps is None:
-            return trainer.TIMED_EVALS
+            assert self.measured, "without a trial nobody asks"
+            takes_s = self.eval_tokens * self.measured.eval_s_per_token
+            affordable = int(trainer.EVAL_SHARE * float(self.cfg.trainer.max_time or 0) / takes_s)
+            return min(max(affordable, 1), trainer.EVALS[1])
         if self.cfg.trainer.eval_every is not None:
             return -(-self.steps // self.cfg.trainer.eval_every)
         trained = self.steps * self.cfg.trainer.tokens_per_step

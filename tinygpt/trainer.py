@@ -28,11 +28,12 @@ from tinygpt.state import TrainState
 T = TypeVar("T")
 
 # where the config leaves open how often things happen
-EVAL_SHARE = 1 / 64  # of the run's time for evaluations
+EVAL_SHARE = 1 / 80  # of the run's time for evaluations
+EVAL_COST = 1 / 2  # of what it costs to train on a token
 EVALS = (2, 20)  # at least and at most so many of them
-TIMED_EVALS = 5  # in a run that the clock ends
-ROWS, ROW_STEPS = 500, 10  # rows of a run; steps between them in one that the clock ends
-SAVE_EVERY_S = 60.0
+ROWS, ROW_S = 500, 10.0  # rows of a run; at most so long between them if the clock ends it
+SAVE_SHARE = 1 / 100  # of the run's time for checkpoints, by a thread beside the training
+SAVE_EVERY_S = (60.0, 600.0)  # at least and at most so long between them
 
 
 class Diverged(UserError):
@@ -42,17 +43,15 @@ class Diverged(UserError):
 class Validation:
     """The pinned part of the validation split: its first documents, of up to `max_bytes` UTF-8.
 
+    At least one: a novel has no second one, and half a document would end elsewhere in each
+    tokenizer's tokens.
+
     Bytes, not tokens: then it is the same text for every tokenizer.
     """
 
     def __init__(self, prepared: Prepared, *, max_bytes: int | None) -> None:
         ends = prepared.document_ends("validation")
-        fits = len(ends) if max_bytes is None else int((ends[:, 1] <= max_bytes).sum())
-        if fits == 0:
-            raise UserError(
-                f"trainer.eval_bytes={max_bytes} is less than the first validation document; "
-                f"type trainer.eval_bytes={int(ends[0, 1])} or more"
-            )
+        fits = len(ends) if max_bytes is None else max(1, int((ends[:, 1] <= max_bytes).sum()))
         info = prepared.splits["validation"]
         self.documents, self.all_documents = fits, len(ends)
         n_tokens, self.utf8_bytes = map(int, ends[fits - 1])
@@ -131,7 +130,9 @@ class Trainer:
         self.stop_reason: str | None = None  # why it ended before its horizon
         self.signal = 0  # the number of the one that asked this rank to end
         self.interrupted: str | None = None  # its name, when all ranks know of it
-        self.saved_s = state.elapsed_s
+        # when these happened last; what happens by the clock of all ranks changes no result
+        self.evaluated_s = self.logged_s = self.saved_s = state.elapsed_s
+        self.save_takes_s = 0.0
         self.clock = _Clock()
 
     def _max_steps(self) -> int | None:
@@ -151,11 +152,11 @@ class Trainer:
         times = affordable_evals(trained=trained, evaluated=len(self.validation.tokens))
         return math.ceil(self.max_steps / times)
 
-    def _log_every(self) -> int:
-        """Steps between rows."""
-        if self.cfg.log_every is not None:
+    def _log_every(self) -> int | None:
+        """Steps between rows; None if the clock says when."""
+        if self.cfg.log_every is not None or self.max_steps is None:
             return self.cfg.log_every
-        return ROW_STEPS if self.max_steps is None else math.ceil(self.max_steps / ROWS)
+        return math.ceil(self.max_steps / ROWS)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, or until somebody asks to stop; the summary of the run."""
@@ -163,14 +164,13 @@ class Trainer:
         began = time.perf_counter() - state.elapsed_s
         with self.signals_handled(), self.checkpoints.settled():
             while not self.done() and not self.interrupted and not self.paused:
-                before_s = state.elapsed_s
                 row = self.train_step()  # advances state.step by one
                 self.agree(elapsed_s=time.perf_counter() - began)
-                evaluates = self.due(self.eval_every) or self.eval_time(before_s) or self.paused
+                evaluates = self.eval_due() or self.paused
                 if evaluates:
                     row |= self.evaluate()
                     self.watch(row)
-                if evaluates or self.due(self.log_every):
+                if evaluates or self.row_due():
                     self.logger.log(state.step, row | self.since_last_row())
                 ends_here = self.interrupted or self.paused
                 if self.save_due() or state.best_step == state.step or ends_here:
@@ -180,9 +180,11 @@ class Trainer:
         return self.summary()
 
     def agree(self, *, elapsed_s: float) -> None:
-        """Let all ranks know the main one's clock, and the signal that any of them was sent."""
+        """Let all ranks know the main one's clocks, and the signal that any of them was sent."""
         own_clock = elapsed_s if self.ranks.is_main else 0.0
-        self.state.elapsed_s, number = self.ranks.most(own_clock, self.signal)
+        self.state.elapsed_s, self.save_takes_s, number = self.ranks.most(
+            own_clock, self.checkpoints.took_s, self.signal
+        )
         if number:
             self.interrupted = signal.Signals(int(number)).name
 
@@ -240,6 +242,7 @@ class Trainer:
         """What a row says of the steps since the row before; the only wait for the device."""
         self.check_finite()
         state = self.state
+        self.logged_s = state.elapsed_s
         row = {
             "train/loss": self.loss_sum.item() / state.loss_count,
             "optim/grad_norm": self.grad_norm.item(),
@@ -276,6 +279,7 @@ class Trainer:
         """Loss over the pinned part of the validation split, every token predicted once."""
         self.check_finite()
         state, nats = self.state, 0.0
+        self.evaluated_s = state.elapsed_s
         with self.clock.paused():
             state.model.eval()
             batches = eval_batches(
@@ -345,19 +349,31 @@ class Trainer:
         """Whether something that happens every so many steps happens now; true at the last step."""
         return self.done() or (every is not None and self.state.step % every == 0)
 
-    def eval_time(self, before_s: float) -> bool:
-        """Whether a run by the clock evaluates after the step that began at this time."""
-        if self.eval_every is not None:
-            return False
+    def eval_due(self) -> bool:
+        """Whether an evaluation is due: by steps, or as often as the clock affords."""
+        if self.eval_every is not None or self.done():
+            return self.due(self.eval_every)
         assert self.max_time_s is not None
-        portion = self.max_time_s / TIMED_EVALS
-        return self.state.elapsed_s // portion > before_s // portion
+        step_s_per_token = self.state.elapsed_s / self.state.tokens
+        takes_s = EVAL_COST * step_s_per_token * len(self.validation.tokens)
+        portion_s = max(self.max_time_s / EVALS[1], takes_s / EVAL_SHARE)
+        left_s = self.max_time_s - self.state.elapsed_s  # there is one more at the end
+        return self.state.elapsed_s - self.evaluated_s >= portion_s and left_s >= portion_s / 2
+
+    def row_due(self) -> bool:
+        """Whether a row is due: by steps, or by the clock."""
+        if self.log_every is not None:
+            return self.due(self.log_every)
+        assert self.max_time_s is not None
+        return self.state.elapsed_s - self.logged_s >= min(self.max_time_s / ROWS, ROW_S)
 
     def save_due(self) -> bool:
         """Whether a checkpoint is due: by steps, or by the clock, which changes no result."""
         if self.cfg.save_every is not None:
             return self.due(self.cfg.save_every)
-        return self.done() or self.state.elapsed_s - self.saved_s > SAVE_EVERY_S
+        least, most = SAVE_EVERY_S
+        portion_s = min(max(self.save_takes_s / SAVE_SHARE, least), most)
+        return self.done() or self.state.elapsed_s - self.saved_s > portion_s
 
     def summary(self) -> dict[str, Any]:
         """What the run came to."""
@@ -400,12 +416,9 @@ class Trainer:
 
 
 def affordable_evals(*, trained: int, evaluated: int) -> int:
-    """How often a run of `trained` tokens evaluates, if nobody says.
-
-    A token of an evaluation costs about a third of one that is trained on.
-    """
+    """How often a run of `trained` tokens evaluates, if nobody says."""
     least, most = EVALS
-    return min(max(int(EVAL_SHARE * trained / (evaluated / 3)), least), most)
+    return min(max(int(EVAL_SHARE * trained / (EVAL_COST * evaluated)), least), most)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
