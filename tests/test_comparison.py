@@ -169,3 +169,13 @@ def test_a_seed_and_folders_make_no_other_configuration(tmp_path: Path) -> None:
     found = compare(read_runs(paths))
     assert found.keys == []
     assert len(found.tables[0].configurations) == 1
+
+
+def test_what_only_one_component_has_is_no_difference_beside_its_name(tmp_path: Path) -> None:
+    bpe = {"tokenizer.name": "bpe", "tokenizer.train_bytes": 5}
+    paths = [
+        make_run(tmp_path / "a", config={"tokenizer.name": "char"}),
+        make_run(tmp_path / "b", config={**bpe, "tokenizer.vocab_size": 512}),
+        make_run(tmp_path / "c", config={**bpe, "tokenizer.vocab_size": 1024}),
+    ]
+    assert compare(read_runs(paths)).keys == ["tokenizer.name", "tokenizer.vocab_size"]

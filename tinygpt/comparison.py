@@ -88,14 +88,18 @@ def compare(runs: Sequence[RunRecord], *, baseline: RunRecord | None = None) -> 
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
-    """The dotted keys of the config that do not have one value in all runs."""
+    """The dotted keys of the config that do not have one value in all runs.
+
+    A key that some runs lack, as that of a component they did not choose, differs only if it does
+    among those that have it.
+    """
     flats = [run.flat for run in runs]
     names = dict.fromkeys(key for flat in flats for key in flat)
     return [
         key
         for key in names
         if not any(key == name or key.startswith(f"{name}.") for name in IGNORED)
-        and len({repr(flat.get(key)) for flat in flats}) > 1
+        and len({repr(flat[key]) for flat in flats if key in flat}) > 1
     ]
 
 

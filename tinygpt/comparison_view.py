@@ -13,6 +13,7 @@ from tinygpt.records import RunRecord
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+RIVALS = 3  # that are named
 WIDTH = 240  # of tables that do not go to a terminal
 
 
@@ -57,8 +58,9 @@ def conclusion(table: Table) -> str:
         return f"lowest: {best.label}; with one seed that may be noise, so add seed=0,1,2"
     rivals = [group for group in table.configurations[1:] if group.words == "inside the noise"]
     if table.baseline is best and rivals:
-        names = "; ".join(group.label for group in rivals)
-        return f"lowest: {best.label}; not to be told from it by these seeds: {names}"
+        names = "; ".join(group.label for group in rivals[:RIVALS])
+        more = f"; and {len(rivals) - RIVALS} more" if len(rivals) > RIVALS else ""
+        return f"lowest: {best.label}; not to be told from it by these seeds: {names}{more}"
     if table.baseline is best and all(group.words == "worse" for group in table.configurations[1:]):
         return f"best: {best.label}; each other configuration is worse beyond the noise"
     return f"lowest: {best.label}"
