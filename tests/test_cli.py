@@ -341,7 +341,8 @@ def test_help_marks_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     exit_of("train --help")
     printed = capsys.readouterr().out
     starred = re.findall(r"(\w+)\*", printed)
-    chosen = overrides.default_choices("train").values()
+    entries = ("train", "sweep")
+    chosen = [names for entry in entries for names in overrides.default_choices(entry).values()]
     assert sorted(starred) == sorted(name for names in chosen for name in names if name)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinygpt import compose, overrides, sample
+from tinygpt import compare, compose, overrides, runs, sample, sweep, upload
 from tinygpt.overrides import CONF
 
 ROOT = CONF.parent
@@ -44,8 +44,35 @@ def test_a_train_command_of_the_readme_composes(arguments):
         assert arguments == ["resume=outputs/RUN"]
         return
     settings = [word for word in arguments if word != "-m"]
-    jobs = overrides.jobs(settings, multirun="-m" in arguments)
-    assert len(compose.compose_all("train", jobs)) == (12 if "-m" in arguments else 1)
+    of_runs = [word for word in settings if not sweep.is_about_sweeps(word)]
+    if "-m" not in arguments:
+        assert of_runs == settings
+        compose.compose("train", overrides.jobs(of_runs, multirun=False)[0])
+        return
+    own = [word for word in settings if word in of_runs or word != "sweep=latest"]
+    cfg = compose.compose("sweep", [word for word in own if word not in of_runs])
+    search = cfg.search.build(overrides.space(of_runs), folder=Path())
+    assert compose.compose_all("train", search.planned()) or cfg.search.name == "optuna"
+
+
+@pytest.mark.parametrize("arguments", commands("plan"), ids=" ".join)
+def test_a_plan_command_of_the_readme_composes(arguments):
+    compose.compose("train", overrides.jobs(arguments, multirun=False)[0])
+
+
+@pytest.mark.parametrize("arguments", commands("compare"), ids=" ".join)
+def test_a_compare_command_of_the_readme_is_understood(arguments):
+    assert compare._parse(arguments).runs
+
+
+@pytest.mark.parametrize("arguments", commands("runs"), ids=" ".join)
+def test_a_runs_command_of_the_readme_is_understood(arguments):
+    assert runs._parse(arguments).filters
+
+
+@pytest.mark.parametrize("arguments", commands("upload"), ids=" ".join)
+def test_an_upload_command_of_the_readme_is_understood(arguments):
+    assert upload._parse(arguments) == (["outputs/RUN"], {})
 
 
 @pytest.mark.parametrize("arguments", commands("prepare"), ids=" ".join)
@@ -65,9 +92,8 @@ def test_a_sample_command_of_the_readme_is_understood(arguments):
 
 def test_the_readme_shows_commands_of_every_kind():
     assert len(commands("train")) >= 8
-    assert commands("prepare")
-    assert commands("data")
-    assert commands("sample")
+    for entry in ("prepare", "data", "sample", "plan", "compare", "runs", "upload"):
+        assert commands(entry), entry
 
 
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])

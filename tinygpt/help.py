@@ -17,7 +17,9 @@ Trains a GPT on text, in a run folder of its own; prepares the data if need be.
   python -m tinygpt.train dataset=text dataset.path=my.txt
   python -m tinygpt.train config_file=mine.json optimizer.lr=1e-3
   python -m tinygpt.train resume=outputs/RUN                # goes on exactly where it stopped
-  python -m tinygpt.train -m model=tiny,small seed=0,1,2    # every combination
+  python -m tinygpt.train -m model=tiny,small seed=0,1,2    # every combination, in a process each
+  python -m tinygpt.train -m sweep=asha optimizer.lr=1e-3,3e-3,1e-2,3e-2    # bad ones stop early
+  python -m tinygpt.train -m sweep=latest                   # goes on with a sweep
 """
 _PREPARE = """\
 python -m tinygpt.prepare [GROUP=CHOICE ...] [FIELD=VALUE ...]
@@ -68,7 +70,25 @@ def text(entry: str) -> str:
                 f"{kind}={name}" if name in groups[kind] else f"{kind}: each is a {name}, such as"
             )
             lines += [f"  {title}", *_fields("    ", prefix, cls)]
+    if entry == "train":
+        lines += ["", *_of_sweeps()]
     return "\n".join([*lines, "", _FLAGS])
+
+
+def _of_sweeps() -> Iterator[str]:
+    """What -m takes beside the settings of its runs."""
+    groups, defaults = compose.groups("sweep"), overrides.default_choices("sweep")
+    yield "Sweeps: with -m, beside what its runs take"
+    for group, options in groups.items():
+        starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
+        more = " latest new FOLDER" if group == "sweep" else ""
+        yield f"  {group:<11} {' '.join(starred)}{more}"
+    yield from _fields("  ", "", compose.CONFIG_CLASSES["sweep"])
+    for kind in registry.SWEEP_KINDS:
+        for name, cls in registry.classes(kind).items():
+            if fields_of := _fields("    ", f"{kind}.", cls):
+                yield f"  {kind}={name}"
+                yield from fields_of
 
 
 def _fields(indent: str, prefix: str, cls: type) -> list[str]:
@@ -89,7 +109,7 @@ def _fields(indent: str, prefix: str, cls: type) -> list[str]:
 def _defaults(cls: type) -> Iterator[tuple[str, str]]:
     """The fields that are not groups, with their defaults as typed."""
     for field in fields(cls):
-        if field.name in (*registry.KINDS, "trainer", "device", "name"):
+        if field.name in (*registry.KINDS, *registry.SWEEP_KINDS, "trainer", "device", "name"):
             continue
         value = field.default_factory() if field.default_factory is not MISSING else field.default
         if value == "???":
