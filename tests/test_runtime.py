@@ -143,12 +143,12 @@ def test_each_reason_not_to_compile_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     model = nn.Linear(2, 2)
 
     def note(**fields: str) -> str:
-        same, words = cpu(**fields).compile(model, planned_steps=None)
+        same, words = cpu(**fields).compile(model, planned_steps=None, flops=1e10)
         assert same is model
         return words
 
     assert note(compile="never") == "device.compile=never"
-    assert note(compile="auto").startswith("device.compile=auto: not compiled, on cpu it gains")
+    assert note(compile="auto").startswith("device.compile=auto: not compiled, matrices this large")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert note(compile="always") == (
         "device.compile=always: not compiled, there is no C++ compiler"
@@ -161,13 +161,29 @@ def test_compiling_is_for_runs_that_are_long_enough_to_gain_from_it() -> None:
     runtime.device = SimpleNamespace(type="cuda")  # type: ignore[assignment]
 
     def compiled(steps: int | None) -> tuple[bool, str]:
-        result, words = runtime.compile(model, planned_steps=steps)  # lazily: no GPU is touched
+        result, words = runtime.compile(model, planned_steps=steps, flops=1e10)  # no GPU is touched
         return result is not model, words
 
-    few, enough = COMPILE_PAYS_AFTER_STEPS - 1, COMPILE_PAYS_AFTER_STEPS
+    enough = COMPILE_PAYS_AFTER_STEPS["cuda"]
+    few = enough - 1
     assert compiled(few) == (False, f"device.compile=auto: not compiled for {few} steps")
-    said = "device.compile=auto: compiled; the first step takes longer"
+    said = "device.compile=auto: compiled; the first step takes up to a minute"
     assert compiled(enough) == compiled(None) == (True, said)
+
+
+def test_on_a_cpu_long_runs_of_small_steps_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    model = nn.Linear(2, 2)
+
+    def note(steps: int | None, flops: float) -> str:
+        result, words = cpu(compile="auto").compile(model, planned_steps=steps, flops=flops)
+        assert (result is model) == ("not compiled" in words)
+        return words.removeprefix("device.compile=auto: ")
+
+    assert note(5_000, 7e9).startswith("compiled")
+    assert note(4_999, 7e9) == "not compiled for 4,999 steps"
+    assert note(None, 7e9) == "not compiled for a run by the clock"
+    assert note(5_000, 9e9) == "not compiled, matrices this large gain nothing"
 
 
 def test_a_compiled_model_shares_its_weights_with_the_plain_one(
@@ -175,8 +191,8 @@ def test_a_compiled_model_shares_its_weights_with_the_plain_one(
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name)
     model = nn.Linear(2, 2)
-    compiled, words = cpu(compile="always").compile(model, planned_steps=1)
-    assert words == "device.compile=always: compiled; the first step takes longer"
+    compiled, words = cpu(compile="always").compile(model, planned_steps=1, flops=1e10)
+    assert words == "device.compile=always: compiled; the first step takes up to a minute"
     assert compiled is not model
     assert [id(p) for p in compiled.parameters()] == [id(p) for p in model.parameters()]
     assert set(model.state_dict()) == {"weight", "bias"}  # no prefix in checkpoints

@@ -175,7 +175,9 @@ class _Trial:
 
         horizon = {"max_tokens": None, "max_epochs": None, "max_time": None, "max_flops": None}
         trainer_cfg = replace(self.cfg.trainer, **cast(Any, horizon), max_steps=1_000_000)
-        cfg = replace(self.cfg, trainer=trainer_cfg)
+        compiles = self.cfg.device.compile == "always"  # a trial is too short to gain from it
+        device = replace(self.cfg.device, compile="always" if compiles else "never")
+        cfg = replace(self.cfg, trainer=trainer_cfg, device=device)
         model = cfg.model.build(vocab_size=self.vocab_size, seq_len=cfg.trainer.seq_len)
         model.to(self.runtime.device)
         state = TrainState(model, cfg.optimizer.build(model), self.runtime.scaler())

@@ -25,7 +25,10 @@ _PLACES = {
     "fsdp": "{ranks} ranks, over which the model is spread (FSDP)",
 }
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
-COMPILE_PAYS_AFTER_STEPS = 500  # compiling takes about a minute; shorter runs do not earn it back
+# compiling takes about a minute; shorter runs do not earn it back
+COMPILE_PAYS_AFTER_STEPS = {"cuda": 500, "cpu": 5_000}
+# on a CPU it saves the time between operations, which larger matrices hide
+COMPILE_PAYS_BELOW_FLOPS = 8e9
 
 
 class Runtime:
@@ -168,27 +171,39 @@ class Runtime:
         """Scales the loss for fp16, and does nothing otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
-    def compile(self, model: nn.Module, *, planned_steps: int | None) -> tuple[nn.Module, str]:
-        """The model, compiled if that is wanted and pays, and the reason in words."""
+    def compile(
+        self, model: nn.Module, *, planned_steps: int | None, flops: float
+    ) -> tuple[nn.Module, str]:
+        """The model, compiled if that is wanted and pays, and the reason in words.
+
+        `planned_steps` is the length of the whole run, not what is left of it: a resumed run must
+        decide as it did before. `flops` is the work of a micro batch, forward and backward.
+        """
         wanted, kind = self.cfg.compile, self.device.type
         if self.parallel == "fsdp" and wanted != "never":
             return model, f"device.compile={wanted}: not compiled, FSDP gathers between operations"
         if wanted == "never":
             return model, "device.compile=never"
         if wanted == "auto":
-            if kind != "cuda":
-                small = ", though the smallest models do from device.compile=always"
-                gains = f"on {kind} it gains nothing{small if kind == 'cpu' else ''}"
-                return model, f"device.compile=auto: not compiled, {gains}"
-            if planned_steps is not None and planned_steps < COMPILE_PAYS_AFTER_STEPS:
-                return model, f"device.compile=auto: not compiled for {planned_steps} steps"
+            if kind == "mps":
+                return model, "device.compile=auto: not compiled, on mps it gains nothing"
+            if kind == "cpu" and flops > COMPILE_PAYS_BELOW_FLOPS:
+                return model, "device.compile=auto: not compiled, matrices this large gain nothing"
+            enough = COMPILE_PAYS_AFTER_STEPS[kind]
+            # without a number of steps the clock ends the run, on a CPU often within a minute
+            steps = planned_steps or (0 if kind == "cpu" else enough)
+            if steps < enough:
+                words = (
+                    f"for {planned_steps:,} steps" if planned_steps else "for a run by the clock"
+                )
+                return model, f"device.compile=auto: not compiled {words}"
         if kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
             return model, f"device.compile={wanted}: not compiled, there is no C++ compiler"
         torch._dynamo.config.suppress_errors = True  # a graph that fails to compile runs as it is
         compiled = torch.compile(model)
         return cast(
             nn.Module, compiled
-        ), f"device.compile={wanted}: compiled; the first step takes longer"
+        ), f"device.compile={wanted}: compiled; the first step takes up to a minute"
 
     @property
     def works_ahead(self) -> bool:

@@ -117,7 +117,9 @@ class Trainer:
         self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)
         self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
         self.model_loss, self.compile_note = runtime.compile(
-            ModelLoss(state.model), planned_steps=self.max_steps and self.max_steps - state.step
+            ModelLoss(state.model),
+            planned_steps=self.max_steps,
+            flops=self.flops_per_token * self.micro_batch_size * self.cfg.seq_len,
         )
         self.shared_loss = runtime.mean_gradients(state.model, self.loss)
         self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size, measured=self.micro_batch_size)
