@@ -62,7 +62,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             for _ in range(args.rounds):
                 until = time.perf_counter() + args.seconds / 2
                 while time.perf_counter() < until:
-                    turn = process.run(LOG_EVERY)  # as long as a row of the run
+                    turn = process.run(LOG_EVERY)
                     bare_rates.append(turn.steps * shape.tokens_per_step / turn.seconds)
                 runs.append(_run(typed, folder, seconds=args.seconds))
         finally:
@@ -71,7 +71,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     print(
         f"command {summary['tokens_per_sec']:,.0f} tok/s, bare step "
         f"{summary['bare_tokens_per_sec']:,.0f} tok/s: ratio {summary['ratio_vs_bare']:.3f}\n"
-        f"{summary['share_not_training']:.1%} of the run's time is not training\n"
+        f"{summary['share_not_training']:.1%} of the run's time is not training; all in all "
+        f"{summary['overall_tokens_per_sec']:,.0f} tok/s: ratio {summary['overall_vs_bare']:.3f}\n"
         f"{summary['start_s']:.2f} s from the command to the end of its first step"
     )
     if args.json:
@@ -99,10 +100,13 @@ def summarise(
 ) -> dict[str, Any]:
     """Medians of rows, ours and of the bare step, of runs and of starts; and all of them."""
     tokens_per_sec = median(rate for run in runs for rate in run.rates)
+    overall = median(run.tokens / run.elapsed_s for run in runs)
     return {
         "tokens_per_sec": tokens_per_sec,
         "bare_tokens_per_sec": median(bare),
         "ratio_vs_bare": tokens_per_sec / median(bare),
+        "overall_tokens_per_sec": overall,  # of the whole clock, all that it does counted
+        "overall_vs_bare": overall / median(bare),
         "share_not_training": median(run.share_not_training for run in runs),
         "start_s": median(starts),
         "rounds": {
@@ -129,7 +133,7 @@ def _seconds_to_first_step(typed: Sequence[str], folder: Path) -> float:
     """From the command until the row of its first step is on disk."""
     before = set((folder / "outputs").glob("*"))
     began = time.perf_counter()
-    run = _start([*typed, "trainer.log_every=1", "trainer.max_steps=2"])
+    run = _start([*typed, "trainer.log_every=1", "trainer.max_steps=2", "trainer.eval_every=2"])
     while run.poll() is None:
         new = set((folder / "outputs").glob("*")) - before
         rows = [path / "metrics.jsonl" for path in new]

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from benchmarks.processes import Work
     from tinygpt.interfaces import Metrics
 
-LOG_EVERY = 10  # our default, and what nanoGPT's config files say
+LOG_EVERY = 10  # what nanoGPT's config files say
 N_TOKENS = 1 << 20  # of random text to draw batches from
 MAX_STEPS = 1_000_000  # more than any benchmark runs: the length that schedules are told
-_FIRST_CHARACTER = 0x20000  # ideographs from here on: no blanks, no line ends, no surrogates
+EVAL_BYTES = 100_000  # of text for validation: as much as our default looks at
+# no blanks, no line ends, no surrogates: of a byte each, or else ideographs of four
+_FIRST_CHARACTERS = {1: 0x21, 4: 0x20000}
+_MOST_ASCII = 94
 _NOT_CHARACTERS = 17  # ids of the char tokenizer before its first character
 
 Imported = Callable[[], None]  # to be called when all is imported and nothing is built
@@ -90,15 +93,22 @@ def make_text(path: Path, *, vocab_size: int) -> None:
         )
     ids = np.random.default_rng(0).integers(n_characters, size=N_TOKENS)
     ids[:n_characters] = np.arange(n_characters)  # each at least once, where it is trained on
-    path.write_bytes((ids + _FIRST_CHARACTER).astype("<u4").tobytes().decode("utf-32-le").encode())
+    first = _FIRST_CHARACTERS[_bytes_per_token(vocab_size)]
+    path.write_bytes((ids + first).astype("<u4").tobytes().decode("utf-32-le").encode())
+
+
+def _bytes_per_token(vocab_size: int) -> int:
+    """In UTF-8: 1 as of real characters, or 4, about as many as of real BPE."""
+    return 1 if vocab_size <= _NOT_CHARACTERS + _MOST_ASCII else 4
 
 
 def settings(shape: Shape, text: Path, *, folder: Path) -> list[str]:
     """What makes `python -m tinygpt.train` train this shape on this text."""
+    share = EVAL_BYTES / (N_TOKENS * _bytes_per_token(shape.vocab_size))
     return [
         "dataset=text",
         f"dataset.path={text}",
-        "dataset.validation_fraction=0.01",
+        f"dataset.validation_fraction={share:.6f}",
         "tokenizer=char",
         "model=gpt2",
         f"model.n_layer={shape.n_layer}",
@@ -107,7 +117,6 @@ def settings(shape: Shape, text: Path, *, folder: Path) -> list[str]:
         f"trainer.seq_len={shape.seq_len}",
         f"trainer.micro_batch_size={shape.sequences}",
         f"trainer.tokens_per_step={shape.tokens_per_step}",
-        f"trainer.log_every={LOG_EVERY}",
         "callback=[]",
         f"cache_dir={folder / 'cache'}",
         f"output_dir={folder / 'outputs'}",

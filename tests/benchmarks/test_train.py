@@ -117,6 +117,8 @@ def test_time_of_the_command_that_is_not_training_is_the_rest_of_its_clock() -> 
     summary = summarise_command(bare=[900, 1250, 5000], runs=[run], starts=[3, 5, 4])
     assert summary["share_not_training"] == pytest.approx(0.2)
     assert summary["ratio_vs_bare"] == 900 / 1250
+    assert summary["overall_tokens_per_sec"] == 800
+    assert summary["overall_vs_bare"] == 800 / 1250
     assert summary["start_s"] == 4
 
 
