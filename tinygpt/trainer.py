@@ -177,6 +177,7 @@ class Trainer:
                 ends_here = self.interrupted or self.paused
                 if self.save_due() or state.best_step == state.step or ends_here:
                     self.save()  # last, so it remembers all of the above
+        state.elapsed_s = time.perf_counter() - began  # the last evaluation and checkpoint too
         if self.done() and not self.interrupted:
             self.on_main(self._end_callbacks)
         return self.summary()
