@@ -16,7 +16,7 @@ import yaml
 from tinygpt import config, registry, sweep, train
 from tinygpt.errors import UserError
 from tinygpt.loggers.jsonl import read_rows
-from tinygpt.sweep_folder import find_sweep
+from tinygpt.sweep_folder import SweepFolder, find_sweep
 
 WEIGHTS = "checkpoints/step-00000010/model.safetensors"
 
@@ -267,3 +267,9 @@ def test_a_sweep_is_found_by_its_folder_its_name_or_as_the_latest(tmp_path: Path
         assert find_sweep(text, output_dir=tmp_path) == newest
     with pytest.raises(UserError, match=r"did you mean sweep=.*2026-01-01_sweep"):
         find_sweep("2026-01-01_swep", output_dir=tmp_path)
+
+
+def test_a_sweep_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("command: x\njobs: {}\n")
+    with pytest.raises(UserError, match="is a sweep of an earlier version"):
+        SweepFolder(tmp_path)

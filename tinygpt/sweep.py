@@ -72,8 +72,7 @@ def _opened(
     outputs = Path(_value(of_runs, "output_dir") or "outputs").expanduser()
     if named:
         path = find_sweep(named, output_dir=outputs)
-        saved = config.read(path / "sweep.yaml")
-        typed_before = saved["settings"]
+        typed_before = config.read(path / "sweep.yaml").get("settings", [])
         own = overrides.layered([t for t in typed_before if is_about_sweeps(t)], own)
         more = bool(of_runs)
         of_runs = overrides.layered([t for t in typed_before if not is_about_sweeps(t)], of_runs)

@@ -20,6 +20,7 @@ from tinygpt.config import RunConfig, SweepConfig
 from tinygpt.errors import UserError, nearest
 from tinygpt.interfaces import Trial
 from tinygpt.loggers.jsonl import Row, read_rows
+from tinygpt.records import is_held
 from tinygpt.run_folder import freeze, source_state, write_json
 
 # fields of a config that say where files are and how fast they are made, not what a run is
@@ -83,13 +84,7 @@ class SweepRun:
 
     def is_held(self) -> bool:
         """Whether a process has the run in hand."""
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        return is_held(self.path)
 
 
 class SweepFolder:
@@ -98,6 +93,8 @@ class SweepFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.content: dict[str, Any] = config.read(path / "sweep.yaml")
+        if not {"settings", "sweep"} <= self.content.keys():
+            raise UserError(f"{path} is a sweep of an earlier version, which cannot go on")
         self._lock = FileLock(path / ".lock")
         try:
             self._lock.acquire(blocking=False)
