@@ -15,6 +15,7 @@ from tinygpt.config import RunConfig
 from tinygpt.errors import UserError, nearest, not_a_choice
 from tinygpt.overrides import choice_of, field_names, unchanging
 
+ALL_KINDS = (*registry.KINDS, *registry.SWEEP_KINDS)
 # what a user of another trainer types first
 PEERS_NAMES = {
     "encoding_type": "tokenizer",
@@ -75,6 +76,8 @@ def _unknown(
     """The error for a path that leads nowhere: `prefix` is the part of it that leads to `node`."""
     if path in PEERS_NAMES:
         return UserError(f"{path} is not a field of tinygpt; here it is {PEERS_NAMES[path]}=")
+    if path == "until":
+        return UserError("until=STEP pauses a run that goes on; type resume=RUN with it")
     part, leaf = path.removeprefix(f"{prefix}.").partition(".")[0], path.rpartition(".")[2]
     if not prefix:
         return _unknown_at_the_top(entry, base, path, choices)
@@ -89,7 +92,7 @@ def _unknown(
     error = config.unknown_key(path, [f"{prefix}.{name!s}" for name in node])
     others = [
         f"{prefix}={choice_of(prefix, name)}"
-        for name, cls in (registry.classes(prefix) if prefix in registry.KINDS else {}).items()
+        for name, cls in (registry.classes(prefix) if prefix in ALL_KINDS else {}).items()
         if leaf in field_names(cls)
     ]
     return UserError(f"{error}\n  it belongs to {', '.join(others)}") if others else error

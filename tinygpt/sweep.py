@@ -71,7 +71,11 @@ def _opened(
     own = [t for t in own if not (t.startswith("sweep=") and (named or begin_anew))]
     outputs = Path(_value(of_runs, "output_dir") or "outputs").expanduser()
     if named:
-        path = find_sweep(named, output_dir=outputs)
+        try:
+            path = find_sweep(named, output_dir=outputs)
+        except UserError as error:
+            choices = ", ".join([*bundles, "latest", "new"])
+            raise UserError(f"{error}\n  choices: {choices}") from None
         typed_before = config.read(path / "sweep.yaml").get("settings", [])
         own = overrides.layered([t for t in typed_before if is_about_sweeps(t)], own)
         more = bool(of_runs)
