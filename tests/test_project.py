@@ -30,6 +30,9 @@ NEEDED = {
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_in_conf_composes_and_resolves(choice: str) -> None:
     overrides = [choice, *NEEDED.get(choice, [])]
+    if choice.partition("=")[0] in (*registry.SWEEP_KINDS, "sweep"):
+        compose("sweep", overrides)
+        return
     compose("train", overrides)
     if choice.startswith(("dataset=", "tokenizer=")):
         compose("prepare", overrides)
@@ -37,10 +40,10 @@ def test_every_choice_in_conf_composes_and_resolves(choice: str) -> None:
 
 def test_every_registered_component_can_be_chosen() -> None:
     registry.import_all()
-    for kind in registry.KINDS:
-        chosen = set()
+    for kind in (*registry.KINDS, *registry.SWEEP_KINDS):
+        entry, chosen = "sweep" if kind in registry.SWEEP_KINDS else "train", set()
         for choice in (c for c in CHOICES if c.startswith(f"{kind}=")):
-            value = getattr(compose("train", [choice, *NEEDED.get(choice, [])]), kind)
+            value = getattr(compose(entry, [choice, *NEEDED.get(choice, [])]), kind)
             chosen |= {c.name for c in (value.values() if kind in registry.MANY else [value])}
         classes = registry.classes(kind).items()
         ours = {name for name, cls in classes if cls.__module__.startswith("tinygpt.")}

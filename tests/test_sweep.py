@@ -161,7 +161,7 @@ def kill_at(moments: list[float], settings: list[str], folder: Path) -> int:
 
 def kill_and_compare(tiny: list[str], tmp_path: Path, moments: list[float]) -> int:
     settings = [
-        *["-m", *settings_in(tiny), "seed=0,1,2", "launcher.jobs=2"],
+        *["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2"],
         *["trainer.max_steps=150", "trainer.save_every=7", "trainer.eval_every=50"],
     ]
     calm, rough = tmp_path / "calm", tmp_path / "rough"
@@ -173,9 +173,9 @@ def kill_and_compare(tiny: list[str], tmp_path: Path, moments: list[float]) -> i
     # a kill before the folder stands leaves nothing; later ones go on with it
     (after,) = sweeps
     before = only_sweep(calm)
-    assert sorted(p.name for p in after.glob("[0-9]*")) == ["0", "1", "2"]
+    assert sorted(p.name for p in after.glob("[0-9]*")) == ["0", "1"]
     weights = "checkpoints/step-00000150/model.safetensors"
-    for number in "012":
+    for number in "01":
         assert record(after / number)["status"] == "finished"
         assert (after / number / weights).read_bytes() == (before / number / weights).read_bytes()
         assert losses(after / number) == losses(before / number)
@@ -186,7 +186,7 @@ def kill_and_compare(tiny: list[str], tmp_path: Path, moments: list[float]) -> i
 def test_a_sweep_that_is_killed_whole_goes_on_to_the_same_bytes(
     tiny: list[str], tmp_path: Path
 ) -> None:
-    assert kill_and_compare(tiny, tmp_path, [6.0, 8.0]) >= 1
+    assert kill_and_compare(tiny, tmp_path, [6.5]) == 1
 
 
 @pytest.mark.slow

@@ -178,6 +178,13 @@ def test_by_the_clock_rows_are_bounded_and_checkpoints_come_every_minute_if_they
         assert due == [*range(portion_s + 1, 601, portion_s + 1)]
 
 
+def test_an_evaluation_leaves_out_what_was_compiled_for_training(tiny):
+    trainer = by_the_clock(tiny)
+    before = trainer.evaluate()
+    trainer.model_loss = None  # what a compiled model would be
+    assert trainer.evaluate() == before
+
+
 def test_validation_covers_every_document_and_counts_its_bytes(tiny):
     data = prepared(tiny)
     validation = Validation(data, max_bytes=None)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinygpt import metrics
 from tinygpt.batches import Ahead, TrainBatches, eval_batches
@@ -116,8 +116,9 @@ class Trainer:
         self.eval_every, self.log_every = self._eval_every(), self._log_every()
         self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)
         self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
+        self.plain_loss = ModelLoss(state.model)
         self.model_loss, self.compile_note = runtime.compile(
-            ModelLoss(state.model),
+            self.plain_loss,
             planned_steps=self.max_steps,
             flops=self.flops_per_token * self.micro_batch_size * self.cfg.seq_len,
         )
@@ -234,11 +235,14 @@ class Trainer:
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean nats per target of (B, T + 1) tokens."""
+        return self._nats(self.model_loss, tokens)
+
+    def _nats(self, model_loss: nn.Module, tokens: Tensor) -> Tensor:
         inputs, targets, documents = tokens[:, :-1], tokens[:, 1:], None
         if self.masked_eot is not None:
             documents = (inputs == self.masked_eot).cumsum(1)
         with self.runtime.autocast():
-            loss: Tensor = self.model_loss(inputs, targets, documents)
+            loss: Tensor = model_loss(inputs, targets, documents)
         return loss
 
     def since_last_row(self) -> Metrics:
@@ -292,7 +296,8 @@ class Trainer:
             )
             for batch, counts in self.ranks.share(batches):
                 tokens = self.runtime.to_device(torch.from_numpy(batch))
-                loss = self.loss(tokens).item()
+                # compiled once more, for no gradients and each shape, it would take minutes
+                loss = self._nats(self.plain_loss, tokens).item()
                 nats += loss * tokens[:, 1:].numel() if counts else 0.0
             state.model.train()
             nats = self.ranks.total(nats)
