@@ -124,7 +124,7 @@ def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> 
         f"{len(jobs)} runs, {launcher.slots} at once on {launcher.threads or 'GPU'} threads each:"
     )
     print(f"  time   about {_duration(total_s / min(launcher.slots, len(jobs)))}")
-    print(f"  disk   {disk / GB:.2f} GB")
+    print(f"  disk   up to {disk / GB:.2f} GB")
     if launcher.slots > 1:
         print("  note   steps were timed one run at a time; runs at once share memory and caches")
     if cfg.stopping.build() is not None:
@@ -211,7 +211,7 @@ def _show(plan: _Plan, *, memory_of_others: bool = True) -> None:
             f"work        {tokens * count.flops_per_token:.3g} FLOPs, "
             f"{count.flops_per_token / 1e6:,.1f} million a token"
         )
-    print(f"disk        {_disk(plan) / GB:.3f} GB: checkpoints and rows")
+    print(f"disk        up to {_disk(plan) / GB:.3f} GB: the newest and the best checkpoint, rows")
     if plan.measured is None:
         size = int(trainer.micro_batch_size) if trainer.micro_batch_size != "auto" else 1
         memory = planning.memory_by_formula(cfg, count, size)

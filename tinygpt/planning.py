@@ -301,7 +301,7 @@ def largest_that_fits(
 
     None if not even one sequence fits.
     """
-    small, large = measured(1), measured(4)
-    each = max((large - small) // 3, 1)
-    fitting = [s for s in candidates(cfg) if small + (s - 1) * each < MARGIN * free]
+    small, large = measured(4), measured(16)
+    each = max((large - small) // 12, 1)
+    fitting = [s for s in candidates(cfg) if small + (s - 4) * each < MARGIN * free]
     return (max(fitting) if fitting else None), each
