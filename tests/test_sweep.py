@@ -159,10 +159,12 @@ def kill_at(moments: list[float], settings: list[str], folder: Path) -> int:
     return kills
 
 
-def kill_and_compare(tiny: list[str], tmp_path: Path, moments: list[float]) -> int:
+def kill_and_compare(
+    tiny: list[str], tmp_path: Path, moments: list[float], *, steps: int = 150
+) -> int:
     settings = [
         *["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2"],
-        *["trainer.max_steps=150", "trainer.save_every=7", "trainer.eval_every=50"],
+        *[f"trainer.max_steps={steps}", "trainer.save_every=7", "trainer.eval_every=50"],
     ]
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     for folder in (calm, rough):
@@ -174,7 +176,7 @@ def kill_and_compare(tiny: list[str], tmp_path: Path, moments: list[float]) -> i
     (after,) = sweeps
     before = only_sweep(calm)
     assert sorted(p.name for p in after.glob("[0-9]*")) == ["0", "1"]
-    weights = "checkpoints/step-00000150/model.safetensors"
+    weights = f"checkpoints/step-{steps:08d}/model.safetensors"
     for number in "01":
         assert record(after / number)["status"] == "finished"
         assert (after / number / weights).read_bytes() == (before / number / weights).read_bytes()
@@ -196,7 +198,9 @@ def test_a_sweep_survives_kills_at_random_moments(
     tiny: list[str], tmp_path: Path, batch: int
 ) -> None:
     generator = random.Random(batch)
-    kills = kill_and_compare(tiny, tmp_path, [generator.uniform(0.3, 9) for _ in range(12)])
+    kills = kill_and_compare(
+        tiny, tmp_path, [generator.uniform(0.3, 8) for _ in range(12)], steps=4000
+    )
     print(f"{kills} kills met a living sweep")
 
 
