@@ -137,13 +137,13 @@ def test_a_status_goes_from_running_to_how_it_ended_and_back_when_it_is_resumed(
         config.to_dict(cfg) | {"seed": 8},
         RunConfig,
     )
-    folder = RunFolder.reopen(path, cfg=longer, overrides=["seed=8"])
+    folder = RunFolder.reopen(path, cfg=longer, overrides=["seed=8"], pause_at=None)
     again = record(path)
     assert (again["status"], again["error"], again["ended_at"]) == ("running", None, None)
     assert [part["overrides"] for part in again["resumed"]] == [["seed=8"]]
     assert config.load(path / "config.yaml").seed == 8
     folder.close("interrupted", "SIGINT")
-    RunFolder.reopen(path, cfg=cfg, overrides=[]).close("finished")
+    RunFolder.reopen(path, cfg=cfg, overrides=[], pause_at=None).close("finished")
     last = record(path)
     assert (last["status"], last["error"], len(last["resumed"])) == ("finished", None, 2)
     kept = ("id", "group", "started_at", "command", "git", "versions", "derived")
@@ -211,7 +211,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_way_out(
 
 
 def hold(path: Path, cfg: RunConfig, ready: Any) -> None:
-    folder = RunFolder.reopen(path, cfg=cfg, overrides=[])
+    folder = RunFolder.reopen(path, cfg=cfg, overrides=[], pause_at=None)
     ready.set()
     signal.pause()
     folder.close("finished")
@@ -229,17 +229,17 @@ def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(
     assert ready.wait(30)
     before = (path / "run.json").read_bytes()
     with pytest.raises(UserError) as error:
-        RunFolder.reopen(path, cfg=cfg, overrides=[])
+        RunFolder.reopen(path, cfg=cfg, overrides=[], pause_at=None)
     assert str(error.value) == f"{path} is in use by another process; wait or stop it"
     assert (path / "run.json").read_bytes() == before
 
     holder.kill()
     holder.join()
-    folder = RunFolder.reopen(path, cfg=cfg, overrides=[])
+    folder = RunFolder.reopen(path, cfg=cfg, overrides=[], pause_at=None)
     with pytest.raises(UserError, match="is in use"):
-        RunFolder.reopen(path, cfg=cfg, overrides=[])
+        RunFolder.reopen(path, cfg=cfg, overrides=[], pause_at=None)
     folder.close("finished")
-    RunFolder.reopen(path, cfg=cfg, overrides=[]).close("finished")
+    RunFolder.reopen(path, cfg=cfg, overrides=[], pause_at=None).close("finished")
 
 
 # Which code ran
@@ -352,7 +352,9 @@ def test_latest_is_the_run_that_was_started_last(
     for name in ("zzzz", "0000", "aaaa"):  # by its time to the microsecond, not by its name
         create(outputs / name).close("finished")
         assert latest() == name
-    RunFolder.reopen(outputs / "2026-01-01_11-00-00", cfg=cfg, overrides=[]).close("finished")
+    RunFolder.reopen(outputs / "2026-01-01_11-00-00", cfg=cfg, overrides=[], pause_at=None).close(
+        "finished"
+    )
     assert latest() == "aaaa"
     (outputs / "not-a-run").mkdir()
     assert latest() == "aaaa"

@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tinygpt import config, registry, sweep, train
+from tinygpt import compose, config, registry, sweep, train
 from tinygpt.errors import UserError
+from tinygpt.interfaces import Launcher, Search
 from tinygpt.loggers.jsonl import read_rows
+from tinygpt.run_folder import write_json
+from tinygpt.stoppings.asha import AshaConfig
 from tinygpt.sweep_folder import SweepFolder, find_sweep
 
 WEIGHTS = "checkpoints/step-00000010/model.safetensors"
@@ -100,10 +104,21 @@ def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
     assert saved["swept"] == ["optimizer.lr"]
 
 
-def test_survivors_of_asha_are_continued_bit_for_bit(tiny: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["launcher.jobs=2"],
+        ["launcher=slurm", "launcher.cluster=local", "launcher.jobs=2"],
+        pytest.param(["launcher=ray"], marks=pytest.mark.slow),
+    ],
+    ids=["local", "slurm", "ray"],
+)
+def test_survivors_of_asha_are_continued_bit_for_bit(
+    launcher: list[str], tiny: list[str], tmp_path: Path
+) -> None:
     settings = [*settings_in(tiny), "optimizer.lr=1e-4,1e-2", "trainer.max_steps=16"]
     rule = ["sweep=asha", "stopping.first_rung=0.5", "stopping.reduction=2"]
-    said = run(["-m", *settings, *rule, "launcher.jobs=2"], tmp_path)
+    said = run(["-m", *settings, *rule, *launcher], tmp_path)
     folder = only_sweep(tmp_path)
     dropped, best = folder / "0", folder / "1"
     assert record(best)["status"] == "finished"
@@ -223,6 +238,99 @@ def test_ctrl_c_lets_the_runs_save_and_says_how_to_go_on(tiny: list[str], tmp_pa
         assert list((folder / number / "checkpoints").glob("step-*"))
 
 
+class Scripted(Launcher):
+    """Starts nothing, and remembers what it was to start; `happens` to a run when it would run."""
+
+    slots, threads = 1, 1
+
+    def __init__(self, happens: Callable[[Path], None]) -> None:
+        self.happens = happens
+        self.commands: list[list[str]] = []
+        self.over: list[Path] = []
+
+    def start(self, run: Path, command: Sequence[str]) -> None:
+        self.commands.append(list(command))
+        self.happens(run)
+        self.over.append(run)
+
+    def ended(self) -> dict[Path, str | None]:
+        over, self.over = self.over, []
+        return dict.fromkeys(over)
+
+    def stop(self) -> None:
+        pass
+
+
+def schedule(folder: SweepFolder, launcher: Launcher) -> int:
+    """Go on with a sweep of one run by a rule that judges it at step 4 of 8."""
+    rule = AshaConfig(first_rung=0.5, reduction=2).build()
+    return sweep.Scheduler(
+        folder, Search(), rule, launcher, retry_failed=False, config_dir=None
+    ).run()
+
+
+@pytest.fixture
+def one_run(tiny: list[str], tmp_path: Path) -> Iterator[SweepFolder]:
+    cfg = compose.compose("train", [*tiny, "trainer.max_steps=8"], config_dir=None)
+    folder = SweepFolder.create(
+        tmp_path / "a_sweep",
+        command=["python"],
+        settings=[],
+        swept=[],
+        cfg=compose.compose("sweep", ["sweep=asha"], config_dir=None),
+        jobs=[([], cfg)],
+    )
+    yield folder
+    folder.close()
+
+
+def interrupt(run: Path) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def kill(run: Path) -> None:
+    """Leave what a run leaves that was killed after its first words, on the way to step 4."""
+    write_json(run / "run.json", record(run) | {"status": "running", "pause_at": 4})
+
+
+def finish(run: Path) -> None:
+    write_json(run / "run.json", record(run) | {"status": "finished"})
+
+
+def test_a_run_that_had_not_begun_when_the_sweep_ended_is_judged_all_the_same(
+    one_run: SweepFolder,
+) -> None:
+    assert schedule(one_run, Scripted(interrupt)) == 130
+    assert one_run.runs[0].status == "queued"
+    launcher = Scripted(finish)
+    assert schedule(one_run, launcher) == 0
+    assert [command[-1] for command in launcher.commands] == ["until=4"]
+
+
+def test_a_run_that_was_killed_on_the_way_to_a_rung_goes_on_to_it(one_run: SweepFolder) -> None:
+    kill(one_run.runs[0].path)
+    one_run.runs[0].refresh()
+    launcher = Scripted(finish)
+    assert schedule(one_run, launcher) == 0
+    assert [command[-1] for command in launcher.commands] == ["until=4"]
+
+
+@pytest.mark.parametrize("requeues", [True, False])
+def test_a_run_whose_time_was_over_waits_for_its_next_turn_on_a_cluster(
+    one_run: SweepFolder, requeues: bool
+) -> None:
+    def time_is_over(run: Path) -> None:
+        over = len(launcher.commands) == 1
+        changes = {"status": "interrupted", "pause_at": 4} if over else {"status": "finished"}
+        write_json(run / "run.json", record(run) | changes)
+
+    launcher = Scripted(time_is_over)
+    launcher.requeues = requeues
+    assert schedule(one_run, launcher) == (0 if requeues else 1)
+    turns = 2 if requeues else 1  # here somebody wanted it to end
+    assert [command[-1] for command in launcher.commands] == ["until=4"] * turns
+
+
 def refusal(settings: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as exit_info:
         train.main(settings)
@@ -246,6 +354,15 @@ def refusal(settings: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["-m", "stopping=asha", "trainer.max_time=1m"], "give them a length by trainer.max_steps"),
         (["-m", "seed=0,1", "optimizer.lr=-1"], "optimizer.lr=-1.0 must be above 0"),
         (["-m", "optimizer.lr=interval(0,1)"], "or search=random"),
+        (["-m", "objective=val/bbp"], "did you mean objective=val/bpb?"),
+        (
+            ["-m", "stopping=asha", "trainer.max_steps=9,18"],
+            "compares runs at equal steps, and these differ in trainer.max_steps",
+        ),
+        (
+            ["-m", "sweep=optuna", "stopping=asha", "trainer.max_steps=9,18"],
+            "compares runs at equal steps, and these differ in trainer.max_steps",
+        ),
     ],
 )
 def test_a_mistyped_sweep_is_told_what_to_type_and_leaves_nothing(

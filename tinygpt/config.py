@@ -245,6 +245,9 @@ class RunConfig(PrepareConfig):
             )
 
 
+OBJECTIVES = ("val/bpb", "val/loss", "train/loss")
+
+
 @dataclass(kw_only=True)
 class SweepConfig:
     """How a multirun goes: which configs, how far each, and where. No run depends on it."""
@@ -254,6 +257,9 @@ class SweepConfig:
     launcher: LauncherConfig
     objective: str = "val/bpb"  # what searches and stopping rules compare; lower is better
     retry_failed: bool = False  # whether runs that failed are tried again when a sweep goes on
+
+    def __post_init__(self) -> None:
+        check_choice("objective", self.objective, OBJECTIVES)
 
 
 def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:

@@ -379,6 +379,7 @@ class Launcher(ABC):
     """Starts the runs of a sweep, each in a process of its own."""
 
     slots: int  # how many runs there are at once
+    requeues = False  # whether a run that something else interrupted waits for its next turn
     threads: int | None  # CPU threads of a run that leaves them open; None where it has a GPU
 
     @abstractmethod

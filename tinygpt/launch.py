@@ -57,8 +57,9 @@ def launch(job: Job) -> int:
     )
     runtime = check(job.cfg, ranks)
     if job.resumed:
-        folder = RunFolder.reopen(job.path, cfg=job.cfg, overrides=job.overrides)
-        folder.write_run(pause_at=job.pause_at)
+        folder = RunFolder.reopen(
+            job.path, cfg=job.cfg, overrides=job.overrides, pause_at=job.pause_at
+        )
     else:
         folder = RunFolder.create(
             job.path, cfg=job.cfg, overrides=job.overrides, run_id=job.run_id, group=job.group

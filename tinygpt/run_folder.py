@@ -64,16 +64,20 @@ class RunFolder:
         return folder
 
     @classmethod
-    def reopen(cls, path: Path, *, cfg: RunConfig, overrides: Sequence[str]) -> "RunFolder":
+    def reopen(
+        cls, path: Path, *, cfg: RunConfig, overrides: Sequence[str], pause_at: int | None
+    ) -> "RunFolder":
         """The folder of a run that goes on, by a config that the overrides may have changed."""
         folder = cls(path)
         config.save(cfg, path / "config.yaml")
-        folder.write_run(config=config.to_dict(cfg))
+        # in one write: who finds it running knows also how far it was to go
+        changes = {"config": config.to_dict(cfg), "pause_at": pause_at}
         if folder.run["status"] == "queued":
-            folder.write_run(**_beginning(path))
+            folder.write_run(**changes, **_beginning(path))
             return folder
         again = {"command": _command(), "overrides": list(overrides), "at": _now()}
         folder.write_run(
+            **changes,
             status="running",
             error=None,
             ended_at=None,

@@ -22,6 +22,8 @@ from tinygpt.sweep_view import SweepView
 
 POLL_S = 0.1
 _OWN = (*registry.SWEEP_KINDS, "sweep", "objective", "retry_failed")
+# fields whose values make the same step another place of the run
+_LENGTHS = ("trainer.tokens_per_step", "trainer.max_steps", "trainer.max_tokens")
 _NOT_THE_QUESTION = ("launcher", "retry_failed")  # may differ from call to call
 
 
@@ -98,7 +100,7 @@ def _opened(
     path = outputs / f"{new_run_id()}_sweep"
     jobs = cfg.search.build(space, folder=path).planned()
     configs = compose.compose_all("train", jobs, config_dir=config_dir)
-    _check_stopping(cfg, configs)
+    _check_stopping(cfg, configs, space)
     devices = {c.device.type for c in configs} or {"auto"}
     launcher = cfg.launcher.build(folder=path, devices=devices)
     jobs_frozen = [frozen(job, c, launcher) for job, c in zip(jobs, configs, strict=True)]
@@ -137,7 +139,7 @@ def _add_new(
     known = {run.hash for run in folder.runs}
     new = [job for job in jobs if job not in known_jobs]
     configs = compose.compose_all("train", new, config_dir=config_dir)
-    _check_stopping(cfg, configs)
+    _check_stopping(cfg, [*(run.cfg for run in folder.runs), *configs], space)
     added = 0
     for job, run_cfg in zip(new, configs, strict=True):
         complete, complete_cfg = frozen(job, run_cfg, launcher)
@@ -147,11 +149,21 @@ def _add_new(
     cli.say(f"{added} new runs; {len(jobs) - added} are in the sweep already")
 
 
-def _check_stopping(cfg: SweepConfig, configs: Sequence[RunConfig]) -> None:
-    if cfg.stopping.build() and any(c.trainer.planned_steps is None for c in configs):
+def _check_stopping(cfg: SweepConfig, configs: Sequence[RunConfig], space: Sequence[Any]) -> None:
+    """Raise UserError if a stopping rule could not compare these runs at equal steps."""
+    if cfg.stopping.build() is None:
+        return
+    if any(c.trainer.planned_steps is None for c in configs):
         raise UserError(
             f"stopping={cfg.stopping.name} judges runs at steps that are known before they begin; "
             "give them a length by trainer.max_steps= or trainer.max_tokens="
+        )
+    lengths = {(c.trainer.tokens_per_step, c.trainer.planned_steps) for c in configs}
+    searched = [key for key in _swept(space) if key in _LENGTHS]
+    if len(lengths) > 1 or (searched and not configs):
+        raise UserError(
+            f"stopping={cfg.stopping.name} compares runs at equal steps, and these differ in "
+            f"{' and '.join(searched) or 'their lengths'}; type one value, or stopping=none"
         )
 
 
@@ -235,7 +247,11 @@ class Scheduler:
                 self.held[path] = run
                 continue
             run.refresh()
-            if run.status in ("running", "queued"):
+            if run.status == "interrupted" and self.launcher.requeues and not self.signal:
+                self.waiting.append(run)
+            elif run.status == "queued" and self.signal:  # it had not begun yet
+                pass
+            elif run.status in ("running", "queued"):
                 if self.signal:
                     run.write(status="interrupted", error=self.signal)
                 else:
@@ -313,9 +329,9 @@ class Scheduler:
         if self.stopping is None:
             return None
         assert run.max_steps is not None
-        unfinished = run.record.get("pause_at")
-        if run.status not in ("queued", "paused"):  # it was killed on the way there
-            return int(unfinished) if unfinished else None
+        if run.status != "paused" and "pause_at" in run.record:  # it was killed on the way there
+            unfinished: int | None = run.record["pause_at"]
+            return unfinished
         behind = max(run.values, default=0)
         rungs = self.stopping.rungs(run.max_steps, every=run.cfg.trainer.eval_every or 1)
         return next((rung for rung in rungs if rung > behind), None)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from tinygpt.run_folder import freeze, source_state, write_json
 # fields of a config that say where files are and how fast they are made, not what a run is
 _NOT_THE_RUN = ("output_dir", "cache_dir", "workers")
 ENDED = ("finished", "stopped", "failed")
+ABANDONED_S = 3600  # making a sweep's folder takes seconds
 
 
 class SweepRun:
@@ -120,6 +122,9 @@ class SweepFolder:
         """A new folder with every run that is known by now; it appears whole or not at all."""
         partial = path.with_name(f".{path.name}.partial")
         partial.mkdir(parents=True)
+        for left in path.parent.glob(".*_sweep.partial"):  # by somebody who was killed here
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left)
         for number, (overrides, run_cfg) in enumerate(jobs):
             _freeze(partial / str(number), path, number, overrides, run_cfg)
         content = {

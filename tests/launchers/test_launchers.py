@@ -1,7 +1,9 @@
 """Where the runs of a sweep run: slots, shares, and how their ends are told."""
 
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -165,6 +167,20 @@ def test_a_job_of_submitit_runs_the_command_and_tells_its_end(tmp_path: Path) ->
     while "saved" not in (patient / "process.log").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_the_word_of_slurm_that_time_is_nearly_over_lets_a_run_save(tmp_path: Path) -> None:
+    log = tmp_path / "process.log"
+
+    def warn() -> None:
+        while not log.exists() or "ready" not in log.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    threading.Thread(target=warn).start()
+    command = [sys.executable, "-c", PATIENT]
+    assert run_command(command, log, cwd=tmp_path, threads=None) == 0
+    assert "saved" in log.read_text()
 
 
 @pytest.mark.slow

@@ -109,14 +109,25 @@ def test_optuna_hears_of_failed_and_stopped_runs_once(tmp_path: Path) -> None:
     trials[1] = replace(trials[1], status="stopped", values={4: 0.5})
     (tmp_path / "optuna.journal").unlink()
     search = OptunaConfig(trials=9, startup=5).build(parse(["model=tiny", LR]), folder=tmp_path)
-    asked: list[Trial] = []
-    for trial in trials:  # asked again, they are the same
-        assert search.suggest([]) is not None or asked
-        asked.append(trial)
-        search.suggest(asked)
+    for count in range(4):  # asked again, they are the same
+        search.suggest(trials[:count])
+        search.suggest(trials[:count])  # a restart asks twice, and nobody is told twice
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
-    states = [t.state.name for t in optuna.load_study(study_name="sweep", storage=storage).trials]
-    assert {"FAIL", "PRUNED"} <= set(states)
+    study = optuna.load_study(study_name="sweep", storage=storage)
+    states = [t.state.name for t in study.trials]
+    assert states == ["FAIL", "PRUNED", "COMPLETE", "RUNNING"]
+    assert study.trials[1].intermediate_values == {4: 0.5}
+
+
+@pytest.mark.parametrize("space", [["model=tiny,small", "seq=1,2,3"], ["n=int(interval(1,6))"]])
+def test_optuna_tries_no_config_twice_and_ends_when_all_are_tried(
+    space: list[str], tmp_path: Path
+) -> None:
+    search = OptunaConfig(trials=50, startup=2).build(parse(space), folder=tmp_path)
+    trials: list[Trial] = []
+    while (job := search.suggest(trials)) is not None:
+        trials.append(Trial(len(trials), tuple(job), "finished", 10, {10: len(trials)}))
+    assert len({trial.overrides for trial in trials}) == len(trials) == 6
 
 
 @pytest.mark.parametrize("field", ["trials", "startup"])

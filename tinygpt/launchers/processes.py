@@ -18,7 +18,7 @@ def run_command(command: Sequence[str], log: Path, *, cwd: Path, threads: int | 
     """Run the command, what it says going to the log; its exit code, negative for a signal.
 
     A signal to end is passed on, as is the end of the process that called us, and the command is
-    waited for, so that it can save.
+    waited for, so that it can save. SIGUSR2 is such a signal: SLURM's, before a job's time is over.
     """
     parent = os.getppid()
     limits = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
@@ -35,7 +35,8 @@ def run_command(command: Sequence[str], log: Path, *, cwd: Path, threads: int | 
     def pass_on(number: int, frame: FrameType | None) -> None:
         process.send_signal(signal.SIGTERM)
 
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = {n: signal.signal(n, pass_on) for n in numbers}
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):

@@ -32,7 +32,7 @@ class SlurmConfig(LauncherConfig):
     cpus: int = 1  # cores, and so threads, of a run
     gpus: int = 0  # of a run; a run uses one
     memory_gb: int | None = None  # null leaves it to SLURM
-    timeout_min: int = 720  # after which SLURM ends a run; the sweep goes on with it later
+    timeout_min: int = 720  # after which a run saves, ends and waits for its next turn
     account: str | None = None
     cluster: str = "slurm"  # local: processes here, by the same way; to try a command
 
@@ -51,6 +51,8 @@ class SlurmConfig(LauncherConfig):
 
 class Slurm(Launcher):
     """A job for each run; what submitit keeps of it is in the sweep's folder `submitit`."""
+
+    requeues = True  # its time was over, or somebody else's job came first
 
     def __init__(self, cfg: SlurmConfig, folder: Path) -> None:
         try:

@@ -6,8 +6,9 @@ Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization", section 4.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,8 @@ class OptunaSearch(Search):
         self.distributions = {d.key: _distribution(d) for d in dimensions}
 
     def suggest(self, trials: Sequence[Trial]) -> list[str] | None:
+        from optuna.trial import TrialState
+
         if len(trials) >= self.cfg.trials:
             return None
         study = self._study(len(trials))
@@ -84,7 +87,20 @@ class OptunaSearch(Search):
             if run is not None:
                 _tell(study, asked, run)
         proposal = study.ask(self.distributions)
+        if tuple(self._overrides(proposal.params)) in runs:  # it would give the same numbers
+            study.tell(proposal, state=TrialState.FAIL)
+            untried = self._untried(runs)
+            if not untried:
+                return None
+            study.enqueue_trial(untried[self._seed(len(trials)) % len(untried)])
+            proposal = study.ask(self.distributions)
         return [*self.fixed, *self._overrides(proposal.params)]
+
+    def _untried(self, runs: Collection[tuple[str, ...]]) -> list[dict[str, Any]]:
+        """What no run has had; nothing where a range has values without number."""
+        values = [_values(d) for d in self.distributions.values()]
+        combinations = (dict(zip(self.distributions, v, strict=True)) for v in product(*values))
+        return [params for params in combinations if tuple(self._overrides(params)) not in runs]
 
     def _study(self, number: int) -> Study:
         """The study as the journal has it, with a sampler for its next proposal."""
@@ -92,14 +108,17 @@ class OptunaSearch(Search):
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        seed = np.random.SeedSequence([self.cfg.seed, number]).generate_state(1)
         sampler = optuna.samplers.TPESampler(
-            n_startup_trials=self.cfg.startup, constant_liar=True, seed=int(seed[0])
+            n_startup_trials=self.cfg.startup, constant_liar=True, seed=self._seed(number)
         )
         storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
         return optuna.create_study(
             study_name="sweep", storage=storage, sampler=sampler, load_if_exists=True
         )
+
+    def _seed(self, number: int) -> int:
+        """What decides the proposal after so many trials."""
+        return int(np.random.SeedSequence([self.cfg.seed, number]).generate_state(1)[0])
 
     def _overrides(self, params: dict[str, Any]) -> list[str]:
         return [f"{key}={_text(params[key])}" for key in self.distributions]
@@ -118,6 +137,17 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if d.whole:
         return IntDistribution(int(d.low), int(d.high), log=d.log)
     return FloatDistribution(d.low, d.high, log=d.log)
+
+
+def _values(distribution: BaseDistribution) -> Sequence[Any]:
+    """All values of one that has so many."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1)
+    return ()
 
 
 def _tell(study: Study, asked: FrozenTrial, run: Trial) -> None:
