@@ -117,8 +117,10 @@ def _warm(runtime: Any) -> None:
     """Let torch load what it loads with a first step of anything."""
     import torch
 
+    from tinygpt.optimizers.adamw import AdamWConfig
+
     model = torch.nn.Linear(64, 64, device=runtime.device)
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = AdamWConfig().build(model)
     with runtime.autocast():
         loss = model(torch.ones(64, 64, device=runtime.device)).sum()
     loss.backward()

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -6,6 +8,7 @@ from torch import Tensor, nn
 
 from tinygpt.errors import UserError
 from tinygpt.models.gpt import GPTConfig
+from tinygpt.optimizers import adamw_torch
 from tinygpt.optimizers.adamw import AdamWConfig
 
 
@@ -42,7 +45,48 @@ def test_every_parameter_of_a_gpt_is_in_one_group() -> None:
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
 
 
-def test_updates_are_those_of_the_paper() -> None:
+def test_updates_are_the_bits_of_torch_and_its_memory_too() -> None:
+    models = [
+        GPTConfig(n_layer=1, n_head=1, d_model=8).build(vocab_size=11, seq_len=4) for _ in "ab"
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    ours = AdamWConfig(lr=0.01, weight_decay=0.1).build(models[0])
+    groups = AdamWConfig(weight_decay=0.1).build(models[1]).param_groups
+    theirs = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), fused=True)
+    for group in theirs.param_groups:
+        group["lr"] = 0.01
+    for _ in range(3):
+        tokens = torch.randint(11, (2, 4))
+        for model, optimizer in zip(models, (ours, theirs), strict=True):
+            model(tokens).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for mine, reference in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(mine, reference)
+        assert ours.state[mine].keys() == theirs.state[reference].keys()
+        for key, value in ours.state[mine].items():
+            assert torch.equal(value, theirs.state[reference][key])
+
+
+def test_a_first_step_does_not_load_the_compiler() -> None:
+    code = """
+import sys, torch
+from tinygpt.optimizers.adamw import AdamWConfig
+model = torch.nn.Linear(2, 2)
+optimizer = AdamWConfig().build(model)
+model(torch.ones(1, 2)).sum().backward()
+torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_updates_are_those_of_the_paper(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adamw_torch, "FUSED", ("cpu",) if kernel else ())
     torch.manual_seed(0)
     model = TiedModel().double()
     config = AdamWConfig(lr=0.01, beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.3)

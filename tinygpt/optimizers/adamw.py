@@ -34,17 +34,11 @@ class AdamWConfig(OptimizerConfig):
         check_range("optimizer.weight_decay", self.weight_decay, low=0)
 
     def build(self, model: nn.Module) -> Optimizer:
-        import torch
+        from tinygpt.optimizers.adamw_torch import AdamW
 
         parameters = [p for p in model.parameters() if p.requires_grad]  # tied ones come once
         groups = [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(
-            groups,
-            lr=self.lr,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
-            fused=all(p.device.type in ("cpu", "cuda") for p in parameters),  # one pass over memory
-        )
+        return AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps)
