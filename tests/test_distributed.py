@@ -1,6 +1,7 @@
 """Several processes train as one: the same curve, one folder, and no end that loses a run."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -12,13 +13,13 @@ import pytest
 from safetensors.torch import load_file
 
 from tinygpt import train
-from tinygpt.ranks import Ranks
+from tinygpt.ranks import RankLost, Ranks
 
 # Each argument after the port is a run: its number of ranks, then its settings.  Ranks are forked,
 # which spares each of them the imports, with the environment that torchrun would give them.
 RANKS = """
 import os, sys
-import matplotlib.pyplot, torch._dynamo, torch.distributed.fsdp, tinygpt.run
+import matplotlib.pyplot, torch.distributed.fsdp, tinygpt.run
 from tinygpt import train
 
 def rank_of(size, rank, port, settings):
@@ -277,6 +278,20 @@ def test_one_process_is_told_that_ddp_and_fsdp_are_for_several(tiny, capsys):
     said = refused([*tiny, "device.parallel=fsdp"], capsys)
     assert said.startswith("error: device.parallel=fsdp is for several processes, and there is one")
     assert "torchrun --nproc_per_node=2 -m tinygpt.train" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of such a process")
+def test_a_rank_is_dead_before_anybody_has_asked_for_its_exit_code():
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    ranks = Ranks(alone=True)
+    ranks.size, ranks._processes = 2, {1: (socket.gethostname(), dead.pid)}
+    with (
+        pytest.raises(RankLost, match=rf"rank 1 of 2 \(process {dead.pid}\) has died"),
+        ranks.watched(),
+    ):
+        raise RuntimeError("gloo: connection closed by peer")
+    dead.wait()
 
 
 def test_every_item_is_shared_out_once_and_all_ranks_get_as_many():

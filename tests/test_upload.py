@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,12 +18,21 @@ from tinygpt.loggers.jsonl import read_rows
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
-def command(name: str, arguments: list[str], cwd: Path, url: str) -> subprocess.CompletedProcess:
+def words(name: str, arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", f"tinygpt.{name}", *arguments]
+
+
+def environment(cwd: Path, url: str) -> dict[str, str]:
+    """W&B's server and key, and folders of its own that end with the test."""
     homes = {f"WANDB_{kind}_DIR": str(cwd / "home" / kind) for kind in ("CACHE", "DATA", "CONFIG")}
+    return os.environ | homes | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+
+
+def command(name: str, arguments: list[str], cwd: Path, url: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", f"tinygpt.{name}", *arguments],
+        words(name, arguments),
         cwd=cwd,
-        env=os.environ | homes | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY},
+        env=environment(cwd, url),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -90,6 +101,45 @@ def assert_all_is_there(sweep: Path, *, tags: list[str], project: str) -> None:
     assert summary(Server.received, good)["val/bpb"] == rows[-1]["val/bpb"]
     assert exit_codes(Server.received, good) == [0]
     assert exit_codes(Server.received, bad) == [1]
+
+
+def test_a_run_that_was_killed_online_goes_on_with_its_curve(
+    tiny: list[str], tmp_path: Path, wandb_server: ThreadingHTTPServer
+) -> None:
+    url = f"http://127.0.0.1:{wandb_server.server_port}"
+    longer = [text for text in tiny if not text.startswith("trainer.max_steps")]
+    longer += ["trainer.max_steps=100000", "trainer.save_every=50"]
+    longer += ["trainer.log_every=10", "trainer.eval_every=100"]
+    killed = subprocess.Popen(
+        words("train", [*longer, "logger=wandb"]),
+        cwd=tmp_path,
+        env=environment(tmp_path, url) | {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "3"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not any(history(Server.received, p.name) for p in tmp_path.glob("outputs/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)  # these rows stay here: wandb sends its next ones later
+    os.killpg(killed.pid, signal.SIGKILL)  # with wandb's own process
+    killed.wait()
+    (run,) = (tmp_path / "outputs").iterdir()
+    before = [row["_step"] for row in history(Server.received, run.name)]
+    saved = max(int(p.name.removeprefix("step-")) for p in run.glob("checkpoints/step-*"))
+    assert 0 < before[-1] < saved  # there is a gap to close
+
+    end = saved + 30
+    done = command("train", ["resume=latest", f"trainer.max_steps={end}"], tmp_path, url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = read_rows(run / "metrics.jsonl")
+    sent = history(Server.received, run.name)
+    assert [row["_step"] for row in sent] == [row["step"] for row in rows]
+    assert [row["train/loss"] for row in sent] == [row["train/loss"] for row in rows]
+    last = upserts(Server.received, run.name)[-1]
+    assert json.loads(last["config"])["max_steps"]["value"] == end
+    assert exit_codes(Server.received, run.name) == [0]
 
 
 @pytest.mark.parametrize(

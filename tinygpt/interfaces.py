@@ -232,6 +232,7 @@ class RunInfo:
     config: Mapping[str, Any]  # resolved and plain: what config.yaml holds
     derived: Mapping[str, Any]  # n_params, max_steps, ...: follows from config and data
     resumed_at: int | None  # step at which a resumed run goes on
+    rows: Sequence[Metrics] = ()  # of a resumed run, those up to there, each with its "step"
 
 
 class Logger:

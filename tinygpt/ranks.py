@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -231,8 +232,12 @@ class Ranks:
         except ProcessLookupError:
             return True
         except PermissionError:
-            pass
-        return False
+            return False
+        try:  # it may be dead and nobody has asked for its exit code yet; only Linux says so
+            stat = Path(f"/proc/{process_id}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] == "Z"
 
     def _leave_word(self, message: str) -> None:
         with suppress(Exception):  # nobody may be left to read it

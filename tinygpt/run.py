@@ -12,7 +12,7 @@ from tinygpt import cli, config, planning, plots
 from tinygpt.checkpoint import Checkpoints, load_state
 from tinygpt.config import RunConfig
 from tinygpt.errors import AlreadyFinished, UserError
-from tinygpt.interfaces import Callback, CallbackContext, Logger, RunInfo
+from tinygpt.interfaces import Callback, CallbackContext, Logger, Metrics, RunInfo
 from tinygpt.loggers.console import ConsoleLogger
 from tinygpt.loggers.fanout import Fanout
 from tinygpt.loggers.jsonl import JsonlLogger, read_rows
@@ -94,6 +94,7 @@ def run(
         config=config.to_dict(cfg),
         derived=derived,
         resumed_at=state.step if resumed else None,
+        rows=_rows_before(folder, state.step) if resumed else [],
     )
     status, summary = "failed", {}
     began = time.perf_counter()
@@ -117,6 +118,13 @@ def run(
     if not trainer.interrupted:
         cli.say(_outcome(summary, time.perf_counter() - began))
     return trainer.interrupted
+
+
+def _rows_before(folder: RunFolder, step: int) -> list[Metrics]:
+    """The rows of a run that goes on after this step."""
+    if not folder.metrics.exists():  # it was frozen, and has not begun
+        return []
+    return [row for row in read_rows(folder.metrics) if row["step"] <= step]
 
 
 def take_part(

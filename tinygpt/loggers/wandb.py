@@ -82,6 +82,8 @@ class WandbLogger(Logger):
                 obstacle = self._go_online(run)
             if self._run is None:
                 self._run = self._init(run, "offline")
+            if not self._run.offline:
+                self._close_gap(run.rows)
             self._later = f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
             if obstacle:
                 _log.warning(
@@ -97,6 +99,15 @@ class WandbLogger(Logger):
         if self._run is not None:
             with self._harmless("log a row"):
                 self._run.log(dict(metrics), step=step)
+
+    def _close_gap(self, rows: Sequence[Metrics]) -> None:
+        """Send what a run that was killed had written here and not sent."""
+        assert self._run is not None
+        begin = self._run.starting_step if self._run.resumed else 0  # the server has what is before
+        for row in rows:
+            if row["step"] >= begin:
+                content = {key: value for key, value in row.items() if key != "step"}
+                self._run.log(content, step=int(row["step"]))
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
         if self._run is not None:
