@@ -95,6 +95,8 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> int:
+    from tinygpt import planning
+
     cfg = compose.compose("sweep", own, config_dir=config_dir)
     search = cfg.search.build(overrides.space(of_runs), folder=Path())
     jobs = search.planned()
@@ -116,7 +118,7 @@ def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> 
         if plan.seconds is None:
             raise UserError("the time of these runs cannot be predicted here; plan one without -m")
         total_s += plan.seconds + START_S
-        disk += _disk(plan)
+        disk += _disk(plan) + planning.checkpoint_bytes(plan.count)
     for plan in plans.values():
         _show(plan)
         print()
@@ -186,11 +188,12 @@ def _vocab_size(cfg: RunConfig) -> tuple[int, str]:
 
 
 def _disk(plan: _Plan) -> int:
-    """Bytes that the run folder will have."""
+    """Bytes that the run folder will have where the newest checkpoints have the best one."""
     from tinygpt import planning, trainer
 
     rows = min(plan.steps or 1000, trainer.ROWS) * planning.ROW_BYTES
-    return planning.checkpoint_bytes(plan.cfg, plan.count) + rows
+    kept = plan.cfg.trainer.keep_checkpoints
+    return kept * planning.checkpoint_bytes(plan.count) + rows
 
 
 def _show(plan: _Plan, *, memory_of_others: bool = True) -> None:
@@ -211,7 +214,11 @@ def _show(plan: _Plan, *, memory_of_others: bool = True) -> None:
             f"work        {tokens * count.flops_per_token:.3g} FLOPs, "
             f"{count.flops_per_token / 1e6:,.1f} million a token"
         )
-    print(f"disk        up to {_disk(plan) / GB:.3f} GB: the newest and the best checkpoint, rows")
+    one = planning.checkpoint_bytes(count)
+    print(
+        f"disk        {_disk(plan) / GB:.3f} GB; {(_disk(plan) + one) / GB:.3f} GB where the best "
+        "checkpoint is not the newest"
+    )
     if plan.measured is None:
         size = int(trainer.micro_batch_size) if trainer.micro_batch_size != "auto" else 1
         memory = planning.memory_by_formula(cfg, count, size)

@@ -19,7 +19,8 @@ from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Split
 
-SECONDS = 3.0  # of steps that are timed
+SECONDS = 8.0  # of steps that are timed
+WARM_S = 1.0  # of steps before them
 BRIEFLY = 0.3  # where only the memory matters, or the larger of two speeds
 TRIES = 7  # portions of them, of which the median counts
 MARGIN = 0.9  # of the memory that is free is used
@@ -103,7 +104,7 @@ def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
     _warm(runtime)
     before = _peak_rss()
     with _Trial(cfg, runtime, vocab_size) as trainer:
-        step_s = _median_step(trainer, seconds=seconds)
+        step_s = _mean_step(trainer, seconds=seconds)
         trainer.evaluate()
         began = time.perf_counter()
         trainer.evaluate()
@@ -209,6 +210,14 @@ def _median_step(trainer: Any, *, seconds: float) -> float:
     return sorted(_timed(trainer, steps) for _ in range(TRIES))[TRIES // 2]
 
 
+def _mean_step(trainer: Any, *, seconds: float) -> float:
+    """Seconds of a step over a time, stalls of the machine included: a run has them too."""
+    warm = seconds * WARM_S / SECONDS
+    while (once := _timed(trainer, 1)) < warm:
+        warm -= once
+    return _timed(trainer, max(1, round(seconds / once)))
+
+
 def _timed(trainer: Any, steps: int) -> float:
     began = time.perf_counter()
     for _ in range(steps):
@@ -291,9 +300,9 @@ def memory_by_formula(cfg: RunConfig, count: Sizes, size: int) -> int:
     return 16 * count.total + size * cfg.trainer.seq_len * per_token
 
 
-def checkpoint_bytes(cfg: RunConfig, count: Sizes) -> int:
-    """Of the newest ones that are kept, and the best beside them."""
-    return (cfg.trainer.keep_checkpoints + 1) * OPTIMIZER_STATE * count.total
+def checkpoint_bytes(count: Sizes) -> int:
+    """Of one checkpoint."""
+    return OPTIMIZER_STATE * count.total
 
 
 def largest_that_fits(
