@@ -226,7 +226,7 @@ def _show(plan: _Plan, *, memory_of_others: bool = True) -> None:
         print(f"time        cannot be predicted here: this machine has no {cfg.device.type} device")
         return
     measured = plan.measured
-    print(f"memory      {measured.peak_bytes / GB:.2f} GB at its peak, beside torch itself")
+    print(f"memory      {measured.peak_bytes / GB:.2f} GB at its peak, torch included")
     free = planning.free_memory()
     if memory_of_others and free is not None and cfg.device.type != "cuda":
 

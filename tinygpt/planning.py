@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -50,7 +51,7 @@ class Measured:
 
     step_s: float
     eval_s_per_token: float
-    peak_bytes: int  # of the process, beyond what it held before the model was built
+    peak_bytes: int  # of a GPU, or of the process, with torch and all that a run imports
     device: str
 
 
@@ -100,9 +101,8 @@ def _measure_and_tell(cfg: RunConfig, vocab_size: int, seconds: float, pipe: Any
 def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
     from tinygpt.runtime import Runtime
 
+    import_module("matplotlib.backends.backend_agg")  # a run draws its curve
     runtime = Runtime(cfg.device)
-    _warm(runtime)
-    before = _peak_rss()
     with _Trial(cfg, runtime, vocab_size) as trainer:
         step_s = _mean_step(trainer, seconds=seconds)
         trainer.evaluate()
@@ -110,22 +110,8 @@ def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
         trainer.evaluate()
         eval_s = (time.perf_counter() - began) / len(trainer.validation.tokens)
         on_device = runtime.peak_mem_bytes()
-        peak = _peak_rss() - before if on_device is None else on_device
+        peak = _peak_rss() if on_device is None else on_device
         return Measured(step_s, eval_s, peak, str(runtime.describe()["device_name"]))
-
-
-def _warm(runtime: Any) -> None:
-    """Let torch load what it loads with a first step of anything."""
-    import torch
-
-    from tinygpt.optimizers.adamw import AdamWConfig
-
-    model = torch.nn.Linear(64, 64, device=runtime.device)
-    optimizer = AdamWConfig().build(model)
-    with runtime.autocast():
-        loss = model(torch.ones(64, 64, device=runtime.device)).sum()
-    loss.backward()
-    optimizer.step()
 
 
 def _peak_rss() -> int:

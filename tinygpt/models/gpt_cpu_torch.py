@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tinygpt.models.gpt_torch import Block
 
 QUERIES = 128  # attended together; keys after the last of them are never multiplied
-GELU_ELEMENTS = 1 << 19  # in fp32 at a time: what fits into the caches
+GELU_ELEMENTS = 1 << 17  # in fp32 at a time: what fits into the caches
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_SCALE
 
@@ -189,5 +189,6 @@ def _gelu(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same rows of each, a few at a time."""
-    rows = max(1, GELU_ELEMENTS // tensors[0].size(-1))
+    width = tensors[0].size(-1)
+    rows = len(tensors[0]) if torch.compiler.is_compiling() else max(1, GELU_ELEMENTS // width)
     return zip(*(torch.split(t, rows) for t in tensors), strict=True)
