@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from tinygpt.ranks import RankLost, Ranks
 # Each argument after the port is a run: its number of ranks, then its settings.  Ranks are forked,
 # which spares each of them the imports, with the environment that torchrun would give them.
 RANKS = """
-import os, sys
+import os, resource, sys
 import matplotlib.pyplot, torch.distributed.fsdp, tinygpt.run
 from tinygpt import train
 
@@ -28,6 +29,8 @@ def rank_of(size, rank, port, settings):
     try:
         train.main(settings)
     except SystemExit as end:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print("peak of rank", rank, peak, "MB")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code)
@@ -115,14 +118,18 @@ def assert_same(ours: Path, reference: Path, *, but_for_evaluations: bool = Fals
         assert but_for_evaluations or a.keys() == b.keys()
         for name in ("step", "tokens", "train/loss", "optim/grad_norm", "optim/lr"):
             assert a[name] == pytest.approx(b[name], rel=2e-5), (a["step"], name)
+        assert a["optim/grad_norm"] > 0.05
         if "val/bpb" in a and "val/bpb" in b:
             assert a["val/bpb"] == pytest.approx(b["val/bpb"], rel=1e-5), a["step"]
     saved, expected = tensors(ours), tensors(reference)
     assert saved.keys() == expected.keys()
     for name, tensor in expected.items():
         assert saved[name].shape == tensor.shape
-        # AdamW divides by the square root of tiny second moments: weights differ the most
-        assert (saved[name] - tensor).abs().max() < 2e-4, name
+        difference = (saved[name] - tensor).abs().max()
+        if "/exp_avg" in name:  # gradients as they were clipped, to which AdamW's steps are blind
+            assert difference <= 1e-3 * tensor.abs().max(), name
+        else:  # AdamW divides by the square root of tiny second moments: weights differ the most
+            assert difference < 2e-4, name
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +151,7 @@ def settings(text_file, tmp_path_factory) -> list[str]:
         "trainer.micro_batch_size=2",
         "trainer.tokens_per_step=128",
         "trainer.log_every=1",
+        "trainer.grad_clip=0.05",  # every step is clipped, by the norm of all ranks' gradients
         "trainer.keep_checkpoints=5",
         f"cache_dir={tmp_path_factory.mktemp('cache')}",
     ]
@@ -321,6 +329,24 @@ def test_four_ranks_save_what_two_go_on_from(short, tmp_path):
     )
     for outputs in (copied, spread):
         assert_same(outputs, straight, but_for_evaluations=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_spread_gpt2_xl_takes_less_of_each_rank_than_a_copy_and_trains_the_same(
+    settings, tmp_path
+):
+    """Six of its 48 layers, all of its width."""
+    kept = [text for text in settings if not text.startswith("model")]
+    large = [*kept, "model=gpt2_xl", "model.n_layer=6", "trainer.max_steps=2"]
+    peaks = {}
+    for parallel in ("ddp", "fsdp"):
+        typed = [*large, f"device.parallel={parallel}", f"output_dir={tmp_path / parallel}"]
+        printed = on_ranks((2, typed))
+        peaks[parallel] = int(re.search(r"peak of rank 1 (\d+) MB", printed)[1])
+    print(peaks)
+    assert peaks["fsdp"] < 0.7 * peaks["ddp"]
+    assert_same(tmp_path / "fsdp", tmp_path / "ddp")
 
 
 @pytest.mark.slow

@@ -130,6 +130,21 @@ def test_five_steps_and_a_new_process_and_five_more_equal_ten(hard, tmp_path):
     assert_same(straight, parts)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_compiled_run_goes_on_compiled_to_the_same_bits(hard, tmp_path):
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    settings = [*(s for s in hard if "max_steps" not in s), "device.compile=always"]
+    settings += ["schedule=constant", "schedule.warmup_ratio=0"]  # the same for both lengths
+    train_once([*settings, "trainer.max_steps=10", f"output_dir={straight}"])
+    train_once([*settings, "trainer.max_steps=5", f"output_dir={parts}"])
+    (run,) = (path.parent for path in parts.glob("*/run.json"))
+    assert json.loads((run / "run.json").read_text())["derived"]["compiled"]
+    said = train_once([f"resume={run}", "trainer.max_steps=10", "device.compile=auto"])
+    assert "device.compile=auto: compiled" in said
+    assert_same(straight, parts)
+
+
 def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     settings = [*hard, "trainer.save_every=1"]
@@ -153,22 +168,26 @@ def test_a_hundred_processes_killed_anywhere_lose_nothing(hard, tmp_path):
     assert_same(straight, killed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_ends_and_the_run_goes_on(hard, tmp_path, number, code):
+def test_a_signal_saves_and_ends_and_the_run_goes_on(hard, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     settings = [s for s in hard if "max_steps" not in s]
-    settings += ["trainer.max_steps=300", "trainer.eval_every=100", "trainer.save_every=1000"]
+    settings += ["trainer.max_steps=150", "trainer.eval_every=50", "trainer.save_every=1000"]
     train_once([*settings, f"output_dir={straight}"])
-    command = [sys.executable, "-m", "tinygpt.train", *settings, f"output_dir={stopped}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not any(path.stat().st_size for path in stopped.glob("*/metrics.jsonl")):
-        time.sleep(0.02)
-    os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
-    (run,) = (path.parent for path in stopped.glob("*/run.json"))
-    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
-    assert f"resume={run}" in output
+    typed, seen = [*settings, f"output_dir={stopped}"], 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        command = [sys.executable, "-m", "tinygpt.train", *typed]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        while not any(path.stat().st_size > seen for path in stopped.glob("*/metrics.jsonl")):
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == code, output
+        (run,) = (path.parent for path in stopped.glob("*/run.json"))
+        assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+        assert f"resume={run}" in output
+        typed, seen = [f"resume={run}"], (run / "metrics.jsonl").stat().st_size
     train_once([f"resume={run}"])
     assert_same(straight, stopped)
 

@@ -175,8 +175,9 @@ def test_on_a_cpu_long_runs_of_small_steps_are_compiled(monkeypatch: pytest.Monk
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     model = nn.Linear(2, 2)
 
-    def note(steps: int | None, flops: float) -> str:
-        result, words = cpu(compile="auto").compile(model, planned_steps=steps, flops=flops)
+    def note(steps: int | None, flops: float, before: bool | None = None) -> str:
+        runtime = cpu(compile="auto")
+        result, words = runtime.compile(model, planned_steps=steps, flops=flops, before=before)
         assert (result is model) == ("not compiled" in words)
         return words.removeprefix("device.compile=auto: ")
 
@@ -184,6 +185,8 @@ def test_on_a_cpu_long_runs_of_small_steps_are_compiled(monkeypatch: pytest.Monk
     assert note(4_999, 7e9) == "not compiled for 4,999 steps"
     assert note(None, 7e9) == "not compiled for a run by the clock"
     assert note(5_000, 9e9) == "not compiled, matrices this large gain nothing"
+    assert note(5_000, 7e9, before=False) == "not compiled, as before"
+    assert note(10, 9e9, before=True).startswith("compiled")
 
 
 def test_a_compiled_model_shares_its_weights_with_the_plain_one(

@@ -1,5 +1,6 @@
 """What surrounds a run: its folder, how it ended and what is said of it."""
 
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Job:
     group: str | None = None
     resumed: bool = False
     pause_at: int | None = None  # step after which it ends for now
+    compiled: bool | None = None  # what was decided when it began
 
 
 def launch(job: Job) -> int:
@@ -53,6 +55,7 @@ def launch(job: Job) -> int:
             "folder": str(job.path),
             "resumed": job.resumed,
             "pause_at": job.pause_at,
+            "compiled": job.compiled,
         }
     )
     runtime = check(job.cfg, ranks)
@@ -67,7 +70,14 @@ def launch(job: Job) -> int:
     code = _in_folder(
         job,
         folder,
-        lambda: run(job.cfg, folder, runtime, resumed=job.resumed, pause_at=job.pause_at),
+        lambda: run(
+            job.cfg,
+            folder,
+            runtime,
+            resumed=job.resumed,
+            pause_at=job.pause_at,
+            compiled=job.compiled,
+        ),
         ranks,
     )
     ranks.leave(code)
@@ -143,7 +153,12 @@ def take_part() -> int:
         runtime = run.check(cfg, ranks)
         with ranks.watched():
             interrupted = run.take_part(
-                cfg, path, runtime, resumed=order["resumed"], pause_at=order["pause_at"]
+                cfg,
+                path,
+                runtime,
+                resumed=order["resumed"],
+                pause_at=order["pause_at"],
+                compiled=order["compiled"],
             )
         code = _EXIT_CODES[interrupted or "finished"]
     except RankLost as error:
@@ -190,7 +205,9 @@ def resumed(settings: Sequence[str]) -> Job:
         _assign(content, key, override.value())
     cfg = config.resolve(content, RunConfig)
     pause_at = config.parse_count("until", until[-1]) if until else None
-    return Job(cfg, typed, path, run_id="", resumed=True, pause_at=pause_at)
+    record = json.loads((path / "run.json").read_bytes())
+    compiled = record.get("derived", {}).get("compiled")
+    return Job(cfg, typed, path, run_id="", resumed=True, pause_at=pause_at, compiled=compiled)
 
 
 def _assign(content: dict[str, Any], path: str, value: Any) -> None:

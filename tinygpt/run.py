@@ -41,6 +41,7 @@ def run(
     *,
     resumed: bool,
     pause_at: int | None = None,
+    compiled: bool | None = None,
 ) -> str | None:
     """Train to the end, or to a pause; the signal that interrupted it, "paused", or None."""
     choices = [choice.build() for choice in cfg.logger.values()]
@@ -62,6 +63,7 @@ def run(
         callbacks={name: choice.build(context) for name, choice in cfg.callback.items()},
         resumed=resumed,
         pause_at=pause_at,
+        compiled=compiled,
         micro_batch_size=micro_batch_size,
     )
     state = trainer.state
@@ -73,6 +75,7 @@ def run(
         "parallel": runtime.parallel,
         "micro_batch_size": trainer.micro_batch_size,
         "grad_accum": trainer.grad_accum,
+        "compiled": trainer.model_loss is not trainer.plain_loss,
         "max_steps": trainer.max_steps,
         "max_time_s": trainer.max_time_s,
         "steps_per_epoch": trainer.batches.steps_per_epoch,
@@ -128,7 +131,13 @@ def _rows_before(folder: RunFolder, step: int) -> list[Metrics]:
 
 
 def take_part(
-    cfg: RunConfig, path: Path, runtime: Runtime, *, resumed: bool, pause_at: int | None
+    cfg: RunConfig,
+    path: Path,
+    runtime: Runtime,
+    *,
+    resumed: bool,
+    pause_at: int | None,
+    compiled: bool | None,
 ) -> str | None:
     """What `run` does on the main rank, on another: train, and leave the rest to that one."""
     prepared = _prepared(cfg, runtime.ranks)
@@ -142,6 +151,7 @@ def take_part(
         callbacks={},
         resumed=resumed,
         pause_at=pause_at,
+        compiled=compiled,
     )
     trainer.fit()
     return trainer.interrupted
@@ -177,6 +187,7 @@ def _trainer(
     resumed: bool,
     pause_at: int | None,
     micro_batch_size: int,
+    compiled: bool | None,
 ) -> Trainer:
     """The model where it is trained, in the state in which the run goes on.
 
@@ -202,6 +213,7 @@ def _trainer(
         checkpoints=checkpoints,
         say=cli.say,
         pause_at=pause_at,
+        compiled=compiled,
         micro_batch_size=micro_batch_size,
     )
     if trainer.done():

@@ -172,19 +172,27 @@ class Runtime:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def compile(
-        self, model: nn.Module, *, planned_steps: int | None, flops: float
+        self,
+        model: nn.Module,
+        *,
+        planned_steps: int | None,
+        flops: float,
+        before: bool | None = None,
     ) -> tuple[nn.Module, str]:
         """The model, compiled if that is wanted and pays, and the reason in words.
 
-        `planned_steps` is the length of the whole run, not what is left of it: a resumed run must
-        decide as it did before. `flops` is the work of a micro batch, forward and backward.
+        `planned_steps` is the length of the whole run; `flops` is the work of a micro batch,
+        forward and backward. `before` is what was decided when a run that goes on began: compiled
+        or not, it has other last bits.
         """
         wanted, kind = self.cfg.compile, self.device.type
         if self.parallel == "fsdp" and wanted != "never":
             return model, f"device.compile={wanted}: not compiled, FSDP gathers between operations"
         if wanted == "never":
             return model, "device.compile=never"
-        if wanted == "auto":
+        if wanted == "auto" and before is False:
+            return model, "device.compile=auto: not compiled, as before"
+        if wanted == "auto" and before is None:
             if kind == "mps":
                 return model, "device.compile=auto: not compiled, on mps it gains nothing"
             if kind == "cpu" and self.ranks.size > 1:

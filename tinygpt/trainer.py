@@ -80,6 +80,7 @@ class Trainer:
         say: Callable[[str], None],
         pause_at: int | None = None,  # step after which the run evaluates, saves and ends for now
         micro_batch_size: int | None = None,  # what trainer.micro_batch_size=auto came to
+        compiled: bool | None = None,  # what device.compile=auto came to when the run began
     ) -> None:
         self.cfg = cfg.trainer
         self.micro_batch_size = micro_batch_size or int(cfg.trainer.micro_batch_size)
@@ -121,6 +122,7 @@ class Trainer:
             self.plain_loss,
             planned_steps=self.max_steps,
             flops=self.flops_per_token * self.micro_batch_size * self.cfg.seq_len,
+            before=compiled,
         )
         self.shared_loss = runtime.mean_gradients(state.model, self.loss)
         self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size, measured=self.micro_batch_size)
