@@ -249,14 +249,11 @@ class Scheduler:
             run.refresh()
             if run.status == "interrupted" and self.launcher.requeues and not self.signal:
                 self.waiting.append(run)
-            elif run.status == "queued" and self.signal:  # it had not begun yet
-                pass
-            elif run.status in ("running", "queued"):
-                if self.signal:
-                    run.write(status="interrupted", error=self.signal)
-                else:
-                    error = death or f"its process ended; its last words are in {path}/process.log"
-                    run.write(status="failed", error=error)
+            elif run.status == "running" and self.signal:  # one that had not begun stays queued
+                run.write(status="interrupted", error=self.signal)
+            elif run.status in ("running", "queued") and not self.signal:
+                error = death or f"its process ended; its last words are in {path}/process.log"
+                run.write(status="failed", error=error)
             self.view.ended(run)
         for path, run in list(self.held.items()):
             if not run.is_held():
