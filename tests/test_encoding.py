@@ -205,7 +205,12 @@ def test_however_the_parent_ends_its_processes_end_with_it(
     process, children = started(tmp_path)
     assert len(children) == 2
     os.killpg(process.pid, how)  # as Ctrl-C does: to all in the terminal's foreground
-    errors = process.communicate(timeout=30)[1]
+    try:
+        errors = process.communicate(timeout=30)[1]
+    except subprocess.TimeoutExpired:
+        for group in (process.pid, *children):  # nothing may stay behind, also where this fails
+            os.killpg(group, signal.SIGKILL)
+        raise AssertionError(f"{how.name} did not end it:\n{process.communicate()[1]}") from None
     wait_until(lambda: all(map(gone, children)))
     if how == signal.SIGINT:
         assert (process.returncode, errors) == (130, "error: interrupted\n")
