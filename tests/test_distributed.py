@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from tinygpt.ranks import RankLost, Ranks
 # Each argument after the port is a run: its number of ranks, then its settings.  Ranks are forked,
 # which spares each of them the imports, with the environment that torchrun would give them.
 RANKS = """
-import os, resource, sys
+import os, sys
 import matplotlib.pyplot, torch.distributed.fsdp, tinygpt.run
 from tinygpt import train
 
@@ -29,8 +28,6 @@ def rank_of(size, rank, port, settings):
     try:
         train.main(settings)
     except SystemExit as end:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        print("peak of rank", rank, peak, "MB")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code)
@@ -194,6 +191,7 @@ def test_one_rank_has_the_voice_and_the_folder(runs):
     outputs, printed = runs
     assert printed.count("2 ranks, each with a copy of the model (DDP)") == 4
     assert printed.count("2 ranks, over which the model is spread (FSDP)") == 1
+    assert "Warning" not in printed
     assert printed.count("everything is in") == 4
     for name, parallel in (("copied", "ddp"), ("spread", "fsdp")):
         derived = record(outputs / name)["derived"]
@@ -294,12 +292,16 @@ def test_a_rank_is_dead_before_anybody_has_asked_for_its_exit_code():
     os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
     ranks = Ranks(alone=True)
     ranks.size, ranks._processes = 2, {1: (socket.gethostname(), dead.pid)}
-    with (
-        pytest.raises(RankLost, match=rf"rank 1 of 2 \(process {dead.pid}\) has died"),
-        ranks.watched(),
-    ):
-        raise RuntimeError("gloo: connection closed by peer")
-    dead.wait()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            pytest.raises(RankLost, match=rf"rank 1 of 2 \(process {dead.pid}\) has died"),
+            ranks.watched(),
+        ):
+            raise RuntimeError("gloo: connection closed by peer")
+    finally:
+        signal.signal(signal.SIGTERM, before)  # a rank that ends ignores it, and would here too
+        dead.wait()
 
 
 def test_every_item_is_shared_out_once_and_all_ranks_get_as_many():
@@ -333,19 +335,14 @@ def test_four_ranks_save_what_two_go_on_from(short, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_spread_gpt2_xl_takes_less_of_each_rank_than_a_copy_and_trains_the_same(
-    settings, tmp_path
-):
+def test_a_spread_gpt2_xl_trains_as_copies_do_and_nothing_is_warned_of(settings, tmp_path):
     """Six of its 48 layers, all of its width."""
     kept = [text for text in settings if not text.startswith("model")]
     large = [*kept, "model=gpt2_xl", "model.n_layer=6", "trainer.max_steps=2"]
-    peaks = {}
+    large.append("trainer.eval_bytes=100")  # each batch of it gathers the whole model
     for parallel in ("ddp", "fsdp"):
         typed = [*large, f"device.parallel={parallel}", f"output_dir={tmp_path / parallel}"]
-        printed = on_ranks((2, typed))
-        peaks[parallel] = int(re.search(r"peak of rank 1 (\d+) MB", printed)[1])
-    print(peaks)
-    assert peaks["fsdp"] < 0.7 * peaks["ddp"]
+        assert "Warning" not in on_ranks((2, typed))
     assert_same(tmp_path / "fsdp", tmp_path / "ddp")
 
 

@@ -142,7 +142,10 @@ def test_a_compiled_run_goes_on_compiled_to_the_same_bits(hard, tmp_path):
     assert json.loads((run / "run.json").read_text())["derived"]["compiled"]
     said = train_once([f"resume={run}", "trainer.max_steps=10", "device.compile=auto"])
     assert "device.compile=auto: compiled" in said
-    assert_same(straight, parts)
+    (tensors_a, rows_a), (tensors_b, rows_b) = result(straight), result(parts)
+    for name, tensor in tensors_a.items():
+        assert torch.equal(tensor, tensors_b[name]), name
+    assert rows_a[-1] == rows_b[-1]  # of the others one more is of the end after five steps
 
 
 def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):

@@ -76,14 +76,15 @@ class _BlockFunction(torch.autograd.Function):
         normed2, mean2, rstd2 = torch.native_layer_norm(x2, (width,), gain2, shift2, eps)
         normed2 = normed2.to(dtype)
         hidden, slope = _gelu(normed2 @ w_up.t(), b_up)  # (N, F)
-        out = (hidden @ w_down.t() + x2).add_(b_down)
+        # in the shape of x before it is added: FSDP warns of an output that is a view
+        out = ((hidden @ w_down.t()).view_as(x) + x2.view_as(x)).add_(b_down)
         ctx.n_batch = n_batch
         ctx.save_for_backward(
             *(x1, mean1, rstd1, gain1, shift1, normed1, w_qkv, q, k, v, y, w_out),
             *(x2, mean2, rstd2, gain2, shift2, normed2, w_up, hidden, slope, w_down),
             *probabilities,
         )
-        return out.view_as(x)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
