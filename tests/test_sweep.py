@@ -107,7 +107,7 @@ def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["launcher.jobs=2"],
+        pytest.param(["launcher.jobs=2"], marks=pytest.mark.slow),
         ["launcher=slurm", "launcher.cluster=local", "launcher.jobs=2"],
         pytest.param(["launcher=ray"], marks=pytest.mark.slow),
     ],
