@@ -21,7 +21,7 @@ LAYERS = [
         "errors",
         "registry",
         "interfaces",
-        "metrics",
+        "metrics kernels",
         "losses",
         "config",
         "overrides",

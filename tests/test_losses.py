@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tinygpt import losses
+from tinygpt import kernels, losses
+from tinygpt.kernels import formulas
 from tinygpt.losses import ModelLoss, linear_cross_entropy
 
 N_TOKENS, N_VOCAB, WIDTH = 30, 17, 6
@@ -31,7 +32,7 @@ def test_loss_and_gradients_are_those_of_the_formula(
     block: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "BLOCK_ELEMENTS", block)
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(formulas, "LOSS_ELEMENTS", chunk)
     expected, found = inputs(), inputs()
     (plain(*expected) / 3).backward()
     loss = linear_cross_entropy(*found)
@@ -41,7 +42,12 @@ def test_loss_and_gradients_are_those_of_the_formula(
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_in_bfloat16_the_loss_is_summed_in_full_precision() -> None:
+@pytest.mark.parametrize("fused", [None, torch.bfloat16])
+def test_in_bfloat16_the_loss_is_summed_in_full_precision(
+    fused: torch.dtype | None, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: kernels.choose(None))
+    kernels.choose(fused)
     x, weight, targets = inputs(torch.float32)
     exact = plain(x, weight, targets).item()
     with torch.autocast("cpu", dtype=torch.bfloat16):

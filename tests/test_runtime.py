@@ -5,14 +5,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from tinygpt import kernels
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError
+from tinygpt.kernels import Formulas
+from tinygpt.kernels.fused import Fused
 from tinygpt.runtime import COMPILE_PAYS_AFTER_STEPS, Runtime
 
 
@@ -21,6 +25,7 @@ def same_threads_again() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+    kernels.choose(None)
 
 
 def cpu(**fields: object) -> Runtime:
@@ -31,6 +36,35 @@ def refused(**fields: str) -> str:
     with pytest.raises(UserError) as error:
         Runtime(DeviceConfig(**fields))  # type: ignore[arg-type]
     return str(error.value)
+
+
+# Kernels
+
+
+def test_fused_kernels_are_used_on_a_cpu_unless_torchs_are_wanted() -> None:
+    assert cpu(precision="bf16").describe()["kernels"] == "fused"
+    assert type(kernels.kernels_for(torch.bfloat16, exact=torch.float32)) is Fused
+    assert cpu(precision="bf16", kernels="torch").describe()["kernels"] == "torch"
+    assert type(kernels.kernels_for(torch.bfloat16, exact=torch.float32)) is Formulas
+
+
+def test_fused_kernels_that_cannot_be_built_are_refused_if_they_are_insisted_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kernels, "_builds", {})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert refused(type="cpu", kernels="fused") == (
+        "device.kernels=fused is not possible here: they need Linux and gcc; "
+        "type device.kernels=auto"
+    )
+    assert cpu().describe()["kernels"].startswith("torch, for lack of fused ones")
+
+
+def test_fused_kernels_are_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert refused(type="mps", kernels="fused") == (
+        "device.kernels=fused is for a CPU, and this is mps; type device.kernels=auto"
+    )
 
 
 # Devices

@@ -177,7 +177,8 @@ class DeviceConfig:
 
     type: str = "auto"  # auto takes cuda, then mps, then cpu
     precision: str = "auto"  # auto: bf16 where the GPU or CPU multiplies it, else fp32
-    compile: str = "auto"  # auto compiles on CUDA when the run is long enough to gain from it
+    compile: str = "auto"  # auto compiles when the run is long enough to gain from it
+    kernels: str = "auto"  # fused in C on a CPU where gcc is, else torch; changes the last bits
     parallel: str = "auto"  # ranks: ddp copies the model, fsdp spreads it; auto: ddp if that fits
     threads: int | None = None  # CPU threads; null leaves it to torch; changes the last bits
 
@@ -185,6 +186,7 @@ class DeviceConfig:
         check_choice("device.type", self.type, ("auto", "cpu", "cuda", "mps"))
         check_choice("device.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         check_choice("device.compile", self.compile, ("auto", "always", "never"))
+        check_choice("device.kernels", self.kernels, ("auto", "fused", "torch"))
         check_choice("device.parallel", self.parallel, ("auto", "ddp", "fsdp"))
         if self.threads is not None:
             check_range("device.threads", self.threads, low=1)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinygpt import metrics
+from tinygpt.kernels import Formulas, kernels_for
 
 BLOCK_ELEMENTS = 1 << 25  # logits of a block of tokens, in the type of the matrix product
-CHUNK_ELEMENTS = 1 << 20  # of them, those in fp32 at a time: what fits into a CPU's caches
 
 
 class ModelLoss(nn.Module):
@@ -64,6 +64,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         n_tokens, n_vocab = len(x), len(weight)
         exact = torch.promote_types(dtype, torch.float32)
+        kernels = kernels_for(dtype, exact=x.dtype) if x.device.type == "cpu" else Formulas()
         w = weight.to(dtype)
         nats = torch.zeros((), dtype=exact, device=x.device)
         d_x = torch.empty(x.shape, dtype=dtype, device=x.device) if needs_grad else None
@@ -73,7 +74,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             block = slice(start, start + rows)
             x_block = x[block].to(dtype)
             logits = x_block @ w.t()
-            nats += _nats(logits, targets[block], exact, n_tokens if needs_grad else None)
+            scale = 1 / n_tokens if needs_grad else None
+            nats += kernels.cross_entropy_(logits, targets[block], scale)
             if d_x is not None:  # logits are their own gradients now
                 torch.mm(logits, w, out=d_x[block])
                 part = (logits.t() @ x_block).to(weight.dtype)
@@ -87,21 +89,3 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_x, d_weight = ctx.saved_tensors
         return d_x.to(ctx.x_dtype).mul_(grads[0]), d_weight * grads[0], None, None, None
-
-
-def _nats(logits: Tensor, targets: Tensor, exact: torch.dtype, n_tokens: int | None) -> Tensor:
-    """The sum over rows of -log softmax at the target.
-
-    With `n_tokens`, logits become the gradient of that sum / n_tokens, in place.
-    """
-    nats = torch.zeros((), dtype=exact, device=logits.device)
-    rows = max(1, CHUNK_ELEMENTS // logits.size(-1))
-    for part, wanted in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
-        log_p = torch.log_softmax(part, -1, dtype=exact)
-        at_target = wanted[:, None]
-        nats -= log_p.gather(1, at_target).sum()
-        if n_tokens is not None:
-            p = log_p.exp_()
-            p.scatter_add_(1, at_target, p.new_full((1, 1), -1.0).expand_as(at_target))
-            part.copy_(p.mul_(1 / n_tokens))
-    return nats

@@ -88,6 +88,8 @@ def run(
         "floor_bpb": trainer.validation.floor_bpb,
         "hardware": runtime.describe(),
     }
+    if resumed and (changes := _changes_of_hardware(folder.run.get("derived"), derived)):
+        cli.warn(f"the run goes on with {changes}: the last bits of its numbers may be other ones")
     folder.write_run(derived=derived)
     _introduce(trainer, derived)
     info = RunInfo(
@@ -121,6 +123,19 @@ def run(
     if not trainer.interrupted:
         cli.say(_outcome(summary, time.perf_counter() - began))
     return trainer.interrupted
+
+
+def _changes_of_hardware(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    """What computes the numbers of a run differently from before, in words."""
+    if not before:  # frozen, and never begun
+        return ""
+    had, has = before["hardware"], now["hardware"]
+    keys = ("device", "device_name", "precision", "kernels", "threads")
+    return "; ".join(
+        f"{key} {has[key]}, no more {had.get(key, 'torch')}"  # kernels have not always been named
+        for key in keys
+        if had.get(key, "torch") != has[key]
+    )
 
 
 def _rows_before(folder: RunFolder, step: int) -> list[Metrics]:
@@ -276,7 +291,7 @@ def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
         f"{derived['n_params']:,} parameters, vocabulary {derived['vocab_size']:,}, "
         f"{length} of {trainer.cfg.tokens_per_step:,} tokens\n"
         f"{hardware['device']} ({hardware['device_name']}), {hardware['precision']}, "
-        f"{hardware['threads']} threads; {trainer.compile_note}\n"
+        f"{hardware['threads']} threads, kernels: {hardware['kernels']}; {trainer.compile_note}\n"
         f"validation: {validation.documents:,} of {validation.all_documents:,} documents, "
         f"{validation.utf8_bytes:,} bytes, every token predicted once"
     )

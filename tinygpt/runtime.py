@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tinygpt import parallel
+from tinygpt import kernels, parallel
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError
 from tinygpt.parallel import MeanGradients
@@ -50,6 +50,7 @@ class Runtime:
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         self.precision = self._precision()
+        self._choose_kernels()
         if kind == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 where fp32 is left
             torch.cuda.reset_peak_memory_stats()  # of the run before, in the same process
@@ -93,6 +94,21 @@ class Runtime:
                 "device.parallel=fsdp; type device.precision=bf16, or fp32"
             )
         return "ddp" if wanted == "auto" else wanted
+
+    def _choose_kernels(self) -> None:
+        """Begin to compile those of a CPU, beside what goes on until a step needs them."""
+        on_cpu = self.device.type == "cpu"
+        if self.cfg.kernels == "fused" and not on_cpu:
+            raise UserError(
+                f"device.kernels=fused is for a CPU, and this is {self.device.type}; type "
+                "device.kernels=auto"
+            )
+        fuses = on_cpu and self.cfg.kernels != "torch"
+        kernels.choose(DTYPES[self.precision] if fuses else None)
+        if self.cfg.kernels == "fused" and (lack := kernels.lacking()):
+            raise UserError(
+                f"device.kernels=fused is not possible here: {lack}; type device.kernels=auto"
+            )
 
     def place(self, model: nn.Module) -> str:
         """Put a model that was built on the CPU where it is trained, in place; where, in words."""
@@ -242,6 +258,7 @@ class Runtime:
             "device": self.device.type,
             "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else _cpu(),
             "precision": self.precision,
+            "kernels": kernels.describe(),
             "threads": torch.get_num_threads(),
             "cpu_count": os.cpu_count(),
             "platform": platform.platform(),

@@ -1,11 +1,12 @@
 """The block that is written by hand against autograd's, in float64 and in bfloat16."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from tinygpt.models import gpt_cpu_torch
+from tinygpt import kernels
 from tinygpt.models.gpt import GPTConfig
 from tinygpt.models.gpt_cpu_torch import block_forward
 from tinygpt.models.gpt_torch import GPT, Block
@@ -44,7 +45,42 @@ def test_a_block_and_its_gradients_are_those_of_autograd(n_time: int) -> None:
         torch.testing.assert_close(by_hand[name], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_in_bfloat16_it_is_as_near_to_full_precision_as_autocast_is() -> None:
+@pytest.fixture
+def fused(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Kernels in C for one type of activations."""
+    kernels.choose(request.param)
+    assert kernels.describe() == ("torch" if request.param is None else "fused")
+    yield
+    kernels.choose(None)
+
+
+@pytest.mark.parametrize("fused", [torch.float32], indirect=True)
+@pytest.mark.parametrize("n_time", [1, 5, 128, 200, 300])
+def test_fused_a_block_and_its_gradients_are_those_of_autograd(n_time: int, fused: None) -> None:
+    made = block()
+    x, d_out = torch.randn(2, 2, n_time, 24)
+    by_hand = gradients(made, block_forward, x, d_out)
+    exact = gradients(made.double(), plain, x.double(), d_out.double())
+    for name, expected in exact.items():
+        error = (by_hand[name] - expected).norm()
+        # the bias of keys adds the same to all scores of a query, so its gradient is zero
+        assert error < 1e-5 * (expected.norm() + exact["attention.qkv.weight"].norm()), name
+
+
+def test_a_gradient_that_is_not_contiguous_is_read_as_it_is() -> None:
+    made, x = block(), torch.randn(2, 5, 24)
+    kernels.choose(torch.float32)
+    try:
+        expected = gradients(made, block_forward, x, torch.ones(2, 5, 24))
+        found = gradients(made, block_forward, x, torch.ones(()).expand(2, 5, 24))
+    finally:
+        kernels.choose(None)
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient)
+
+
+@pytest.mark.parametrize("fused", [None, torch.bfloat16], indirect=True)
+def test_in_bfloat16_it_is_as_near_to_full_precision_as_autocast_is(fused: None) -> None:
     made = block(width=64, heads=4)
     x, d_out = torch.randn(2, 4, 160, 64)
     exact = gradients(made, plain, x, d_out)
@@ -56,25 +92,6 @@ def test_in_bfloat16_it_is_as_near_to_full_precision_as_autocast_is() -> None:
         assert by_hand[name].dtype == torch.float32
         assert error <= 1.5 * usual + 1e-6 * expected.norm(), name
         assert error < 0.02 * expected.norm(), name
-
-
-def test_the_slope_of_gelu_is_its_derivative() -> None:
-    bias = torch.linspace(-1, 1, 8, dtype=torch.float64)
-    x = torch.linspace(-9, 9, 400, dtype=torch.float64).view(50, 8)
-    shifted = (x + bias).requires_grad_()
-    expected = F.gelu(shifted, approximate="tanh")
-    expected.sum().backward()
-    y, slope = gpt_cpu_torch._gelu(x.clone(), bias)
-    torch.testing.assert_close(y, expected.detach())
-    torch.testing.assert_close(slope, shifted.grad)
-
-
-def test_rows_of_gelu_are_cut_where_the_cache_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, bias = torch.randn(7, 8), torch.randn(8)
-    whole = gpt_cpu_torch._gelu(x.clone(), bias)
-    monkeypatch.setattr(gpt_cpu_torch, "GELU_ELEMENTS", 16)
-    for part, expected in zip(gpt_cpu_torch._gelu(x.clone(), bias), whole, strict=True):
-        torch.testing.assert_close(part, expected)
 
 
 def test_a_model_learns_the_same_by_hand_and_by_autograd(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,294 @@
+"""The kernels in C against the formulas in float64, and what happens where gcc is not."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tinygpt import kernels
+from tinygpt.kernels import Formulas, build
+from tinygpt.kernels.build import Build, NotBuiltError
+from tinygpt.kernels.fused import Fused
+
+EXACT = Formulas()
+DTYPES = (torch.bfloat16, torch.float32)
+# of what a result is rounded to, and of sums in fp32
+PRECISION = {torch.bfloat16: 2**-8, torch.float32: 1e-6}
+BUILT: dict[torch.dtype, Fused] = {}
+seeds = st.integers(0, 1000)
+sizes = st.integers(1, 70)
+dtypes = st.sampled_from(DTYPES)
+
+
+def fused(dtype: torch.dtype) -> Fused:
+    if dtype not in BUILT:
+        BUILT[dtype] = Build(dtype).finish()
+    return BUILT[dtype]
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
+    return (scale * torch.randn(shape)).to(dtype)
+
+
+def assert_near(found: Tensor, expected: Tensor, *, sums: int = 1) -> None:
+    """As near as the type of `found` allows, after so many terms were added."""
+    assert found.dtype in DTYPES
+    precision = PRECISION[found.dtype]
+    error = (found.double() - expected).abs()
+    assert found.shape == expected.shape
+    assert (error <= precision * (expected.abs() + math.sqrt(sums) * 2)).all(), error.max()
+
+
+@pytest.fixture(autouse=True)
+def formulas_afterwards() -> Iterator[None]:
+    yield
+    kernels.choose(None)
+
+
+@given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
+def test_norms_and_sums_are_those_of_the_formulas(
+    seed: int, dtype: torch.dtype, rows: int, width: int
+) -> None:
+    torch.manual_seed(seed)
+    update, x = random(rows, width, dtype=dtype), random(rows, width, scale=3)
+    bias, gain, shift = random(3, width).unbind()
+    found = fused(dtype).add_and_norm(update, bias, x, gain, shift, 1e-5)
+    total, parts = EXACT.add_and_norm(
+        update.double(), bias.double(), x.double(), gain.double(), shift.double(), 1e-5
+    )
+    assert_near(found[0], total, sums=3)
+    # a row of a few elements that are all near their mean is divided by next to nothing
+    wild = parts[2].max().item()
+    for ours, exact in zip(found[1], parts, strict=True):
+        assert_near(ours, exact, sums=width * (1 + int(wild**2)))
+    assert torch.equal(fused(dtype).add(update, bias, x), found[0])
+    again = fused(dtype).norm(found[0], gain, shift, 1e-5, dtype)
+    assert all(map(torch.equal, again, found[1]))
+
+
+@given(seed=seeds, dtype=dtypes, rows=sizes, width=st.integers(8, 70))
+def test_the_gradient_of_a_norm_is_that_of_the_formula(
+    seed: int, dtype: torch.dtype, rows: int, width: int
+) -> None:
+    torch.manual_seed(seed)
+    d, x = random(rows, width, dtype=dtype), random(rows, width)
+    gain, shift = random(2, width).unbind()
+    residual = random(rows, width)
+    _, *stats = EXACT.norm(x, gain, shift, 1e-5, dtype)
+    found = fused(dtype).norm_backward(d, x, tuple(stats), (gain, shift), residual)
+    exact = EXACT.norm_backward(
+        d.double(),
+        x.double(),
+        tuple(t.double() for t in stats),
+        (gain.double(), shift.double()),
+        residual.double(),
+    )
+    for ours, expected in zip(found, exact, strict=True):
+        assert_near(ours, expected, sums=10 * (width + rows))
+
+
+@given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
+def test_rounding_sums_what_it_rounds(seed: int, dtype: torch.dtype, rows: int, width: int) -> None:
+    torch.manual_seed(seed)
+    x = random(rows, width)
+    rounded, total = fused(dtype).round_and_sum(x, dtype)
+    assert torch.equal(rounded, x.to(dtype))
+    assert_near(total, x.double().sum(0), sums=rows)
+
+
+def test_of_two_that_are_as_near_the_even_one_is_taken() -> None:
+    halfway = torch.arange(0x3F800000, 0x3F900000, 0x8000, dtype=torch.int32).view(torch.float32)
+    rounded, _ = fused(torch.bfloat16).round_and_sum(halfway[None].contiguous(), torch.bfloat16)
+    assert torch.equal(rounded[0], halfway.to(torch.bfloat16))
+
+
+@given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
+def test_gelu_and_its_gradient_are_those_of_the_formulas(
+    seed: int, dtype: torch.dtype, rows: int, width: int
+) -> None:
+    torch.manual_seed(seed)
+    x, bias, d = random(rows, width, dtype=dtype, scale=4), random(width), random(rows, width)
+    d = d.to(dtype)
+    y, slope = EXACT.gelu_(x.double(), bias.double())
+    our_y, our_slope = fused(dtype).gelu_(x.clone(), bias)
+    assert_near(our_y, y)
+    assert_near(our_slope, slope)
+    d_x, d_bias = EXACT.gelu_backward_(d.double(), our_slope.double())
+    our_d_x, our_d_bias = fused(dtype).gelu_backward_(d.clone(), our_slope)
+    assert_near(our_d_x, d_x)
+    assert_near(our_d_bias, d_bias, sums=4 * rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gelu_is_right_far_from_zero(dtype: torch.dtype) -> None:
+    x = torch.tensor([[-1e9, -1e4, -100.0, -12.0, 0.0, 12.0, 100.0, 1e4, 1e9]], dtype=dtype)
+    y, slope = fused(dtype).gelu_(x.clone(), torch.zeros(9))
+    assert torch.equal(y[0, 4:], x[0, 4:])
+    assert (y[0, :4].abs() < 1e-20).all()
+    assert slope.tolist() == [[*4 * [pytest.approx(0, abs=1e-11)], 0.5, 1, 1, 1, 1]]
+
+
+@given(
+    seed=seeds,
+    dtype=dtypes,
+    batch=st.integers(1, 3),
+    time=sizes,
+    n_head=st.integers(1, 4),
+    d_head=sizes,
+)
+def test_heads_are_split_and_merged_as_the_formulas_do(
+    seed: int, dtype: torch.dtype, batch: int, time: int, n_head: int, d_head: int
+) -> None:
+    torch.manual_seed(seed)
+    width = n_head * d_head
+    qkv, bias = random(batch * time, 3 * width, dtype=dtype), random(3 * width)
+    heads = fused(dtype).split_heads(qkv, bias, batch, n_head)
+    assert_near(heads, EXACT.split_heads(qkv.double(), bias.double(), batch, n_head))
+    # into the queries' third of a tensor of all three, from the second position on
+    ours = random(batch, time + 1, 3, n_head, d_head, dtype=dtype)
+    exact = ours.double()
+    for adds in (False, True):
+        fused(dtype).merge_heads(heads[2], ours[:, 1:, 0], scale=0.5, adds=adds)
+        EXACT.merge_heads(heads[2].double(), exact[:, 1:, 0], scale=0.5, adds=adds)
+        assert_near(ours, exact)
+
+
+@given(
+    seed=seeds, dtype=dtypes, matrices=st.integers(1, 5), queries=sizes, before=st.integers(0, 70)
+)
+def test_attention_sees_no_later_key(
+    seed: int, dtype: torch.dtype, matrices: int, queries: int, before: int
+) -> None:
+    torch.manual_seed(seed)
+    scores = random(matrices, queries, before + queries, dtype=dtype, scale=5)
+    p = EXACT.causal_softmax_(scores.double())
+    ours = fused(dtype).causal_softmax_(scores.clone())
+    assert_near(ours, p)
+    assert torch.equal(ours == 0, p == 0)
+    d = random(*scores.shape, dtype=dtype)
+    expected = EXACT.causal_softmax_backward_(d.double(), ours.double())
+    found = fused(dtype).causal_softmax_backward_(d.clone(), ours)
+    assert_near(found, expected, sums=4)
+    assert (found[p == 0] == 0).all()
+
+
+@given(seed=seeds, dtype=dtypes, rows=sizes, width=st.integers(2, 300))
+def test_cross_entropy_and_its_gradient_are_those_of_the_formula(
+    seed: int, dtype: torch.dtype, rows: int, width: int
+) -> None:
+    torch.manual_seed(seed)
+    logits, targets = random(rows, width, dtype=dtype, scale=4), torch.randint(width, (rows,))
+    exact, ours = logits.double(), logits.clone()
+    expected = EXACT.cross_entropy_(exact, targets, 0.25)
+    nats = fused(dtype).cross_entropy_(ours, targets, 0.25)
+    assert nats.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6 * rows)
+    assert_near(ours, exact)
+    kept = logits.clone()
+    assert torch.equal(fused(dtype).cross_entropy_(kept, targets, None), nats)
+    assert torch.equal(kept, logits)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) -> None:
+    def spoilt(*shape: int) -> Tensor:
+        tensor = random(*shape, dtype=dtype)
+        tensor.view(-1)[0] = bad
+        return tensor
+
+    ours, ones = fused(dtype), torch.ones(40)
+    normed = ours.add_and_norm(spoilt(2, 40), ones, torch.zeros(2, 40), ones, ones, 1e-5)[1][0]
+    results = (
+        normed[0],
+        ours.causal_softmax_(spoilt(1, 3, 40))[0, 0, :38],
+        ours.cross_entropy_(spoilt(1, 40), torch.tensor([3]), 1.0),
+        ours.gelu_backward_(spoilt(2, 40), spoilt(2, 40))[1][:1],
+    )
+    for result in results:
+        assert not result.isfinite().any()
+    assert not ours.gelu_(spoilt(2, 40), ones)[0][0, 0].isfinite()
+
+
+def test_the_same_threads_give_the_same_bits() -> None:
+    x = random(301, 33)
+    kept = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        first, second = (fused(torch.bfloat16).round_and_sum(x, torch.bfloat16) for _ in range(2))
+        assert all(map(torch.equal, first, second))
+        torch.set_num_threads(1)
+        rounded, total = fused(torch.bfloat16).round_and_sum(x, torch.bfloat16)
+    finally:
+        torch.set_num_threads(kept)
+    assert torch.equal(rounded, first[0])
+    torch.testing.assert_close(total, first[1])
+
+
+def test_what_is_chosen_is_what_is_used() -> None:
+    half, full, double = torch.bfloat16, torch.float32, torch.float64
+    assert type(kernels.kernels_for(half, exact=full)) is Formulas
+    kernels.choose(half)
+    assert type(kernels.kernels_for(half, exact=full)) is Fused
+    assert kernels.describe() == "fused"
+    for other in ((full, full), (half, half), (double, double)):
+        assert type(kernels.kernels_for(other[0], exact=other[1])) is Formulas
+    kernels.choose(None)
+    assert type(kernels.kernels_for(half, exact=full)) is Formulas
+    assert kernels.describe() == "torch"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and nothing built in this process."""
+    monkeypatch.setattr(build, "CACHE", tmp_path / "kernels")
+    monkeypatch.setattr(kernels, "_builds", {})
+    return tmp_path / "kernels"
+
+
+def test_a_library_is_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Build(torch.float32).finish()
+    (library,) = fresh.iterdir()
+    assert library.suffix == ".so"
+    monkeypatch.setattr(build, "_Compiler", None)  # a second compilation would fail
+    Build(torch.float32).finish()
+    with pytest.raises(TypeError):
+        Build(torch.bfloat16)
+
+
+def test_other_flags_or_another_source_are_another_library(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Build(torch.float32).finish()
+    monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-DANOTHER"])
+    Build(torch.float32).finish()
+    assert len(list(fresh.iterdir())) == 2
+
+
+def test_without_gcc_it_is_said_and_the_formulas_are_used(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(fresh))
+    kernels.choose(torch.bfloat16)
+    assert kernels.describe() == "torch, for lack of fused ones: they need Linux and gcc"
+    assert type(kernels.kernels_for(torch.bfloat16, exact=torch.float32)) is Formulas
+
+
+def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FLAGS", ["-fno-such-flag"])
+    with pytest.raises(NotBuiltError, match="no-such-flag"):
+        Build(torch.float32).finish()
+    assert not list(fresh.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(build, "CACHE", tmp_path / "file" / "kernels")
+    with pytest.raises(NotBuiltError, match="file/kernels"):
+        Build(torch.float32).finish()

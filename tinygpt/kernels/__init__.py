@@ -1,0 +1,50 @@
+"""What is computed between the matrix products of a model on a CPU, by PyTorch or fused in C."""
+
+import torch
+
+from tinygpt.kernels.build import Build, NotBuiltError
+from tinygpt.kernels.formulas import Formulas
+
+__all__ = ["Formulas", "choose", "describe", "kernels_for", "lacking"]
+
+_FORMULAS = Formulas()
+_builds: dict[torch.dtype, Build] = {}  # of this process
+_fused: torch.dtype | None = None  # activations of this type go through fused kernels
+
+
+def choose(dtype: torch.dtype | None) -> None:
+    """Have activations of this type go through fused kernels from now on; None: of no type.
+
+    They are compiled beside what goes on until they are needed, half a second, and kept.
+    """
+    global _fused
+    _fused = dtype
+    if dtype is not None and dtype not in _builds:
+        _builds[dtype] = Build(dtype)
+
+
+def lacking() -> str | None:
+    """Why there are none of the fused kernels that were chosen."""
+    if _fused is not None:
+        try:
+            _builds[_fused].finish()
+        except NotBuiltError as error:
+            return str(error)
+    return None
+
+
+def describe() -> str:
+    """Which ones are used, in words."""
+    if lack := lacking():
+        return f"torch, for lack of fused ones: {lack}"
+    return "torch" if _fused is None else "fused"
+
+
+def kernels_for(dtype: torch.dtype, *, exact: torch.dtype) -> Formulas:
+    """For activations of a type beside parameters of `exact`: fused if chosen and built."""
+    if dtype != _fused or exact != torch.float32 or torch.compiler.is_compiling():
+        return _FORMULAS
+    try:
+        return _builds[dtype].finish()
+    except NotBuiltError:
+        return _FORMULAS

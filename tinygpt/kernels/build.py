@@ -1,0 +1,103 @@
+"""Compiles fused.c for the CPU at hand, once: the library is kept for later runs of the user."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tinygpt.kernels.fused import Fused
+
+CACHE = Path("~/.cache/tinygpt/kernels")  # never where a config says: what is in it is run
+SOURCE = Path(__file__).with_name("fused.c")
+TYPES = {torch.bfloat16: ["-DBFLOAT16"], torch.float32: []}  # of activations, with what they take
+# errno and floating-point traps, which nobody looks at, would keep loops from being vectorized
+FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
+
+
+class NotBuiltError(Exception):
+    """Why there are no fused kernels on this machine."""
+
+
+class Build:
+    """The library for one type of activations: a kept one, or compiled beside what goes on."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._result: Fused | NotBuiltError | None = None
+        self._compiler: _Compiler | None = None
+        gcc = shutil.which("gcc")
+        if sys.platform != "linux" or gcc is None:
+            self._result = NotBuiltError("they need Linux and gcc")
+            return
+        try:
+            self._library = CACHE.expanduser() / f"{_key(gcc, dtype)}.so"
+            if not self._library.is_file():
+                self._compiler = _Compiler(gcc, dtype, self._library)
+        except OSError as error:
+            self._result = NotBuiltError(str(error))
+
+    def finish(self) -> Fused:
+        """The kernels, when they are compiled; raises NotBuiltError."""
+        if self._result is None:
+            try:
+                if self._compiler is not None:
+                    self._compiler.finish()
+                self._result = Fused(ctypes.CDLL(str(self._library)), self._dtype)
+            except (OSError, NotBuiltError) as error:
+                self._result = NotBuiltError(str(error))
+        if isinstance(self._result, NotBuiltError):
+            raise self._result
+        return self._result
+
+
+class _Compiler:
+    """gcc at work; the library appears under its name when it is whole."""
+
+    def __init__(self, gcc: str, dtype: torch.dtype, library: Path) -> None:
+        self._gcc, self._library = gcc, library
+        library.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(dir=library.parent, prefix="compiling-")
+        self._object = Path(self._folder.name) / "fused.o"
+        flags = [*FLAGS, *TYPES[dtype], "-fopenmp", "-fPIC"]
+        self._process = subprocess.Popen(
+            [gcc, *flags, "-c", str(SOURCE), "-o", str(self._object)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self) -> None:
+        """Wait for it; raises NotBuiltError, or OSError of a disk."""
+        with self._folder:
+            _, complaint = self._process.communicate()
+            if self._process.returncode == 0:
+                # not with -fopenmp: torch has loaded its library, and two would fight for cores
+                linked = self._object.with_suffix(".so")
+                command = [self._gcc, "-shared", str(self._object), "-o", str(linked)]
+                link = subprocess.run(command, capture_output=True, text=True, check=False)
+                complaint = link.stderr
+                if link.returncode == 0:
+                    linked.replace(self._library)
+                    return
+            raise NotBuiltError(complaint.strip().partition("\n")[0] or "gcc failed")
+
+
+def _key(gcc: str, dtype: torch.dtype) -> str:
+    """What a library depends on: source, flags, compiler and CPU."""
+    compiler = Path(gcc).stat()
+    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    lines = [line for line in cpu.splitlines() if line.startswith(("model", "flags", "Features"))]
+    parts = (
+        *(SOURCE.read_bytes(), FLAGS, TYPES[dtype], platform.machine(), lines),
+        *(Path(gcc).resolve(), compiler.st_size, compiler.st_mtime_ns),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
