@@ -31,7 +31,7 @@ class Formulas:
         return normed.to(dtype), mean, rstd
 
     def add(self, update: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-        """The residual stream x (N, C) plus what a layer adds, whose bias is still missing."""
+        """The residual stream x (..., C) plus what a layer adds, whose bias is still missing."""
         return (update + x).add_(bias)
 
     def add_and_norm(

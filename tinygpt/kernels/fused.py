@@ -64,7 +64,7 @@ class Fused(Formulas):
         self._activations(update)
         _exact(bias, x)
         total = torch.empty_like(x)
-        self._call("add", update, bias, x, total, *x.shape)
+        self._call("add", update, bias, x, total, x.numel() // x.size(-1), x.size(-1))
         return total
 
     def add_and_norm(

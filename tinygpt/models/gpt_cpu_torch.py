@@ -71,14 +71,15 @@ class _BlockFunction(torch.autograd.Function):
             y @ w_out.t(), b_out, x1, gain2, shift2, eps
         )
         hidden, slope = kernels.gelu_(normed2 @ w_up.t(), b_up)  # (N, F)
-        out = kernels.add(hidden @ w_down.t(), b_down, x2)
+        # in the shape of x before it is added: FSDP warns of an output that is a view
+        out = kernels.add((hidden @ w_down.t()).view_as(x), b_down, x2.view_as(x))
         ctx.n_batch = n_batch
         ctx.save_for_backward(
             *(x1, mean1, rstd1, gain1, shift1, normed1, w_qkv, q, k, v, y, w_out),
             *(x2, mean2, rstd2, gain2, shift2, normed2, w_up, hidden, slope, w_down),
             *probabilities,
         )
-        return out.view_as(x)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
