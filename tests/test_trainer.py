@@ -64,6 +64,25 @@ def test_a_small_text_is_learned_by_heart(tiny):
     assert losses[-1] < 0.5
 
 
+def test_gradients_are_made_no_longer_than_the_limit(tiny):
+    def first_step(limit: float) -> tuple[float, float]:
+        """The norm in the row, and that of the gradients which the optimizer saw."""
+        folder = run([*tiny, "trainer.max_steps=1", f"trainer.grad_clip={limit}"])
+        (checkpoint,) = (folder / "checkpoints").iterdir()
+        moments = load_file(checkpoint / "optimizer.safetensors")
+        squares = sum(
+            float(m.square().sum()) for name, m in moments.items() if name.endswith("exp_avg")
+        )
+        return rows(folder)[0]["optim/grad_norm"], math.sqrt(squares) / (1 - 0.9)
+
+    norm, seen = first_step(0)
+    assert seen == pytest.approx(norm, rel=1e-5)
+    for limit in (2 * norm, norm / 2):
+        said, clipped = first_step(limit)
+        assert said == norm
+        assert clipped == pytest.approx(min(norm, limit), rel=1e-5)
+
+
 def test_rows_hold_the_mean_loss_of_the_steps_since_the_row_before(tiny):
     every = [row["train/loss"] for row in rows(run([*tiny, "trainer.eval_every=10"]))]
     folder = run([*tiny, "trainer.eval_every=10", "trainer.log_every=5"])

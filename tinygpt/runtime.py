@@ -231,6 +231,18 @@ class Runtime:
             nn.Module, compiled
         ), f"device.compile={wanted}: compiled; the first step takes up to a minute"
 
+    def seed(self, seed: int) -> None:
+        """Begin the random numbers of the device, those of dropout, anew."""
+        if self.device.type == "cpu":  # for all devices it takes a hundred times as long
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether a number can be read off the device without waiting for its work."""
+        return self.device.type == "cpu"
+
     @property
     def works_ahead(self) -> bool:
         """Whether the device works on its own while Python goes on."""

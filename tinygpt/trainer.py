@@ -198,7 +198,7 @@ class Trainer:
         """One optimizer update."""
         state, cfg = self.state, self.cfg
         # dropout, whatever came before
-        torch.manual_seed(_step_seed(self.seed, state.step, self.ranks.rank))
+        self.runtime.seed(_step_seed(self.seed, state.step, self.ranks.rank))
         lr_ratio = self.schedule.multiplier(self.progress())
         for group, peak in zip(state.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * lr_ratio
@@ -213,9 +213,7 @@ class Trainer:
             loss += part.detach()
         loss = self.ranks.mean(loss)
         state.scaler.unscale_(state.optimizer)
-        grad_norm = whole(
-            torch.nn.utils.clip_grad_norm_(state.model.parameters(), cfg.grad_clip or float("inf"))
-        )
+        grad_norm = self._clip()
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
@@ -230,6 +228,16 @@ class Trainer:
         state.step += 1
         state.tokens += cfg.tokens_per_step
         return {"optim/lr": self.peak_lrs[0] * lr_ratio, "tokens": state.tokens}
+
+    def _clip(self) -> Tensor:
+        """Bring the norm of all gradients down to trainer.grad_clip; what it was before."""
+        parameters, limit = list(self.state.model.parameters()), self.cfg.grad_clip
+        norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        whole_norm = whole(norm)
+        # on a GPU it is quicker to multiply by one than to wait and see whether that is needed
+        if limit and not (self.runtime.answers_at_once and whole_norm <= limit):
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return whole_norm
 
     def _sequences(self, step: int) -> Tensor:
         """The sequences of a step that this rank sees: (B, T + 1), in main memory."""

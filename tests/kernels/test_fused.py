@@ -193,6 +193,13 @@ def test_cross_entropy_and_its_gradient_are_those_of_the_formula(
     assert torch.equal(kept, logits)
 
 
+@pytest.mark.parametrize("target", [-1, 7])
+def test_a_target_outside_of_the_vocabulary_is_an_error(target: int) -> None:
+    logits = random(2, 7)
+    with pytest.raises(IndexError, match="cross_entropy"):
+        fused(torch.float32).cross_entropy_(logits, torch.tensor([3, target]), 1.0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) -> None:

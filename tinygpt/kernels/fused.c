@@ -13,6 +13,8 @@ N rows, C columns; B batch, T time, H heads, D width of a head. */
 
 typedef int64_t count;
 
+enum { NO_MEMORY = 1, OUTSIDE = 2 }; /* what functions return if they cannot do it, else 0 */
+
 #ifdef BFLOAT16
 
 typedef uint16_t real; /* the upper half of a float */
@@ -85,21 +87,23 @@ static inline void norm_row(const float *restrict x, const float *restrict gain,
     *rstd = factor;
 }
 
-void add(const real *update, const float *bias, const float *x, float *sum, count rows, count width,
+int add(const real *update, const float *bias, const float *x, float *sum, count rows, count width,
          int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count n = 0; n < rows; n++)
         add_row(update + n * width, bias, x + n * width, sum + n * width, width);
+    return 0;
 }
 
-void norm(const float *x, const float *gain, const float *shift, float eps, real *normed,
+int norm(const float *x, const float *gain, const float *shift, float eps, real *normed,
           float *mean, float *rstd, count rows, count width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count n = 0; n < rows; n++)
         norm_row(x + n * width, gain, shift, eps, normed + n * width, mean + n, rstd + n, width);
+    return 0;
 }
 
-void add_and_norm(const real *update, const float *bias, const float *x, const float *gain,
+int add_and_norm(const real *update, const float *bias, const float *x, const float *gain,
                   const float *shift, float eps, float *sum, real *normed, float *mean, float *rstd,
                   count rows, count width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -108,6 +112,7 @@ void add_and_norm(const real *update, const float *bias, const float *x, const f
         add_row(update + n * width, bias, x + n * width, row, width);
         norm_row(row, gain, shift, eps, normed + n * width, mean + n, rstd + n, width);
     }
+    return 0;
 }
 
 /* Sums over rows: each thread has `columns` sums of its own, which are then added in order. */
@@ -127,7 +132,7 @@ static inline count first_row(count rows, int k, int threads) { return rows * k 
 int round_and_sum(const float *x, real *rounded, float *column_sums, count rows, count width,
                   int threads) {
     float *sums = sums_of_threads(width, threads);
-    if (!sums) return 1;
+    if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *restrict s = sums + k * width;
@@ -153,7 +158,7 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
                   const float *gain, const float *residual, float *d_x, float *column_sums,
                   count rows, count width, int threads) {
     float *sums = sums_of_threads(2 * width, threads);
-    if (!sums) return 1;
+    if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *restrict d_gain = sums + 2 * k * width, *restrict d_shift = d_gain + width;
@@ -186,7 +191,7 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
 }
 
 /* x becomes the slope. */
-void gelu(real *x, const float *bias, real *y, count rows, count width, int threads) {
+int gelu(real *x, const float *bias, real *y, count rows, count width, int threads) {
     const float scale = 1.5957691216f, cubic = 0.044715f * scale; /* scale: 2 sqrt(2 / pi) */
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count n = 0; n < rows; n++) {
@@ -199,13 +204,14 @@ void gelu(real *x, const float *bias, real *y, count rows, count width, int thre
             row[c] = store(gate + (gated - gated * gate) * (scale + 3 * bent));
         }
     }
+    return 0;
 }
 
 /* d becomes d times slope; its sums over rows are those of the products before they are rounded. */
 int gelu_backward(real *d, const real *slope, float *column_sums, count rows, count width,
                   int threads) {
     float *sums = sums_of_threads(width, threads);
-    if (!sums) return 1;
+    if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *restrict s = sums + k * width;
@@ -227,7 +233,7 @@ int gelu_backward(real *d, const real *slope, float *column_sums, count rows, co
 }
 
 /* qkv (B, T, 3, H, D) plus bias (3, H, D) to heads (3, B, H, T, D), the queries times `scale`. */
-void split_heads(const real *qkv, const float *bias, real *heads, float scale, count batch,
+int split_heads(const real *qkv, const float *bias, real *heads, float scale, count batch,
                  count time, count n_head, count d_head, int threads) {
     count width = n_head * d_head;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -243,11 +249,12 @@ void split_heads(const real *qkv, const float *bias, real *heads, float scale, c
             for (count d = 0; d < d_head; d++) out[d] = store((load(in[d]) + more[d]) * factor);
         }
     }
+    return 0;
 }
 
 /* heads (B, H, T, D) times `scale` to tokens (B, T, H, D), of which H and D are contiguous; added
 to what is there if `adds`. */
-void merge_heads(const real *heads, real *tokens, float scale, int adds, count batch, count time,
+int merge_heads(const real *heads, real *tokens, float scale, int adds, count batch, count time,
                  count n_head, count d_head, count batch_stride, count time_stride, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count i = 0; i < batch * n_head; i++) {
@@ -264,6 +271,7 @@ void merge_heads(const real *heads, real *tokens, float scale, int adds, count b
             }
         }
     }
+    return 0;
 }
 
 /* e^(x - the largest x) into `powers`; their sum. */
@@ -291,7 +299,7 @@ static inline count whole_vectors(count seen, count keys) {
 all but the last, and so on. */
 int causal_softmax(real *scores, count matrices, count queries, count keys, int threads) {
     float *scratch = malloc((size_t)keys * threads * sizeof(float));
-    if (!scratch) return 1;
+    if (!scratch) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *restrict powers = scratch + k * keys;
@@ -312,7 +320,7 @@ int causal_softmax(real *scores, count matrices, count queries, count keys, int 
 }
 
 /* d, the gradient of probabilities p, becomes that of the scores. */
-void causal_softmax_backward(real *d, const real *p, count matrices, count queries, count keys,
+int causal_softmax_backward(real *d, const real *p, count matrices, count queries, count keys,
                              int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count m = 0; m < matrices; m++)
@@ -328,14 +336,17 @@ void causal_softmax_backward(real *d, const real *p, count matrices, count queri
             for (count c = 0; c < looked_at; c++) row[c] = store(load(of[c]) * (load(row[c]) - mean));
             memset(row + seen, 0, (keys - seen) * sizeof(real));
         }
+    return 0;
 }
 
 /* nats (N) of the targets under logits (N, V); with `scale` the logits become the gradient of their
 sum times scale, with 0 they stay. */
 int cross_entropy(real *logits, const int64_t *targets, float *nats, float scale, count rows,
                   count width, int threads) {
+    for (count n = 0; n < rows; n++)
+        if (targets[n] < 0 || targets[n] >= width) return OUTSIDE;
     float *scratch = malloc((size_t)width * threads * sizeof(float));
-    if (!scratch) return 1;
+    if (!scratch) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *restrict powers = scratch + k * width;

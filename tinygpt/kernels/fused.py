@@ -3,66 +3,68 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from tinygpt.kernels.formulas import Formulas, Normed
 
-# p a pointer, f a float, n a count, i an int; every function has the number of threads at its end
+# a activations, s those with strides of their own, x of fp32, t targets: pointers; f a float, n a
+# count, i an int. Every function has the number of threads at its end
 SIGNATURES = {
-    "add": "pppp nn",
-    "norm": "pppf ppp nn",
-    "add_and_norm": "pppppf pppp nn",
-    "round_and_sum": "ppp nn",
-    "norm_backward": "pppppppp nn",
-    "gelu": "ppp nn",
-    "gelu_backward": "ppp nn",
-    "split_heads": "pppf nnnn",
-    "merge_heads": "ppfi nnnnnn",
-    "causal_softmax": "p nnn",
-    "causal_softmax_backward": "pp nnn",
-    "cross_entropy": "pppf nn",
+    "add": "axxx nn",
+    "norm": "xxxf axx nn",
+    "add_and_norm": "axxxxf xaxx nn",
+    "round_and_sum": "xax nn",
+    "norm_backward": "axxxxx xx nn",
+    "gelu": "axa nn",
+    "gelu_backward": "aax nn",
+    "split_heads": "axaf nnnn",
+    "merge_heads": "asfi nnnnnn",
+    "causal_softmax": "a nnn",
+    "causal_softmax_backward": "aa nnn",
+    "cross_entropy": "atxf nn",
 }
-_C_TYPES = {
-    "p": ctypes.c_void_p,
-    "f": ctypes.c_float,
-    "n": ctypes.c_int64,
-    "i": ctypes.c_int,
-}
+_FAILURES = {1: MemoryError, 2: IndexError}  # no room for sums; a target outside of the vocabulary
+_NUMBERS = {"f": ctypes.c_float, "n": ctypes.c_int64, "i": ctypes.c_int}
 
 
 class Fused(Formulas):
     """Of contiguous tensors on the CPU: activations in `dtype`, all others in fp32."""
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self._functions = {name: getattr(library, name) for name in SIGNATURES}
+        self._dtypes = {"a": dtype, "s": dtype, "x": torch.float32, "t": torch.int64}
+        self._functions: dict[str, tuple[Callable[..., int], str]] = {}
         for name, signature in SIGNATURES.items():
-            arguments = [_C_TYPES[letter] for letter in signature.replace(" ", "")]
-            self._functions[name].argtypes = [*arguments, ctypes.c_int]
-            self._functions[name].restype = ctypes.c_int
+            letters = signature.replace(" ", "")
+            function = getattr(library, name)
+            function.argtypes = [_NUMBERS.get(letter, ctypes.c_void_p) for letter in letters]
+            function.argtypes += [ctypes.c_int]
+            function.restype = ctypes.c_int
+            self._functions[name] = (function, letters)
 
     def _call(self, name: str, *arguments: Tensor | float | None) -> None:
-        plain = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-        if self._functions[name](*plain, torch.get_num_threads()):
-            raise MemoryError(f"no memory for {name}")
-
-    def _activations(self, *tensors: Tensor) -> None:
-        assert all(t.dtype == self.dtype and t.is_contiguous() for t in tensors)
+        function, letters = self._functions[name]
+        plain = list(arguments)
+        for i, (letter, argument) in enumerate(zip(letters, arguments, strict=True)):
+            if isinstance(argument, Tensor):
+                assert argument.dtype == self._dtypes[letter]
+                assert letter == "s" or argument.is_contiguous()
+                plain[i] = argument.data_ptr()
+        failure = function(*plain, torch.get_num_threads())
+        if failure:
+            raise _FAILURES[failure](f"kernel {name}")
 
     def norm(
         self, x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.dtype
     ) -> Normed:
-        _exact(x, gain, shift)
         normed = torch.empty_like(x, dtype=dtype)
         mean, rstd = x.new_empty(2, len(x), 1)
         self._call("norm", x, gain, shift, eps, normed, mean, rstd, *x.shape)
         return normed, mean, rstd
 
     def add(self, update: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-        self._activations(update)
-        _exact(bias, x)
         total = torch.empty_like(x)
         self._call("add", update, bias, x, total, x.numel() // x.size(-1), x.size(-1))
         return total
@@ -70,8 +72,6 @@ class Fused(Formulas):
     def add_and_norm(
         self, update: Tensor, bias: Tensor, x: Tensor, gain: Tensor, shift: Tensor, eps: float
     ) -> tuple[Tensor, Normed]:
-        self._activations(update)
-        _exact(bias, x, gain, shift)
         total, normed = torch.empty_like(x), torch.empty_like(update)
         mean, rstd = x.new_empty(2, len(x), 1)
         into = (total, normed, mean, rstd)
@@ -79,7 +79,6 @@ class Fused(Formulas):
         return total, (normed, mean, rstd)
 
     def round_and_sum(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        _exact(x)
         rounded = x if dtype == x.dtype else torch.empty_like(x, dtype=dtype)
         total = x.new_empty(x.size(1))
         self._call("round_and_sum", x, None if rounded is x else rounded, total, *x.shape)
@@ -93,29 +92,22 @@ class Fused(Formulas):
         parameters: tuple[Tensor, Tensor],
         residual: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._activations(d_normed)
         gain, _ = parameters
-        _exact(x, *stats, gain, residual)
         d_x, sums = torch.empty_like(x), x.new_empty(2, x.size(1))
         self._call("norm_backward", d_normed, x, *stats, gain, residual, d_x, sums, *x.shape)
         return d_x, sums[0], sums[1]
 
     def gelu_(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        self._activations(x)
-        _exact(bias)
         y = torch.empty_like(x)
         self._call("gelu", x, bias, y, *x.shape)
         return y, x
 
     def gelu_backward_(self, d: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        self._activations(d, slope)
         total = torch.empty(d.size(1))
         self._call("gelu_backward", d, slope, total, *d.shape)
         return d, total
 
     def split_heads(self, qkv: Tensor, bias: Tensor, n_batch: int, n_head: int) -> Tensor:
-        self._activations(qkv)
-        _exact(bias)
         d_head = qkv.size(1) // (3 * n_head)
         heads = qkv.new_empty(3, n_batch * n_head, len(qkv) // n_batch, d_head)
         sizes = (n_batch, heads.size(2), n_head, d_head)
@@ -125,31 +117,22 @@ class Fused(Formulas):
     def merge_heads(
         self, heads: Tensor, tokens: Tensor, *, scale: float = 1.0, adds: bool = False
     ) -> None:
-        self._activations(heads)
         n_batch, n_time, n_head, d_head = tokens.shape
-        assert tokens.dtype == self.dtype
         assert heads.shape == (n_batch * n_head, n_time, d_head)
         assert tokens.stride()[2:] == (d_head, 1)
         sizes = (n_batch, n_time, n_head, d_head)
         self._call("merge_heads", heads, tokens, scale, adds, *sizes, *tokens.stride()[:2])
 
     def causal_softmax_(self, scores: Tensor) -> Tensor:
-        self._activations(scores)
         self._call("causal_softmax", scores, *scores.shape)
         return scores
 
     def causal_softmax_backward_(self, d: Tensor, probabilities: Tensor) -> Tensor:
-        self._activations(d, probabilities)
         self._call("causal_softmax_backward", d, probabilities, *d.shape)
         return d
 
     def cross_entropy_(self, logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
-        self._activations(logits)
         targets = targets.contiguous()
         nats = torch.empty(len(logits))
         self._call("cross_entropy", logits, targets, nats, scale or 0.0, *logits.shape)
         return nats.sum()
-
-
-def _exact(*tensors: Tensor) -> None:
-    assert all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
