@@ -43,23 +43,23 @@ static inline real store(float value) { return value; }
 
 #endif
 
-/* e^x to 3e-7 of it, x at most 88; what is below e^-87 becomes that. 2^r for r in [-1/2, 1/2] is
-its Taylor series, and the whole rest goes into the exponent. */
+/* e^x to 3e-7 of it, where x is at most 88; what is below e^-87 becomes that. x = n ln 2 + r, with
+ln 2 in two parts so that r is exact; e^r is its Taylor series, 2^n goes into the exponent. */
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
-    float exponent = x * 1.44269504f; /* 1 / ln 2 */
-    float whole = rintf(exponent), r = exponent - whole;
-    float power = 1.5403530e-4f; /* ln(2)^6 / 6! */
-    power = power * r + 1.3333558e-3f;
-    power = power * r + 9.6181291e-3f;
-    power = power * r + 5.5504109e-2f;
-    power = power * r + 2.4022651e-1f;
-    power = power * r + 6.9314718e-1f;
+    float n = rintf(x * 1.44269504f); /* 1 / ln 2 */
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float power = 1.0f / 720;
+    power = power * r + 1.0f / 120;
+    power = power * r + 1.0f / 24;
+    power = power * r + 1.0f / 6;
+    power = power * r + 0.5f;
+    power = power * r + 1.0f;
     power = power * r + 1.0f;
     uint32_t bits;
     memcpy(&bits, &power, sizeof bits);
-    bits += (uint32_t)(int32_t)whole << 23;
+    bits += (uint32_t)(int32_t)n << 23;
     memcpy(&power, &bits, sizeof power);
     return power;
 }
