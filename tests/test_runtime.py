@@ -215,11 +215,11 @@ def test_on_a_cpu_long_runs_of_small_steps_are_compiled(monkeypatch: pytest.Monk
         assert (result is model) == ("not compiled" in words)
         return words.removeprefix("device.compile=auto: ")
 
-    assert note(5_000, 7e9).startswith("compiled")
-    assert note(4_999, 7e9) == "not compiled for 4,999 steps"
+    assert note(20_000, 7e9).startswith("compiled")
+    assert note(19_999, 7e9) == "not compiled for 19,999 steps"
     assert note(None, 7e9) == "not compiled for a run by the clock"
-    assert note(5_000, 9e9) == "not compiled, matrices this large gain nothing"
-    assert note(5_000, 7e9, before=False) == "not compiled, as before"
+    assert note(20_000, 9e9) == "not compiled, matrices this large gain nothing"
+    assert note(20_000, 7e9, before=False) == "not compiled, as before"
     assert note(10, 9e9, before=True).startswith("compiled")
 
 

@@ -26,7 +26,7 @@ _PLACES = {
 }
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 # compiling takes about a minute; shorter runs do not earn it back
-COMPILE_PAYS_AFTER_STEPS = {"cuda": 500, "cpu": 5_000}
+COMPILE_PAYS_AFTER_STEPS = {"cuda": 500, "cpu": 20_000}
 # on a CPU it saves the time between operations, which larger matrices hide
 COMPILE_PAYS_BELOW_FLOPS = 8e9
 
