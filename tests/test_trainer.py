@@ -83,6 +83,17 @@ def test_gradients_are_made_no_longer_than_the_limit(tiny):
         assert clipped == pytest.approx(min(norm, limit), rel=1e-5)
 
 
+def test_the_norm_of_many_gradients_is_right(tiny):
+    """A running total in fp32 would lose three in ten thousand of it."""
+    trainer = by_the_clock(tiny)
+    trainer.state.model = model = nn.Embedding(100_000, 100)
+    torch.manual_seed(0)
+    model.weight.grad = torch.randn(100_000, 100)
+    exact = model.weight.grad.double().norm().item()
+    assert trainer._clip().item() == pytest.approx(exact, rel=1e-6)
+    assert model.weight.grad.double().norm().item() == pytest.approx(1, rel=1e-5)
+
+
 def test_rows_hold_the_mean_loss_of_the_steps_since_the_row_before(tiny):
     every = [row["train/loss"] for row in rows(run([*tiny, "trainer.eval_every=10"]))]
     folder = run([*tiny, "trainer.eval_every=10", "trainer.log_every=5"])

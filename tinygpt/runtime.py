@@ -239,6 +239,14 @@ class Runtime:
             torch.manual_seed(seed)
 
     @property
+    def sums_in_one_go(self) -> bool:
+        """Whether a long sum in fp32 is a running total, which swallows what is added late.
+
+        On a CPU the norm of 80 million elements comes out 0.8 % too small; GPUs add in a tree.
+        """
+        return self.device.type == "cpu"
+
+    @property
     def answers_at_once(self) -> bool:
         """Whether a number can be read off the device without waiting for its work."""
         return self.device.type == "cpu"

@@ -232,7 +232,10 @@ class Trainer:
     def _clip(self) -> Tensor:
         """Bring the norm of all gradients down to trainer.grad_clip; what it was before."""
         parameters, limit = list(self.state.model.parameters()), self.cfg.grad_clip
-        norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.runtime.sums_in_one_go:
+            gradients = [torch.linalg.vector_norm(gradient, dim=-1) for gradient in gradients]
+        norm = torch.nn.utils.get_total_norm(gradients)
         whole_norm = whole(norm)
         # on a GPU it is quicker to multiply by one than to wait and see whether that is needed
         if limit and not (self.runtime.answers_at_once and whole_norm <= limit):

@@ -1,6 +1,6 @@
 /* What formulas.py says, each in one pass over memory.
 
-Compiled by fused.py where a run begins, for one type of activations, `real`: bfloat16 with
+Compiled by build.py where a run begins, for one type of activations, `real`: bfloat16 with
 -DBFLOAT16, else float.  All arrays are contiguous unless a stride says otherwise.  A thread takes the
 rows that its number gives it, so the same number of threads gives the same bits.
 
@@ -88,7 +88,7 @@ static inline void norm_row(const float *restrict x, const float *restrict gain,
 }
 
 int add(const real *update, const float *bias, const float *x, float *sum, count rows, count width,
-         int threads) {
+        int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count n = 0; n < rows; n++)
         add_row(update + n * width, bias, x + n * width, sum + n * width, width);
@@ -96,7 +96,7 @@ int add(const real *update, const float *bias, const float *x, float *sum, count
 }
 
 int norm(const float *x, const float *gain, const float *shift, float eps, real *normed,
-          float *mean, float *rstd, count rows, count width, int threads) {
+         float *mean, float *rstd, count rows, count width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count n = 0; n < rows; n++)
         norm_row(x + n * width, gain, shift, eps, normed + n * width, mean + n, rstd + n, width);
@@ -104,8 +104,8 @@ int norm(const float *x, const float *gain, const float *shift, float eps, real 
 }
 
 int add_and_norm(const real *update, const float *bias, const float *x, const float *gain,
-                  const float *shift, float eps, float *sum, real *normed, float *mean, float *rstd,
-                  count rows, count width, int threads) {
+                 const float *shift, float eps, float *sum, real *normed, float *mean, float *rstd,
+                 count rows, count width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count n = 0; n < rows; n++) {
         float *row = sum + n * width;
@@ -234,7 +234,7 @@ int gelu_backward(real *d, const real *slope, float *column_sums, count rows, co
 
 /* qkv (B, T, 3, H, D) plus bias (3, H, D) to heads (3, B, H, T, D), the queries times `scale`. */
 int split_heads(const real *qkv, const float *bias, real *heads, float scale, count batch,
-                 count time, count n_head, count d_head, int threads) {
+                count time, count n_head, count d_head, int threads) {
     count width = n_head * d_head;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count n = 0; n < batch * time; n++) {
@@ -255,7 +255,7 @@ int split_heads(const real *qkv, const float *bias, real *heads, float scale, co
 /* heads (B, H, T, D) times `scale` to tokens (B, T, H, D), of which H and D are contiguous; added
 to what is there if `adds`. */
 int merge_heads(const real *heads, real *tokens, float scale, int adds, count batch, count time,
-                 count n_head, count d_head, count batch_stride, count time_stride, int threads) {
+                count n_head, count d_head, count batch_stride, count time_stride, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count i = 0; i < batch * n_head; i++) {
         real *of_head = tokens + i / n_head * batch_stride + i % n_head * d_head;
@@ -321,7 +321,7 @@ int causal_softmax(real *scores, count matrices, count queries, count keys, int 
 
 /* d, the gradient of probabilities p, becomes that of the scores. */
 int causal_softmax_backward(real *d, const real *p, count matrices, count queries, count keys,
-                             int threads) {
+                            int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count m = 0; m < matrices; m++)
         for (count q = 0; q < queries; q++) {
