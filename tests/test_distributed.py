@@ -334,6 +334,19 @@ def test_four_ranks_save_what_two_go_on_from(short, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_spread_gpt2_xl_trains_as_copies_do_and_nothing_is_warned_of(settings, tmp_path):
+    """Six of its 48 layers, all of its width."""
+    kept = [text for text in settings if not text.startswith("model")]
+    large = [*kept, "model=gpt2_xl", "model.n_layer=6", "trainer.max_steps=2"]
+    large.append("trainer.eval_bytes=100")  # each batch of it gathers the whole model
+    for parallel in ("ddp", "fsdp"):
+        typed = [*large, f"device.parallel={parallel}", f"output_dir={tmp_path / parallel}"]
+        assert "Warning" not in on_ranks((2, typed))
+    assert_same(tmp_path / "fsdp", tmp_path / "ddp")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_bf16_on_two_ranks_follows_fp32_on_one(short, tmp_path, parallel):
     exact, rounded = tmp_path / "exact", tmp_path / "rounded"
