@@ -39,7 +39,7 @@ class AdamW(Optimizer):
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # of torch's two forms
+    def step(self) -> None:  # type: ignore[override]  # a closure would be for other optimizers
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
