@@ -54,10 +54,10 @@ def test_fused_kernels_that_cannot_be_built_are_refused_if_they_are_insisted_on(
     monkeypatch.setattr(kernels, "_builds", {})
     monkeypatch.setenv("PATH", str(tmp_path))
     assert refused(type="cpu", kernels="fused") == (
-        "device.kernels=fused is not possible here: they need Linux and gcc; "
+        "device.kernels=fused is not possible here: fused ones need Linux and gcc; "
         "type device.kernels=auto"
     )
-    assert cpu().describe()["kernels"].startswith("torch, for lack of fused ones")
+    assert cpu().describe()["kernels"].startswith("torch (fused ones need")
 
 
 def test_fused_kernels_are_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,3 +106,14 @@ def test_a_run_that_goes_on_keeps_its_choices_and_changes_single_fields(tiny, tm
     run([f"resume={folder}", "trainer.max_steps=12", "optimizer.lr=1e-4"])
     cfg = config.load(folder / "config.yaml")
     assert (cfg.trainer.max_steps, cfg.optimizer.lr) == (12, 1e-4)
+
+
+def test_a_run_that_goes_on_says_what_computes_its_numbers_differently(tiny, tmp_path, capsys):
+    run(tiny)
+    resume = [f"resume={only_run(tmp_path / 'outputs')}"]
+    capsys.readouterr()
+    run([*resume, "trainer.max_steps=12"])
+    assert "last bits" not in capsys.readouterr().err
+    run([*resume, "trainer.max_steps=14", "device.kernels=torch"])
+    said = "kernels was fused and is torch: the last bits of what follows may be other ones"
+    assert f"warning: {said}" in capsys.readouterr().err

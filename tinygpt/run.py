@@ -89,7 +89,7 @@ def run(
         "hardware": runtime.describe(),
     }
     if resumed and (changes := _changes_of_hardware(folder.run.get("derived"), derived)):
-        cli.warn(f"the run goes on with {changes}: the last bits of its numbers may be other ones")
+        cli.warn(f"{changes}: the last bits of what follows may be other ones")
     folder.write_run(derived=derived)
     _introduce(trainer, derived)
     info = RunInfo(
@@ -131,8 +131,8 @@ def _changes_of_hardware(before: dict[str, Any] | None, now: dict[str, Any]) -> 
         return ""
     had, has = before["hardware"], now["hardware"]
     keys = ("device", "device_name", "precision", "kernels", "threads")
-    return "; ".join(
-        f"{key} {has[key]}, no more {had.get(key, 'torch')}"  # kernels have not always been named
+    return ", ".join(
+        f"{key} was {had.get(key, 'torch')} and is {has[key]}"  # kernels have not always been named
         for key in keys
         if had.get(key, "torch") != has[key]
     )

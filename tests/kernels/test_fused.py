@@ -282,7 +282,7 @@ def test_without_gcc_it_is_said_and_the_formulas_are_used(
 ) -> None:
     monkeypatch.setenv("PATH", str(fresh))
     kernels.choose(torch.bfloat16)
-    assert kernels.describe() == "torch, for lack of fused ones: they need Linux and gcc"
+    assert kernels.describe() == "torch (fused ones need Linux and gcc)"
     assert type(kernels.kernels_for(torch.bfloat16, exact=torch.float32)) is Formulas
 
 

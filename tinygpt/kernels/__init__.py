@@ -36,7 +36,7 @@ def lacking() -> str | None:
 def describe() -> str:
     """Which ones are used, in words."""
     if lack := lacking():
-        return f"torch, for lack of fused ones: {lack}"
+        return f"torch ({lack})"
     return "torch" if _fused is None else "fused"
 
 

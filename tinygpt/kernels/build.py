@@ -35,7 +35,7 @@ class Build:
         self._compiler: _Compiler | None = None
         gcc = shutil.which("gcc")
         if sys.platform != "linux" or gcc is None:
-            self._result = NotBuiltError("they need Linux and gcc")
+            self._result = NotBuiltError("fused ones need Linux and gcc")
             return
         try:
             self._library = CACHE.expanduser() / f"{_key(gcc, dtype)}.so"
@@ -88,7 +88,8 @@ class _Compiler:
                 if link.returncode == 0:
                     linked.replace(self._library)
                     return
-            raise NotBuiltError(complaint.strip().partition("\n")[0] or "gcc failed")
+            errors = [line for line in complaint.splitlines() if "error" in line]
+            raise NotBuiltError(errors[0] if errors else complaint.strip() or "gcc failed")
 
 
 def _key(gcc: str, dtype: torch.dtype) -> str:

@@ -97,6 +97,7 @@ class _BlockFunction(torch.autograd.Function):
         d_x2, *d_norm2 = kernels.norm_backward(
             d_hidden @ w_up, x2, (mean2, rstd2), (gain2, shift2), d_out
         )
+        del d_hidden  # the largest of all that is alive in here: attention needs room
         d_branch, d_b_out = kernels.round_and_sum(d_x2, dtype)
         d_w_out = (d_branch.t() @ y).to(exact)
         d_y = (d_branch @ w_out).view(ctx.n_batch, q.size(1), -1, q.size(2))
