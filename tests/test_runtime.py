@@ -43,9 +43,9 @@ def refused(**fields: str) -> str:
 
 def test_fused_kernels_are_used_on_a_cpu_unless_torchs_are_wanted() -> None:
     assert cpu(precision="bf16").describe()["kernels"] == "fused"
-    assert type(kernels.kernels_for(torch.bfloat16, exact=torch.float32)) is Fused
+    assert type(kernels.kernels_for(torch.ones(1), torch.bfloat16)) is Fused
     assert cpu(precision="bf16", kernels="torch").describe()["kernels"] == "torch"
-    assert type(kernels.kernels_for(torch.bfloat16, exact=torch.float32)) is Formulas
+    assert type(kernels.kernels_for(torch.ones(1), torch.bfloat16)) is Formulas
 
 
 def test_fused_kernels_that_cannot_be_built_are_refused_if_they_are_insisted_on(

@@ -90,7 +90,7 @@ def test_the_norm_of_many_gradients_is_right(tiny):
     torch.manual_seed(0)
     model.weight.grad = torch.randn(100_000, 100)
     exact = model.weight.grad.double().norm().item()
-    assert trainer._clip().item() == pytest.approx(exact, rel=1e-6)
+    assert trainer.runtime.clip(model.parameters(), 1.0).item() == pytest.approx(exact, rel=1e-6)
     assert model.weight.grad.double().norm().item() == pytest.approx(1, rel=1e-5)
 
 

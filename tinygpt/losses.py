@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinygpt import metrics
-from tinygpt.kernels import Formulas, kernels_for
+from tinygpt.kernels import kernels_for
 
 BLOCK_ELEMENTS = 1 << 25  # logits of a block of tokens, in the type of the matrix product
 
@@ -64,7 +64,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         n_tokens, n_vocab = len(x), len(weight)
         exact = torch.promote_types(dtype, torch.float32)
-        kernels = kernels_for(dtype, exact=x.dtype) if x.device.type == "cpu" else Formulas()
+        kernels = kernels_for(x, dtype)
         w = weight.to(dtype)
         nats = torch.zeros((), dtype=exact, device=x.device)
         d_x = torch.empty(x.shape, dtype=dtype, device=x.device) if needs_grad else None

@@ -127,9 +127,9 @@ def run(
 
 def _changes_of_hardware(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
     """What computes the numbers of a run differently from before, in words."""
-    if not before:  # frozen, and never begun
+    had, has = (before or {}).get("hardware"), now["hardware"]
+    if not had:  # frozen, and never begun
         return ""
-    had, has = before["hardware"], now["hardware"]
     keys = ("device", "device_name", "precision", "kernels", "threads")
     return ", ".join(
         f"{key} was {had.get(key, 'torch')} and is {has[key]}"  # kernels have not always been named

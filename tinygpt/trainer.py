@@ -20,7 +20,6 @@ from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Callback, Logger, Metrics
 from tinygpt.losses import ModelLoss
-from tinygpt.parallel import whole
 from tinygpt.prepared import Prepared
 from tinygpt.runtime import Runtime
 from tinygpt.state import TrainState
@@ -213,7 +212,7 @@ class Trainer:
             loss += part.detach()
         loss = self.ranks.mean(loss)
         state.scaler.unscale_(state.optimizer)
-        grad_norm = self._clip()
+        grad_norm = self.runtime.clip(state.model.parameters(), cfg.grad_clip)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
@@ -228,19 +227,6 @@ class Trainer:
         state.step += 1
         state.tokens += cfg.tokens_per_step
         return {"optim/lr": self.peak_lrs[0] * lr_ratio, "tokens": state.tokens}
-
-    def _clip(self) -> Tensor:
-        """Bring the norm of all gradients down to trainer.grad_clip; what it was before."""
-        parameters, limit = list(self.state.model.parameters()), self.cfg.grad_clip
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if self.runtime.sums_in_one_go:
-            gradients = [torch.linalg.vector_norm(gradient, dim=-1) for gradient in gradients]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        whole_norm = whole(norm)
-        # on a GPU it is quicker to multiply by one than to wait and see whether that is needed
-        if limit and not (self.runtime.answers_at_once and whole_norm <= limit):
-            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return whole_norm
 
     def _sequences(self, step: int) -> Tensor:
         """The sequences of a step that this rank sees: (B, T + 1), in main memory."""

@@ -238,15 +238,15 @@ def test_the_same_threads_give_the_same_bits() -> None:
 
 
 def test_what_is_chosen_is_what_is_used() -> None:
-    half, full, double = torch.bfloat16, torch.float32, torch.float64
-    assert type(kernels.kernels_for(half, exact=full)) is Formulas
+    half, x = torch.bfloat16, torch.ones(1)
+    assert type(kernels.kernels_for(x, half)) is Formulas
     kernels.choose(half)
-    assert type(kernels.kernels_for(half, exact=full)) is Fused
+    assert type(kernels.kernels_for(x, half)) is Fused
     assert kernels.describe() == "fused"
-    for other in ((full, full), (half, half), (double, double)):
-        assert type(kernels.kernels_for(other[0], exact=other[1])) is Formulas
+    for other, dtype in ((x, x.dtype), (x.half(), half), (x.double(), half), (x.to("meta"), half)):
+        assert type(kernels.kernels_for(other, dtype)) is Formulas
     kernels.choose(None)
-    assert type(kernels.kernels_for(half, exact=full)) is Formulas
+    assert type(kernels.kernels_for(x, half)) is Formulas
     assert kernels.describe() == "torch"
 
 
@@ -283,7 +283,7 @@ def test_without_gcc_it_is_said_and_the_formulas_are_used(
     monkeypatch.setenv("PATH", str(fresh))
     kernels.choose(torch.bfloat16)
     assert kernels.describe() == "torch (fused ones need Linux and gcc)"
-    assert type(kernels.kernels_for(torch.bfloat16, exact=torch.float32)) is Formulas
+    assert type(kernels.kernels_for(torch.ones(1), torch.bfloat16)) is Formulas
 
 
 def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What is computed between the matrix products of a model on a CPU, by PyTorch or fused in C."""
 
 import torch
+from torch import Tensor
 
 from tinygpt.kernels.build import Build, NotBuiltError
 from tinygpt.kernels.formulas import Formulas
@@ -40,9 +41,10 @@ def describe() -> str:
     return "torch" if _fused is None else "fused"
 
 
-def kernels_for(dtype: torch.dtype, *, exact: torch.dtype) -> Formulas:
-    """For activations of a type beside parameters of `exact`: fused if chosen and built."""
-    if dtype != _fused or exact != torch.float32 or torch.compiler.is_compiling():
+def kernels_for(x: Tensor, dtype: torch.dtype) -> Formulas:
+    """For activations in `dtype` beside what is as exact as x: fused if chosen, built and fit."""
+    fit = x.device.type == "cpu" and x.dtype == torch.float32 and dtype == _fused
+    if not fit or torch.compiler.is_compiling():
         return _FORMULAS
     try:
         return _builds[dtype].finish()

@@ -57,7 +57,7 @@ class _BlockFunction(torch.autograd.Function):
     ) -> Tensor:
         n_batch, _, width = x.shape
         dtype = compute_dtype(x)
-        kernels = kernels_for(dtype, exact=x.dtype)
+        kernels = kernels_for(x, dtype)
         gain1, shift1, w_qkv, b_qkv, w_out, b_out, gain2, shift2, w_up, b_up, w_down, b_down = (
             parameters
         )
@@ -88,7 +88,7 @@ class _BlockFunction(torch.autograd.Function):
             12:22
         ]
         dtype, exact = normed1.dtype, x1.dtype
-        kernels = kernels_for(dtype, exact=exact)
+        kernels = kernels_for(x1, dtype)
         d_out = grads[0].reshape(x1.shape).contiguous()
         d_branch, d_b_down = kernels.round_and_sum(d_out, dtype)
         d_w_down = (d_branch.t() @ hidden).to(exact)
