@@ -4,6 +4,8 @@ The environment is set here, before a test module can import a library that read
 """
 
 import os
+import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -39,7 +41,9 @@ settings.load_profile("repeatable")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test marked gpu where there is no CUDA device."""
+    """Skip a test marked gpu or gcc where there is no CUDA device, or no gcc on Linux."""
+    if item.get_closest_marker("gcc") and not (sys.platform == "linux" and shutil.which("gcc")):
+        pytest.skip("needs Linux and gcc")
     if item.get_closest_marker("gpu"):
         import torch
 

@@ -42,7 +42,7 @@ def test_loss_and_gradients_are_those_of_the_formula(
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-@pytest.mark.parametrize("fused", [None, torch.bfloat16])
+@pytest.mark.parametrize("fused", [None, pytest.param(torch.bfloat16, marks=pytest.mark.gcc)])
 def test_in_bfloat16_the_loss_is_summed_in_full_precision(
     fused: torch.dtype | None, request: pytest.FixtureRequest
 ) -> None:

@@ -41,6 +41,7 @@ def refused(**fields: str) -> str:
 # Kernels
 
 
+@pytest.mark.gcc
 def test_fused_kernels_are_used_on_a_cpu_unless_torchs_are_wanted() -> None:
     assert cpu(precision="bf16").describe()["kernels"] == "fused"
     assert type(kernels.kernels_for(torch.ones(1), torch.bfloat16)) is Fused

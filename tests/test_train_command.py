@@ -108,6 +108,7 @@ def test_a_run_that_goes_on_keeps_its_choices_and_changes_single_fields(tiny, tm
     assert (cfg.trainer.max_steps, cfg.optimizer.lr) == (12, 1e-4)
 
 
+@pytest.mark.gcc
 def test_a_run_that_goes_on_says_what_computes_its_numbers_differently(tiny, tmp_path, capsys):
     run(tiny)
     resume = [f"resume={only_run(tmp_path / 'outputs')}"]

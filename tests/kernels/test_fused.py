@@ -51,6 +51,7 @@ def repeatable_and_formulas_afterwards() -> Iterator[None]:
     kernels.choose(None)
 
 
+@pytest.mark.gcc
 @given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
 def test_norms_and_sums_are_those_of_the_formulas(
     seed: int, dtype: torch.dtype, rows: int, width: int
@@ -72,6 +73,7 @@ def test_norms_and_sums_are_those_of_the_formulas(
     assert all(map(torch.equal, again, found[1]))
 
 
+@pytest.mark.gcc
 @given(seed=seeds, dtype=dtypes, rows=sizes, width=st.integers(8, 70))
 def test_the_gradient_of_a_norm_is_that_of_the_formula(
     seed: int, dtype: torch.dtype, rows: int, width: int
@@ -93,6 +95,7 @@ def test_the_gradient_of_a_norm_is_that_of_the_formula(
         assert_near(ours, expected, sums=10 * (width + rows))
 
 
+@pytest.mark.gcc
 @given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
 def test_rounding_sums_what_it_rounds(seed: int, dtype: torch.dtype, rows: int, width: int) -> None:
     torch.manual_seed(seed)
@@ -102,12 +105,21 @@ def test_rounding_sums_what_it_rounds(seed: int, dtype: torch.dtype, rows: int, 
     assert_near(total, x.double().sum(0), sums=rows)
 
 
+@pytest.mark.gcc
+def test_sums_over_many_rows_swallow_nothing() -> None:
+    x = torch.rand(65_536, 8)
+    _, total = fused(torch.float32).round_and_sum(x, torch.float32)
+    torch.testing.assert_close(total.double(), x.double().sum(0), rtol=2e-6, atol=0)
+
+
+@pytest.mark.gcc
 def test_of_two_that_are_as_near_the_even_one_is_taken() -> None:
     halfway = torch.arange(0x3F800000, 0x3F900000, 0x8000, dtype=torch.int32).view(torch.float32)
     rounded, _ = fused(torch.bfloat16).round_and_sum(halfway[None].contiguous(), torch.bfloat16)
     assert torch.equal(rounded[0], halfway.to(torch.bfloat16))
 
 
+@pytest.mark.gcc
 @given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
 def test_gelu_and_its_gradient_are_those_of_the_formulas(
     seed: int, dtype: torch.dtype, rows: int, width: int
@@ -125,6 +137,7 @@ def test_gelu_and_its_gradient_are_those_of_the_formulas(
     assert_near(our_d_bias, d_bias, sums=4 * rows)
 
 
+@pytest.mark.gcc
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gelu_is_right_far_from_zero(dtype: torch.dtype) -> None:
     x = torch.tensor([[-1e9, -1e4, -100.0, -12.0, 0.0, 12.0, 100.0, 1e4, 1e9]], dtype=dtype)
@@ -134,6 +147,7 @@ def test_gelu_is_right_far_from_zero(dtype: torch.dtype) -> None:
     assert slope.tolist() == [[*4 * [pytest.approx(0, abs=1e-11)], 0.5, 1, 1, 1, 1]]
 
 
+@pytest.mark.gcc
 @given(
     seed=seeds,
     dtype=dtypes,
@@ -159,6 +173,7 @@ def test_heads_are_split_and_merged_as_the_formulas_do(
         assert_near(ours, exact)
 
 
+@pytest.mark.gcc
 @given(
     seed=seeds, dtype=dtypes, matrices=st.integers(1, 5), queries=sizes, before=st.integers(0, 70)
 )
@@ -178,6 +193,7 @@ def test_attention_sees_no_later_key(
     assert (found[p == 0] == 0).all()
 
 
+@pytest.mark.gcc
 @given(seed=seeds, dtype=dtypes, rows=sizes, width=st.integers(2, 300))
 def test_cross_entropy_and_its_gradient_are_those_of_the_formula(
     seed: int, dtype: torch.dtype, rows: int, width: int
@@ -194,6 +210,7 @@ def test_cross_entropy_and_its_gradient_are_those_of_the_formula(
     assert torch.equal(kept, logits)
 
 
+@pytest.mark.gcc
 @pytest.mark.parametrize("target", [-1, 7])
 def test_a_target_outside_of_the_vocabulary_is_an_error(target: int) -> None:
     logits = random(2, 7)
@@ -201,6 +218,7 @@ def test_a_target_outside_of_the_vocabulary_is_an_error(target: int) -> None:
         fused(torch.float32).cross_entropy_(logits, torch.tensor([3, target]), 1.0)
 
 
+@pytest.mark.gcc
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) -> None:
@@ -222,6 +240,7 @@ def test_what_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) -> Non
     assert not ours.gelu_(spoilt(2, 40), ones)[0][0, 0].isfinite()
 
 
+@pytest.mark.gcc
 def test_the_same_threads_give_the_same_bits() -> None:
     x = random(301, 33)
     kept = torch.get_num_threads()
@@ -237,6 +256,7 @@ def test_the_same_threads_give_the_same_bits() -> None:
     torch.testing.assert_close(total, first[1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.gcc
 def test_what_is_chosen_is_what_is_used() -> None:
     half, x = torch.bfloat16, torch.ones(1)
     assert type(kernels.kernels_for(x, half)) is Formulas
@@ -258,6 +278,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "kernels"
 
 
+@pytest.mark.gcc
 def test_a_library_is_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Build(torch.float32).finish()
     (library,) = fresh.iterdir()
@@ -268,6 +289,7 @@ def test_a_library_is_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.Mo
         Build(torch.bfloat16)
 
 
+@pytest.mark.gcc
 def test_other_flags_or_another_source_are_another_library(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +308,7 @@ def test_without_gcc_it_is_said_and_the_formulas_are_used(
     assert type(kernels.kernels_for(torch.ones(1), torch.bfloat16)) is Formulas
 
 
+@pytest.mark.gcc
 def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FLAGS", ["-fno-such-flag"])
     with pytest.raises(NotBuiltError, match="no-such-flag"):
@@ -293,6 +316,7 @@ def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch: pytest.Monkey
     assert not list(fresh.iterdir())
 
 
+@pytest.mark.gcc
 def test_a_cache_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def fused(request: pytest.FixtureRequest) -> Iterator[None]:
     kernels.choose(None)
 
 
+@pytest.mark.gcc
 @pytest.mark.parametrize("fused", [torch.float32], indirect=True)
 @pytest.mark.parametrize("n_time", [1, 5, 128, 200, 300])
 def test_fused_a_block_and_its_gradients_are_those_of_autograd(n_time: int, fused: None) -> None:
@@ -67,19 +68,19 @@ def test_fused_a_block_and_its_gradients_are_those_of_autograd(n_time: int, fuse
         assert error < 1e-5 * (expected.norm() + exact["attention.qkv.weight"].norm()), name
 
 
-def test_a_gradient_that_is_not_contiguous_is_read_as_it_is() -> None:
+@pytest.mark.gcc
+@pytest.mark.parametrize("fused", [torch.float32], indirect=True)
+def test_a_gradient_that_is_not_contiguous_is_read_as_it_is(fused: None) -> None:
     made, x = block(), torch.randn(2, 5, 24)
-    kernels.choose(torch.float32)
-    try:
-        expected = gradients(made, block_forward, x, torch.ones(2, 5, 24))
-        found = gradients(made, block_forward, x, torch.ones(()).expand(2, 5, 24))
-    finally:
-        kernels.choose(None)
+    expected = gradients(made, block_forward, x, torch.ones(2, 5, 24))
+    found = gradients(made, block_forward, x, torch.ones(()).expand(2, 5, 24))
     for name, gradient in expected.items():
         assert torch.equal(found[name], gradient)
 
 
-@pytest.mark.parametrize("fused", [None, torch.bfloat16], indirect=True)
+@pytest.mark.parametrize(
+    "fused", [None, pytest.param(torch.bfloat16, marks=pytest.mark.gcc)], indirect=True
+)
 def test_in_bfloat16_it_is_as_near_to_full_precision_as_autocast_is(fused: None) -> None:
     made = block(width=64, heads=4)
     x, d_out = torch.randn(2, 4, 160, 64)

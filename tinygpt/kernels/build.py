@@ -64,7 +64,9 @@ class _Compiler:
     def __init__(self, gcc: str, dtype: torch.dtype, library: Path) -> None:
         self._gcc, self._library = gcc, library
         library.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(dir=library.parent, prefix="compiling-")
+        self._folder = tempfile.TemporaryDirectory(
+            dir=library.parent, prefix="compiling-", ignore_cleanup_errors=True
+        )
         self._object = Path(self._folder.name) / "fused.o"
         flags = [*FLAGS, *TYPES[dtype], "-fopenmp", "-fPIC"]
         self._process = subprocess.Popen(
@@ -73,6 +75,7 @@ class _Compiler:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the run, which saves with these kernels
         )
 
     def finish(self) -> None:

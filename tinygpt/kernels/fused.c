@@ -115,14 +115,31 @@ int add_and_norm(const real *update, const float *bias, const float *x, const fl
     return 0;
 }
 
-/* Sums over rows: each thread has `columns` sums of its own, which are then added in order. */
+/* Sums over rows. Each thread has a total and, behind it, the sum of its latest rows, which is folded
+into the total now and then: a single running total would swallow what is added late. */
+enum { ROWS_TOGETHER = 128 };
+
 static float *sums_of_threads(count columns, int threads) {
-    return calloc((size_t)columns * threads, sizeof(float));
+    return calloc(2 * (size_t)columns * threads, sizeof(float));
 }
 
-static void add_sums(float *restrict sums, count columns, int threads) {
-    for (int k = 1; k < threads; k++)
-        for (count c = 0; c < columns; c++) sums[c] += sums[k * columns + c];
+static inline void fold(float *restrict total, count columns) {
+    float *restrict latest = total + columns;
+    for (count c = 0; c < columns; c++) {
+        total[c] += latest[c];
+        latest[c] = 0;
+    }
+}
+
+/* Into `out` what all threads have, in their order. */
+static void finish_sums(float *sums, float *restrict out, count columns, int threads) {
+    memset(out, 0, columns * sizeof(float));
+    for (int k = 0; k < threads; k++) {
+        float *restrict total = sums + 2 * k * columns;
+        fold(total, columns);
+        for (count c = 0; c < columns; c++) out[c] += total[c];
+    }
+    free(sums);
 }
 
 /* The rows of thread k: first_row(k) to first_row(k + 1). */
@@ -135,20 +152,19 @@ int round_and_sum(const float *x, real *rounded, float *column_sums, count rows,
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
-        float *restrict s = sums + k * width;
+        float *total = sums + 2 * k * width, *restrict latest = total + width;
         for (count n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+            if (n % ROWS_TOGETHER == 0) fold(total, width);
             const float *restrict row = x + n * width;
 #pragma omp simd
-            for (count c = 0; c < width; c++) s[c] += row[c];
+            for (count c = 0; c < width; c++) latest[c] += row[c];
             if (!rounded) continue;
             real *restrict out = rounded + n * width;
 #pragma omp simd
             for (count c = 0; c < width; c++) out[c] = store(row[c]);
         }
     }
-    add_sums(sums, width, threads);
-    memcpy(column_sums, sums, width * sizeof(float));
-    free(sums);
+    finish_sums(sums, column_sums, width, threads);
     return 0;
 }
 
@@ -161,8 +177,10 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
-        float *restrict d_gain = sums + 2 * k * width, *restrict d_shift = d_gain + width;
+        float *total = sums + 4 * k * width;
+        float *restrict d_gain = total + 2 * width, *restrict d_shift = d_gain + width;
         for (count n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+            if (n % ROWS_TOGETHER == 0) fold(total, 2 * width);
             const real *restrict d = d_normed + n * width;
             const float *restrict row = x + n * width, *restrict more = residual + n * width;
             float *restrict out = d_x + n * width;
@@ -184,9 +202,7 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
             }
         }
     }
-    add_sums(sums, 2 * width, threads);
-    memcpy(column_sums, sums, 2 * width * sizeof(float));
-    free(sums);
+    finish_sums(sums, column_sums, 2 * width, threads);
     return 0;
 }
 
@@ -214,21 +230,20 @@ int gelu_backward(real *d, const real *slope, float *column_sums, count rows, co
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
-        float *restrict s = sums + k * width;
+        float *total = sums + 2 * k * width, *restrict latest = total + width;
         for (count n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+            if (n % ROWS_TOGETHER == 0) fold(total, width);
             real *restrict row = d + n * width;
             const real *restrict by = slope + n * width;
 #pragma omp simd
             for (count c = 0; c < width; c++) {
                 float product = load(row[c]) * load(by[c]);
-                s[c] += product;
+                latest[c] += product;
                 row[c] = store(product);
             }
         }
     }
-    add_sums(sums, width, threads);
-    memcpy(column_sums, sums, width * sizeof(float));
-    free(sums);
+    finish_sums(sums, column_sums, width, threads);
     return 0;
 }
 
