@@ -43,10 +43,10 @@ def refused(**fields: str) -> str:
 
 @pytest.mark.gcc
 def test_fused_kernels_are_used_on_a_cpu_unless_torchs_are_wanted() -> None:
-    assert cpu(precision="bf16").describe()["kernels"] == "fused"
-    assert type(kernels.kernels_for(torch.ones(1), torch.bfloat16)) is Fused
-    assert cpu(precision="bf16", kernels="torch").describe()["kernels"] == "torch"
-    assert type(kernels.kernels_for(torch.ones(1), torch.bfloat16)) is Formulas
+    assert cpu(precision="fp32").describe()["kernels"] == "fused"
+    assert type(kernels.kernels_for(torch.ones(1), torch.float32)) is Fused
+    assert cpu(precision="fp32", kernels="torch").describe()["kernels"] == "torch"
+    assert type(kernels.kernels_for(torch.ones(1), torch.float32)) is Formulas
 
 
 def test_fused_kernels_that_cannot_be_built_are_refused_if_they_are_insisted_on(
@@ -178,7 +178,8 @@ def test_each_reason_not_to_compile_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     model = nn.Linear(2, 2)
 
     def note(**fields: str) -> str:
-        same, words = cpu(**fields).compile(model, planned_steps=None, flops=1e10)
+        runtime = cpu(precision="fp32", **fields)
+        same, words = runtime.compile(model, planned_steps=None, flops=1e10)
         assert same is model
         return words
 
@@ -188,6 +189,8 @@ def test_each_reason_not_to_compile_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     assert note(compile="always") == (
         "device.compile=always: not compiled, there is no C++ compiler"
     )
+    monkeypatch.setattr(kernels, "multiply", lambda: "AMX")
+    assert note(compile="auto").endswith("not compiled, the fused kernels are quicker")
 
 
 def test_compiling_is_for_runs_that_are_long_enough_to_gain_from_it() -> None:
@@ -211,7 +214,7 @@ def test_on_a_cpu_long_runs_of_small_steps_are_compiled(monkeypatch: pytest.Monk
     model = nn.Linear(2, 2)
 
     def note(steps: int | None, flops: float, before: bool | None = None) -> str:
-        runtime = cpu(compile="auto")
+        runtime = cpu(compile="auto", precision="fp32")  # whose products are torch's everywhere
         result, words = runtime.compile(model, planned_steps=steps, flops=flops, before=before)
         assert (result is model) == ("not compiled" in words)
         return words.removeprefix("device.compile=auto: ")

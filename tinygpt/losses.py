@@ -65,23 +65,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
         n_tokens, n_vocab = len(x), len(weight)
         exact = torch.promote_types(dtype, torch.float32)
         kernels = kernels_for(x, dtype)
-        w = weight.to(dtype)
+        w = kernels.rounded(weight, dtype)
         nats = torch.zeros((), dtype=exact, device=x.device)
-        d_x = torch.empty(x.shape, dtype=dtype, device=x.device) if needs_grad else None
+        d_x: list[Tensor] = []
         d_weight: Tensor | None = None
         rows = max(1, BLOCK_ELEMENTS // n_vocab)
         for start in range(0, n_tokens, rows):
             block = slice(start, start + rows)
             x_block = x[block].to(dtype)
-            logits = x_block @ w.t()
+            logits = kernels.linear(x_block, w)
             scale = 1 / n_tokens if needs_grad else None
             nats += kernels.cross_entropy_(logits, targets[block], scale)
-            if d_x is not None:  # logits are their own gradients now
-                torch.mm(logits, w, out=d_x[block])
-                part = (logits.t() @ x_block).to(weight.dtype)
+            if needs_grad:  # logits are their own gradients now
+                d_x.append(kernels.linear_backward(logits, w))
+                part = kernels.linear_weights(logits, x_block, weight.dtype)
                 d_weight = part if d_weight is None else d_weight.add_(part)
         if needs_grad:
-            ctx.save_for_backward(d_x, d_weight)
+            ctx.save_for_backward(torch.cat(d_x), d_weight)
             ctx.x_dtype = x.dtype
         return nats / n_tokens
 

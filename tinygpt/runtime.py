@@ -213,6 +213,8 @@ class Runtime:
                 return model, "device.compile=auto: not compiled, on mps it gains nothing"
             if kind == "cpu" and self.ranks.size > 1:
                 return model, "device.compile=auto: not compiled, several ranks share this CPU"
+            if kind == "cpu" and kernels.multiply():
+                return model, "device.compile=auto: not compiled, the fused kernels are quicker"
             if kind == "cpu" and flops > COMPILE_PAYS_BELOW_FLOPS:
                 return model, "device.compile=auto: not compiled, matrices this large gain nothing"
             enough = COMPILE_PAYS_AFTER_STEPS[kind]

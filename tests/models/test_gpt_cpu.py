@@ -49,7 +49,7 @@ def test_a_block_and_its_gradients_are_those_of_autograd(n_time: int) -> None:
 def fused(request: pytest.FixtureRequest) -> Iterator[None]:
     """Kernels in C for one type of activations."""
     kernels.choose(request.param)
-    assert kernels.describe() == ("torch" if request.param is None else "fused")
+    assert kernels.describe().startswith("torch" if request.param is None else "fused")
     yield
     kernels.choose(None)
 

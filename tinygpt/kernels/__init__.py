@@ -1,12 +1,13 @@
-"""What is computed between the matrix products of a model on a CPU, by PyTorch or fused in C."""
+"""What a block and a loss of GPT-2 compute on a CPU, by PyTorch or fused in C."""
 
 import torch
 from torch import Tensor
 
 from tinygpt.kernels.build import Build, NotBuiltError
 from tinygpt.kernels.formulas import Formulas
+from tinygpt.kernels.products import FusedProducts
 
-__all__ = ["Formulas", "choose", "describe", "kernels_for", "lacking"]
+__all__ = ["Formulas", "choose", "describe", "kernels_for", "lacking", "multiply"]
 
 _FORMULAS = Formulas()
 _builds: dict[torch.dtype, Build] = {}  # of this process
@@ -34,10 +35,20 @@ def lacking() -> str | None:
     return None
 
 
+def multiply() -> str | None:
+    """The instructions by which the chosen kernels multiply; None if PyTorch does that."""
+    if _fused is None or lacking():
+        return None
+    built = _builds[_fused].finish()
+    return built.instructions if isinstance(built, FusedProducts) else None
+
+
 def describe() -> str:
     """Which ones are used, in words."""
     if lack := lacking():
         return f"torch ({lack})"
+    if instructions := multiply():
+        return f"fused, products by {instructions}"
     return "torch" if _fused is None else "fused"
 
 

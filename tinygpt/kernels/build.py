@@ -1,4 +1,4 @@
-"""Compiles fused.c for the CPU at hand, once: the library is kept for later runs of the user."""
+"""Compiles the kernels for the CPU at hand, once: the library is kept for later runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from tinygpt.kernels.fused import Fused
+from tinygpt.kernels.products import FusedProducts
 
 CACHE = Path("~/.cache/tinygpt/kernels")  # never where a config says: what is in it is run
-SOURCE = Path(__file__).with_name("fused.c")
+SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 TYPES = {torch.bfloat16: ["-DBFLOAT16"], torch.float32: []}  # of activations, with what they take
 # errno and floating-point traps, which nobody looks at, would keep loops from being vectorized
 FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
@@ -50,7 +51,9 @@ class Build:
             try:
                 if self._compiler is not None:
                     self._compiler.finish()
-                self._result = Fused(ctypes.CDLL(str(self._library)), self._dtype)
+                library = ctypes.CDLL(str(self._library))
+                multiplies = self._dtype == torch.bfloat16 and library.multiplies()
+                self._result = FusedProducts(library) if multiplies else Fused(library, self._dtype)
             except (OSError, NotBuiltError) as error:
                 self._result = NotBuiltError(str(error))
         if isinstance(self._result, NotBuiltError):
@@ -67,29 +70,34 @@ class _Compiler:
         self._folder = tempfile.TemporaryDirectory(
             dir=library.parent, prefix="compiling-", ignore_cleanup_errors=True
         )
-        self._object = Path(self._folder.name) / "fused.o"
+        self._linked = Path(self._folder.name) / "kernels.so"
         flags = [*FLAGS, *TYPES[dtype], "-fopenmp", "-fPIC"]
-        self._process = subprocess.Popen(
-            [gcc, *flags, "-c", str(SOURCE), "-o", str(self._object)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the run, which saves with these kernels
-        )
+        self._processes = [
+            subprocess.Popen(
+                [gcc, *flags, "-c", str(source)],
+                cwd=self._folder.name,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the run, which saves with these kernels
+            )
+            for source in SOURCES
+            if source.suffix == ".c"
+        ]
 
     def finish(self) -> None:
         """Wait for it; raises NotBuiltError, or OSError of a disk."""
         with self._folder:
-            _, complaint = self._process.communicate()
-            if self._process.returncode == 0:
+            complaint = "".join([process.communicate()[1] for process in self._processes])
+            if not any(process.returncode for process in self._processes):
                 # not with -fopenmp: torch has loaded its library, and two would fight for cores
-                linked = self._object.with_suffix(".so")
-                command = [self._gcc, "-shared", str(self._object), "-o", str(linked)]
+                objects = map(str, sorted(self._linked.parent.glob("*.o")))
+                command = [self._gcc, "-shared", *objects, "-o", str(self._linked)]
                 link = subprocess.run(command, capture_output=True, text=True, check=False)
                 complaint = link.stderr
                 if link.returncode == 0:
-                    linked.replace(self._library)
+                    self._linked.replace(self._library)
                     return
             errors = [line for line in complaint.splitlines() if "error" in line]
             raise NotBuiltError(errors[0] if errors else complaint.strip() or "gcc failed")
@@ -101,7 +109,7 @@ def _key(gcc: str, dtype: torch.dtype) -> str:
     cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
     lines = [line for line in cpu.splitlines() if line.startswith(("model", "flags", "Features"))]
     parts = (
-        *(SOURCE.read_bytes(), FLAGS, TYPES[dtype], platform.machine(), lines),
+        *([path.read_bytes() for path in SOURCES], FLAGS, TYPES[dtype], platform.machine(), lines),
         *(Path(gcc).resolve(), compiler.st_size, compiler.st_mtime_ns),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

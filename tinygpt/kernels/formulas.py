@@ -1,4 +1,4 @@
-"""What is computed between the matrix products of GPT-2, in PyTorch, for any type of tensor.
+"""What GPT-2 computes in its blocks and in its loss, in PyTorch, for any type of tensor.
 
 N rows, C columns; B batch, T time, H heads, D width of a head.  Activations are in the type of the
 matrix products, the residual stream and parameters in their own, which is no shorter.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,12 +17,108 @@ GELU_ELEMENTS = 1 << 17  # in fp32 at a time: what fits into the caches
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_SCALE
 LOSS_ELEMENTS = 1 << 20  # logits in fp32 at a time
+QUERIES = 128  # attended together; keys after the last of them are never multiplied
 
 Normed = tuple[Tensor, Tensor, Tensor]  # (N, C), and mean and 1 / standard deviation of each row
 
 
 class Formulas:
     """The mathematics, step by step. What ends with _ uses its first argument up."""
+
+    def rounded(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """A weight for many `linear` of activations in `dtype`."""
+        return weight.to(dtype)
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x (N, C) times weight (C', C) transposed, which is rounded to the type of x first."""
+        return x @ weight.to(x.dtype).t()
+
+    def linear_backward(self, d: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of x through `linear`, from that of its result, d (N, C')."""
+        return d @ weight.to(d.dtype)
+
+    def linear_weights(self, d: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The gradient of weight through `linear`, in `dtype`."""
+        return (d.t() @ x).to(dtype)
+
+    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """`gelu_` of a linear layer."""
+        return self.gelu_(self.linear(x, weight), bias)
+
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        """`add` of a linear layer to `residual`, whose shape the result has."""
+        # in that shape before it is added: FSDP warns of a result that is a view
+        return self.add(self.linear(x, weight).view_as(residual), bias, residual)
+
+    def linear_add_and_norm(
+        self,
+        x: Tensor,
+        parameters: tuple[Tensor, Tensor],
+        residual: Tensor,
+        norm_parameters: tuple[Tensor, Tensor],
+        eps: float,
+    ) -> tuple[Tensor, Normed]:
+        """`add_and_norm` of a linear layer to `residual`."""
+        weight, bias = parameters
+        return self.add_and_norm(self.linear(x, weight), bias, residual, *norm_parameters, eps)
+
+    def linear_backward_slope(
+        self, d: Tensor, weight: Tensor, slope: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`gelu_backward_` of what comes back through a linear layer."""
+        return self.gelu_backward_(self.linear_backward(d, weight), slope)
+
+    def linear_backward_norm(
+        self,
+        d: Tensor,
+        weight: Tensor,
+        x: Tensor,
+        stats: tuple[Tensor, Tensor],
+        parameters: tuple[Tensor, Tensor],
+        residual: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`norm_backward` of what comes back through a linear layer."""
+        d_normed = self.linear_backward(d, weight)
+        return self.norm_backward(d_normed, x, stats, parameters, residual)
+
+    def attend(
+        self, x: Tensor, weight: Tensor, bias: Tensor, n_batch: int, n_head: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Causal attention among x (B T, C) by the layer that makes (3, H, D): y (B T, C).
+
+        Also what its gradient needs.
+        """
+        q, k, v = self.split_heads(self.linear(x, weight), bias, n_batch, n_head)
+        y = q.new_empty(n_batch, q.size(1), n_head, q.size(2))
+        probabilities = []
+        for start, end in _spans(q.size(1)):
+            scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2))
+            probabilities.append(self.causal_softmax_(scores))
+            self.merge_heads(torch.bmm(probabilities[-1], v[:, :end]), y[:, start:end])
+        return y.view(len(x), -1), (q, k, v, *probabilities)
+
+    def attend_backward(
+        self, d_y: Tensor, y: Tensor, kept: tuple[Tensor, ...], n_batch: int, n_head: int
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of q, k and v as that layer makes them, (B T, 3 C), and their sum over rows."""
+        q, k, v, *probabilities = kept
+        _, n_time, d_head = q.shape
+        d_y = d_y.view(n_batch, n_time, n_head, d_head).transpose(1, 2).reshape(q.shape)
+        gradients = q.new_empty(n_batch, n_time, 3, n_head, d_head)
+        d_q, d_k, d_v = gradients.unbind(2)
+        spans = zip(_spans(n_time), probabilities, strict=True)
+        for (start, end), p in reversed(list(spans)):  # the last one reaches every key
+            adds = end < n_time
+            d_p = torch.bmm(d_y[:, start:end], v[:, :end].transpose(1, 2))
+            d_scores = self.causal_softmax_backward_(d_p, p)
+            d_scaled = torch.bmm(d_scores, k[:, :end])
+            self.merge_heads(d_scaled, d_q[:, start:end], scale=d_head**-0.5)
+            of_keys = torch.bmm(d_scores.transpose(1, 2), q[:, start:end])
+            self.merge_heads(of_keys, d_k[:, :end], adds=adds)
+            of_values = torch.bmm(p.transpose(1, 2), d_y[:, start:end])
+            self.merge_heads(of_values, d_v[:, :end], adds=adds)
+        d_qkv = gradients.view(n_batch * n_time, -1)
+        return d_qkv, d_qkv.sum(0)
 
     def norm(
         self, x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.dtype
@@ -129,6 +226,11 @@ class Formulas:
                 p.scatter_add_(1, at_target, p.new_full((1, 1), -1.0).expand_as(at_target))
                 part.copy_(p.mul_(scale))
         return nats
+
+
+def _spans(n_time: int) -> list[tuple[int, int]]:
+    """Queries start to end that are attended together."""
+    return list(pairwise([*range(0, n_time, QUERIES), n_time]))
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -6,86 +6,7 @@ rows that its number gives it, so the same number of threads gives the same bits
 
 N rows, C columns; B batch, T time, H heads, D width of a head. */
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-typedef int64_t count;
-
-enum { NO_MEMORY = 1, OUTSIDE = 2 }; /* what functions return if they cannot do it, else 0 */
-
-#ifdef BFLOAT16
-
-typedef uint16_t real; /* the upper half of a float */
-
-static inline float load(real x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* Rounded to the nearest, to the even one of two. A NaN stays one: those that arithmetic makes
-have no lower half that could carry over into the sign. */
-static inline real store(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (real)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-#else
-
-typedef float real;
-
-static inline float load(real x) { return x; }
-static inline real store(float value) { return value; }
-
-#endif
-
-/* e^x to 3e-7 of it, where x is at most 88; what is below e^-87 becomes that. x = n ln 2 + r, with
-ln 2 in two parts so that r is exact; e^r is its Taylor series, 2^n goes into the exponent. */
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float n = rintf(x * 1.44269504f); /* 1 / ln 2 */
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float power = 1.0f / 720;
-    power = power * r + 1.0f / 120;
-    power = power * r + 1.0f / 24;
-    power = power * r + 1.0f / 6;
-    power = power * r + 0.5f;
-    power = power * r + 1.0f;
-    power = power * r + 1.0f;
-    uint32_t bits;
-    memcpy(&bits, &power, sizeof bits);
-    bits += (uint32_t)(int32_t)n << 23;
-    memcpy(&power, &bits, sizeof power);
-    return power;
-}
-
-static inline void add_row(const real *restrict update, const float *restrict bias,
-                           const float *restrict x, float *restrict sum, count width) {
-#pragma omp simd
-    for (count c = 0; c < width; c++) sum[c] = load(update[c]) + x[c] + bias[c];
-}
-
-static inline void norm_row(const float *restrict x, const float *restrict gain,
-                            const float *restrict shift, float eps, real *restrict normed,
-                            float *restrict mean, float *restrict rstd, count width) {
-    float sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-    for (count c = 0; c < width; c++) sum += x[c];
-    float centre = sum / width;
-#pragma omp simd reduction(+ : squares)
-    for (count c = 0; c < width; c++) squares += (x[c] - centre) * (x[c] - centre);
-    float factor = 1 / sqrtf(squares / width + eps);
-#pragma omp simd
-    for (count c = 0; c < width; c++)
-        normed[c] = store((x[c] - centre) * factor * gain[c] + shift[c]);
-    *mean = centre;
-    *rstd = factor;
-}
+#include "common.h"
 
 int add(const real *update, const float *bias, const float *x, float *sum, count rows, count width,
         int threads) {
@@ -114,36 +35,6 @@ int add_and_norm(const real *update, const float *bias, const float *x, const fl
     }
     return 0;
 }
-
-/* Sums over rows. Each thread has a total and, behind it, the sum of its latest rows, which is folded
-into the total now and then: a single running total would swallow what is added late. */
-enum { ROWS_TOGETHER = 128 };
-
-static float *sums_of_threads(count columns, int threads) {
-    return calloc(2 * (size_t)columns * threads, sizeof(float));
-}
-
-static inline void fold(float *restrict total, count columns) {
-    float *restrict latest = total + columns;
-    for (count c = 0; c < columns; c++) {
-        total[c] += latest[c];
-        latest[c] = 0;
-    }
-}
-
-/* Into `out` what all threads have, in their order. */
-static void finish_sums(float *sums, float *restrict out, count columns, int threads) {
-    memset(out, 0, columns * sizeof(float));
-    for (int k = 0; k < threads; k++) {
-        float *restrict total = sums + 2 * k * columns;
-        fold(total, columns);
-        for (count c = 0; c < columns; c++) out[c] += total[c];
-    }
-    free(sums);
-}
-
-/* The rows of thread k: first_row(k) to first_row(k + 1). */
-static inline count first_row(count rows, int k, int threads) { return rows * k / threads; }
 
 /* `rounded` may be NULL. */
 int round_and_sum(const float *x, real *rounded, float *column_sums, count rows, count width,
@@ -178,28 +69,10 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *total = sums + 4 * k * width;
-        float *restrict d_gain = total + 2 * width, *restrict d_shift = d_gain + width;
         for (count n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
             if (n % ROWS_TOGETHER == 0) fold(total, 2 * width);
-            const real *restrict d = d_normed + n * width;
-            const float *restrict row = x + n * width, *restrict more = residual + n * width;
-            float *restrict out = d_x + n * width;
-            float sum = 0, along = 0;
-#pragma omp simd reduction(+ : sum, along)
-            for (count c = 0; c < width; c++) {
-                float unit = (row[c] - mean[n]) * rstd[n], d_unit = load(d[c]) * gain[c];
-                sum += d_unit;
-                along += d_unit * unit;
-                d_gain[c] += load(d[c]) * unit;
-                d_shift[c] += load(d[c]);
-            }
-            sum /= width;
-            along /= width;
-#pragma omp simd
-            for (count c = 0; c < width; c++) {
-                float unit = (row[c] - mean[n]) * rstd[n];
-                out[c] = (load(d[c]) * gain[c] - sum - unit * along) * rstd[n] + more[c];
-            }
+            norm_backward_row(d_normed + n * width, x + n * width, mean[n], rstd[n], gain,
+                              residual + n * width, d_x + n * width, total + 2 * width, width);
         }
     }
     finish_sums(sums, column_sums, 2 * width, threads);
@@ -208,16 +81,15 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
 
 /* x becomes the slope. */
 int gelu(real *x, const float *bias, real *y, count rows, count width, int threads) {
-    const float scale = 1.5957691216f, cubic = 0.044715f * scale; /* scale: 2 sqrt(2 / pi) */
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (count n = 0; n < rows; n++) {
         real *restrict row = x + n * width, *restrict out = y + n * width;
 #pragma omp simd
         for (count c = 0; c < width; c++) {
-            float v = load(row[c]) + bias[c], bent = cubic * v * v;
-            float gate = 1 / (1 + exponential(-v * (scale + bent))), gated = v * gate;
-            out[c] = store(gated);
-            row[c] = store(gate + (gated - gated * gate) * (scale + 3 * bent));
+            float value, slope;
+            gelu_of(load(row[c]) + bias[c], &value, &slope);
+            out[c] = store(value);
+            row[c] = store(slope);
         }
     }
     return 0;

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tinygpt.kernels.formulas import Formulas, Normed
 
-# a activations, s those with strides of their own, x of fp32, t targets: pointers; f a float, n a
-# count, i an int. Every function has the number of threads at its end
-SIGNATURES = {
-    "add": "axxx nn",
-    "norm": "xxxf axx nn",
-    "add_and_norm": "axxxxf xaxx nn",
-    "round_and_sum": "xax nn",
-    "norm_backward": "axxxxx xx nn",
-    "gelu": "axa nn",
-    "gelu_backward": "aax nn",
-    "split_heads": "axaf nnnn",
-    "merge_heads": "asfi nnnnnn",
-    "causal_softmax": "a nnn",
-    "causal_softmax_backward": "aa nnn",
-    "cross_entropy": "atxf nn",
-}
 _FAILURES = {1: MemoryError, 2: IndexError}  # no room for sums; a target outside of the vocabulary
 _NUMBERS = {"f": ctypes.c_float, "n": ctypes.c_int64, "i": ctypes.c_int}
 
@@ -33,10 +18,27 @@ _NUMBERS = {"f": ctypes.c_float, "n": ctypes.c_int64, "i": ctypes.c_int}
 class Fused(Formulas):
     """Of contiguous tensors on the CPU: activations in `dtype`, all others in fp32."""
 
+    # a activations, s those with strides of their own, x of fp32, t targets: pointers; f a float,
+    # n a count, i an int. Every function has the number of threads at its end
+    SIGNATURES: ClassVar = {
+        "add": "axxx nn",
+        "norm": "xxxf axx nn",
+        "add_and_norm": "axxxxf xaxx nn",
+        "round_and_sum": "xax nn",
+        "norm_backward": "axxxxx xx nn",
+        "gelu": "axa nn",
+        "gelu_backward": "aax nn",
+        "split_heads": "axaf nnnn",
+        "merge_heads": "asfi nnnnnn",
+        "causal_softmax": "a nnn",
+        "causal_softmax_backward": "aa nnn",
+        "cross_entropy": "atxf nn",
+    }
+
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         self._dtypes = {"a": dtype, "s": dtype, "x": torch.float32, "t": torch.int64}
         self._functions: dict[str, tuple[Callable[..., int], str]] = {}
-        for name, signature in SIGNATURES.items():
+        for name, signature in self.SIGNATURES.items():
             letters = signature.replace(" ", "")
             function = getattr(library, name)
             function.argtypes = [_NUMBERS.get(letter, ctypes.c_void_p) for letter in letters]

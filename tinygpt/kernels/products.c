@@ -1,0 +1,356 @@
+/* Products of matrices of bfloat16, summed in float, with what follows them while it is in the caches.
+
+By AMX, or by the instructions of AVX-512 for bfloat16; without either there is nothing in here but
+`multiplies`.  Weights are matrices (columns, depth) of float, rounded where they are packed. */
+
+#define _GNU_SOURCE /* for syscall */
+#include "blocks.h"
+
+#include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* By what: 0 nothing, 1 AVX-512, 2 AMX, for which the system is asked. */
+int multiplies(void) {
+#if defined __AMX_BF16__
+    enum { ASK = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM of arch_prctl(2) */
+    return syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0 ? 2 : 0;
+#elif defined __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+#ifdef __AVX512BF16__
+
+enum {
+    WHOLE = 5 << 18, /* bytes of what is right that stay in the L2 cache, while rows go by */
+    PART = 1024,     /* as deep are sums if that is not enough, before others begin */
+    PANEL = 512,     /* as many rows does a gradient of weights take at a time */
+    GROUP = 16,      /* and as many blocks of its columns */
+};
+
+/* A product, and what is done with a block of it, and when all is done with rows; `out` and what else
+has rows are (rows, columns). */
+typedef struct job {
+    void (*block)(const struct job *, count row, count column, count height, count width,
+                  const float *sums);
+    void (*rows)(const struct job *, count first, count end);
+    count columns;
+    real *out, *slope;
+    const float *bias, *residual, *gain, *shift, *x;
+    float *total, *mean, *rstd, *sums_of_rows, eps;
+} job;
+
+/* Has memory come near before a block of it is written or read. */
+INLINE void fetch(const void *data, count size, count at, count columns) {
+    if (!data) return;
+    const char *row = (const char *)data + at * size;
+    for (count i = 0; i < LANES; i++, row += columns * size) {
+        _mm_prefetch(row, _MM_HINT_ET0);
+        if (size == 4) _mm_prefetch(row + 64, _MM_HINT_ET0);
+    }
+}
+
+/* Threads take what is next to be done: one of them may get less of its core than another. That
+changes no bits: each sum has its place, and its order. */
+static int product(const matrix *left, const matrix *right, const job *todo, int threads) {
+    count rows = left->lanes, down = blocks_of(rows), across = blocks_of(right->lanes);
+    count deep = blocks_of(left->depth), block_bytes = BLOCK * sizeof(real);
+    count parts = across * deep * block_bytes > WHOLE ? (left->depth + PART - 1) / PART : 1;
+    count part = (deep + parts - 1) / parts;
+    count wide = least(across, WHOLE / (part * block_bytes));
+    count panels = (across + wide - 1) / wide;
+    count sums_blocks = parts > 1 ? 2 * down * across : 0;
+    real *packed = room_for(across * deep + threads * part + sums_blocks);
+    if (!packed) return NO_MEMORY;
+    float *sums_of_parts = (float *)(packed + (across * deep + threads * part) * BLOCK);
+#pragma omp parallel num_threads(threads)
+    {
+        tiles before = begin_tiles();
+        real *own = packed + (across * deep + omp_get_thread_num() * part) * BLOCK;
+        float block[LANES * LANES] __attribute__((aligned(64)));
+#pragma omp for schedule(dynamic)
+        for (count c = 0; c < across; c++)
+            pack_right(right, c * LANES, 0, deep, packed + c * deep * BLOCK);
+        for (count d = 0; d < deep; d += part) {
+            count depth = least(part, deep - d);
+            int is_last = d + depth == deep;
+#pragma omp for schedule(dynamic)
+            for (count task = 0; task < panels * down; task++) {
+                count row = task % down * LANES, start = task / down * wide;
+                pack_left(left, row, d * DEPTH, depth, own);
+                for (count c = start; c < least(across, start + wide); c++) {
+                    count column = c * LANES, at = row * todo->columns + column;
+                    if (is_last) {
+                        fetch(todo->out, sizeof(real), at, todo->columns);
+                        fetch(todo->slope, sizeof(real), at, todo->columns);
+                        fetch(todo->residual, sizeof(float), at, todo->columns);
+                        fetch(todo->total, sizeof(float), at, todo->columns);
+                    }
+                    float *sums = block;
+                    if (parts > 1) sums = sums_of_parts + (task % down * across + c) * LANES * LANES;
+                    multiply(own, packed + (c * deep + d) * BLOCK, depth, sums, LANES, d > 0);
+                    if (is_last)
+                        todo->block(todo, row, column, least(LANES, rows - row),
+                                    least(LANES, right->lanes - column), sums);
+                }
+            }
+        }
+        if (todo->rows)
+#pragma omp for schedule(dynamic)
+            for (count first = 0; first < rows; first += ROWS_TOGETHER)
+                todo->rows(todo, first, least(rows, first + ROWS_TOGETHER));
+        end_tiles(before);
+    }
+    free(packed);
+    return 0;
+}
+
+static void store_block(const job *todo, count row, count column, count height, count width,
+                        const float *sums) {
+    for (count j = 0; j < width; j += 16) {
+        __mmask16 there = first_of(width - j);
+        __m512 bias = _mm512_setzero_ps();
+        if (todo->bias) bias = _mm512_maskz_loadu_ps(there, todo->bias + column + j);
+        for (count i = 0; i < height; i++)
+            store16(todo->out + (row + i) * todo->columns + column + j,
+                    _mm512_add_ps(_mm512_load_ps(sums + i * LANES + j), bias), there);
+    }
+}
+
+/* `gelu_of` for 16 elements, its reciprocal to 6e-5 of it: a fiftieth of what is rounded away later. */
+INLINE void gelu_of_16(__m512 x, __m512 *y, __m512 *slope) {
+    const float scale = 1.5957691216f, cubic = 0.044715f * scale;
+    __m512 square = _mm512_mul_ps(x, x), one = _mm512_set1_ps(1);
+    __m512 bent = _mm512_fmadd_ps(square, _mm512_set1_ps(-cubic * LOG2_E),
+                                  _mm512_set1_ps(-scale * LOG2_E));
+    __m512 gate =
+        _mm512_rcp14_ps(_mm512_add_ps(power_of_two(_mm512_mul_ps(x, bent)), one));
+    __m512 gated = _mm512_mul_ps(x, gate), rest = _mm512_fnmadd_ps(gated, gate, gated);
+    __m512 inner = _mm512_fmadd_ps(square, _mm512_set1_ps(3 * cubic), _mm512_set1_ps(scale));
+    *y = gated;
+    *slope = _mm512_fmadd_ps(rest, inner, gate);
+}
+
+static void gelu_block(const job *todo, count row, count column, count height, count width,
+                       const float *sums) {
+    for (count j = 0; j < width; j += 16) {
+        __mmask16 there = first_of(width - j);
+        __m512 bias = _mm512_maskz_loadu_ps(there, todo->bias + column + j), y, slope;
+        for (count i = 0; i < height; i++) {
+            count at = (row + i) * todo->columns + column + j;
+            gelu_of_16(_mm512_add_ps(_mm512_load_ps(sums + i * LANES + j), bias), &y, &slope);
+            store16(todo->out + at, y, there);
+            store16(todo->slope + at, slope, there);
+        }
+    }
+}
+
+static void add_block(const job *todo, count row, count column, count height, count width,
+                      const float *sums) {
+    for (count j = 0; j < width; j += 16) {
+        __mmask16 there = first_of(width - j);
+        __m512 bias = _mm512_maskz_loadu_ps(there, todo->bias + column + j);
+        for (count i = 0; i < height; i++) {
+            count at = (row + i) * todo->columns + column + j;
+            __m512 sum = _mm512_add_ps(_mm512_load_ps(sums + i * LANES + j),
+                                       _mm512_maskz_loadu_ps(there, todo->residual + at));
+            _mm512_mask_storeu_ps(todo->total + at, there, _mm512_add_ps(sum, bias));
+        }
+    }
+}
+
+static void slope_block(const job *todo, count row, count column, count height, count width,
+                        const float *sums) {
+    float *sums_of_rows = todo->sums_of_rows + row / LANES * todo->columns + column;
+    for (count j = 0; j < width; j += 16) {
+        __mmask16 there = first_of(width - j);
+        __m512 total = _mm512_setzero_ps();
+        for (count i = 0; i < height; i++) {
+            count at = (row + i) * todo->columns + column + j;
+            __m512 gradient =
+                _mm512_mul_ps(_mm512_load_ps(sums + i * LANES + j), load16(todo->slope + at, there));
+            total = _mm512_add_ps(total, gradient);
+            store16(todo->out + at, gradient, there);
+        }
+        _mm512_mask_storeu_ps(sums_of_rows + j, there, total);
+    }
+}
+
+static void norm_rows(const job *todo, count first, count end) {
+    for (count n = first; n < end; n++) {
+        count at = n * todo->columns;
+        norm_row(todo->total + at, todo->gain, todo->shift, todo->eps, todo->out + at,
+                 todo->mean + n, todo->rstd + n, todo->columns);
+    }
+}
+
+static void norm_backward_rows(const job *todo, count first, count end) {
+    float *sums = todo->sums_of_rows + first / ROWS_TOGETHER * 2 * todo->columns;
+    memset(sums, 0, 2 * todo->columns * sizeof(float));
+    for (count n = first; n < end; n++) {
+        count at = n * todo->columns;
+        norm_backward_row(todo->out + at, todo->x + at, todo->mean[n], todo->rstd[n], todo->gain,
+                          todo->residual + at, todo->total + at, sums, todo->columns);
+    }
+}
+
+/* A product whose job sums over so many rows at a time; all of these sums into `out`. */
+static int product_and_sums(const matrix *left, const matrix *right, job *todo, count together,
+                            count columns, float *out, int threads) {
+    count parts = (left->lanes + together - 1) / together;
+    todo->sums_of_rows = malloc(parts * columns * sizeof(float));
+    if (!todo->sums_of_rows) return NO_MEMORY;
+    int failure = product(left, right, todo, threads);
+    add_up(todo->sums_of_rows, out, parts, columns);
+    free(todo->sums_of_rows);
+    return failure;
+}
+
+static matrix activations(const real *x, count rows, count depth) {
+    return (matrix){.data = x, .stride = depth, .lanes = rows, .depth = depth};
+}
+
+static matrix weights(const float *w, count depth, count columns) {
+    return (matrix){
+        .data = w, .stride = depth, .lanes = columns, .depth = depth, .is_float = 1};
+}
+
+/* Of a layer whose weights are (depth, columns): its gradients (rows, depth) go back to its input. */
+static matrix weights_backward(const float *w, count depth, count columns) {
+    return (matrix){.data = w,
+                    .stride = columns,
+                    .lanes = columns,
+                    .depth = depth,
+                    .by_depth = 1,
+                    .is_float = 1};
+}
+
+int linear(const real *x, const float *w, real *out, count rows, count depth, count columns,
+           int threads) {
+    matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
+    job todo = {.block = store_block, .columns = columns, .out = out};
+    return product(&left, &right, &todo, threads);
+}
+
+int linear_bias(const real *x, const float *w, const float *bias, real *out, count rows, count depth,
+                count columns, int threads) {
+    matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
+    job todo = {.block = store_block, .columns = columns, .out = out, .bias = bias};
+    return product(&left, &right, &todo, threads);
+}
+
+int linear_gelu(const real *x, const float *w, const float *bias, real *out, real *slope, count rows,
+                count depth, count columns, int threads) {
+    matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
+    job todo = {
+        .block = gelu_block, .columns = columns, .out = out, .slope = slope, .bias = bias};
+    return product(&left, &right, &todo, threads);
+}
+
+int linear_add(const real *x, const float *w, const float *bias, const float *residual, float *total,
+               count rows, count depth, count columns, int threads) {
+    matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
+    job todo = {.block = add_block,
+                .columns = columns,
+                .bias = bias,
+                .residual = residual,
+                .total = total};
+    return product(&left, &right, &todo, threads);
+}
+
+int linear_add_norm(const real *x, const float *w, const float *bias, const float *residual,
+                    const float *gain, const float *shift, float eps, float *total, real *normed,
+                    float *mean, float *rstd, count rows, count depth, count columns, int threads) {
+    matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
+    job todo = {.block = add_block,
+                .rows = norm_rows,
+                .columns = columns,
+                .out = normed,
+                .bias = bias,
+                .residual = residual,
+                .gain = gain,
+                .shift = shift,
+                .total = total,
+                .mean = mean,
+                .rstd = rstd,
+                .eps = eps};
+    return product(&left, &right, &todo, threads);
+}
+
+int linear_backward(const real *d, const float *w, real *d_x, count rows, count depth, count columns,
+                    int threads) {
+    matrix left = activations(d, rows, depth), right = weights_backward(w, depth, columns);
+    job todo = {.block = store_block, .columns = columns, .out = d_x};
+    return product(&left, &right, &todo, threads);
+}
+
+/* The gradient times slope, and its sums over rows. */
+int linear_backward_slope(const real *d, const float *w, const real *slope, real *d_x,
+                          float *column_sums, count rows, count depth, count columns, int threads) {
+    matrix left = activations(d, rows, depth), right = weights_backward(w, depth, columns);
+    job todo = {
+        .block = slope_block, .columns = columns, .out = d_x, .slope = (real *)slope};
+    return product_and_sums(&left, &right, &todo, LANES, columns, column_sums, threads);
+}
+
+/* `norm_backward` of the gradient. */
+int linear_backward_norm(const real *d, const float *w, const float *x, const float *mean,
+                         const float *rstd, const float *gain, const float *residual, real *d_normed,
+                         float *d_x, float *column_sums, count rows, count depth, count columns,
+                         int threads) {
+    matrix left = activations(d, rows, depth), right = weights_backward(w, depth, columns);
+    job todo = {.block = store_block,
+                .rows = norm_backward_rows,
+                .columns = columns,
+                .out = d_normed,
+                .residual = residual,
+                .gain = gain,
+                .x = x,
+                .total = d_x,
+                .mean = (float *)mean,
+                .rstd = (float *)rstd};
+    return product_and_sums(&left, &right, &todo, ROWS_TOGETHER, 2 * columns, column_sums,
+                            threads);
+}
+
+/* Sums over rows of d (rows, height) times x (rows, width): (height, width). */
+int linear_weights(const real *d, const real *x, float *d_w, count rows, count height, count width,
+                   int threads) {
+    matrix left = {.data = d, .stride = height, .lanes = height, .depth = rows, .by_depth = 1};
+    matrix right = {.data = x, .stride = width, .lanes = width, .depth = rows, .by_depth = 1};
+    count down = blocks_of(height), across = blocks_of(width);
+    count panel = least(PANEL / DEPTH, blocks_of(rows)), groups = (across + GROUP - 1) / GROUP;
+    real *packed = room_for((down + across) * panel);
+    if (!packed) return NO_MEMORY;
+    real *packed_right = packed + down * panel * BLOCK;
+#pragma omp parallel num_threads(threads)
+    {
+        tiles before = begin_tiles();
+        for (count n = 0; n < rows; n += panel * DEPTH) {
+            count depth = least(panel, blocks_of(rows - n));
+#pragma omp for schedule(dynamic)
+            for (count b = 0; b < down + across; b++)
+                if (b < down)
+                    pack_left(&left, b * LANES, n, depth, packed + b * panel * BLOCK);
+                else
+                    pack_right(&right, (b - down) * LANES, n, depth, packed + b * panel * BLOCK);
+#pragma omp for schedule(dynamic)
+            for (count task = 0; task < groups * down; task++) {
+                count row = task % down * LANES, start = task / down * GROUP;
+                for (count c = start; c < least(across, start + GROUP); c++)
+                    multiply_into(packed + task % down * panel * BLOCK,
+                                  packed_right + c * panel * BLOCK, depth,
+                                  d_w + row * width + c * LANES, width, least(LANES, height - row),
+                                  least(LANES, width - c * LANES), n > 0);
+            }
+        }
+        end_tiles(before);
+    }
+    free(packed);
+    return 0;
+}
+
+#endif
