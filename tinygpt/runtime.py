@@ -25,6 +25,7 @@ _PLACES = {
     "fsdp": "{ranks} ranks, over which the model is spread (FSDP)",
 }
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+NORM_ELEMENTS = 1 << 16  # of a tensor whose norm a CPU takes at once: it is 4e-7 off at most
 # compiling takes about a minute; shorter runs do not earn it back
 COMPILE_PAYS_AFTER_STEPS = {"cuda": 500, "cpu": 20_000}
 # on a CPU it saves the time between operations, which larger matrices hide
@@ -250,7 +251,12 @@ class Runtime:
         gradients = [p.grad for p in parameters if p.grad is not None]
         on_cpu = self.device.type == "cpu"
         if on_cpu:
-            gradients = [torch.linalg.vector_norm(gradient, dim=-1) for gradient in gradients]
+            gradients = [
+                gradient
+                if gradient.numel() <= NORM_ELEMENTS
+                else torch.linalg.vector_norm(gradient, dim=-1)
+                for gradient in gradients
+            ]
         norm = torch.nn.utils.get_total_norm(gradients)
         whole_norm = parallel.whole(norm)
         # elsewhere it is quicker to multiply by one than to wait and see whether that is needed

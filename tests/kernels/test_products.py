@@ -99,7 +99,7 @@ def test_a_layer_and_its_gradients_are_those_of_the_formulas(
 @pytest.mark.parametrize(
     ("rows", "depth", "columns"),
     [
-        (1100, 40, 600),  # more rows and columns than a gradient takes at a time
+        (2100, 40, 300),  # more rows and columns than a gradient takes at a time
         (40, 600, 1200),  # weights that do not stay in the cache, by columns
         (40, 2100, 700),  # and by depth, summed in parts
         (70, 1500, 1300),

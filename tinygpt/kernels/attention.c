@@ -11,7 +11,7 @@ and its gradients are (B, T, 3, H, D), y and its gradient (B, T, H, D). */
 
 enum { SPAN = 8 }; /* blocks of queries whose probabilities the backward has at a time */
 
-/* Sizes, and what follows from them: blocks of T and of D, numbers of a token and of a query's keys. */
+/* Sizes, and what follows: blocks of T and of D, numbers of a token and of all keys of a query. */
 typedef struct {
     count batch, time, heads, width, long_, deep, of_y, of_qkv, stride;
 } shape;
@@ -143,8 +143,8 @@ static float along(const real *a, const real *b, count width) {
     return _mm512_reduce_add_ps(sum);
 }
 
-/* Probabilities of a row of scores, and the gradient of these, from that of probabilities, whose mean by
-probability is known. */
+/* Probabilities of a row of scores, and the gradient of these from that of probabilities and its mean
+by them. */
 static void gradient_of_row(const float *row, const float *d_p, float factor, float log_sum,
                             float mean, count seen, count keys, real *p, real *d_scores) {
     __m512 scale = _mm512_set1_ps(factor / LOG2_E);
@@ -156,9 +156,9 @@ static void gradient_of_row(const float *row, const float *d_p, float factor, fl
     }
 }
 
-/* A block of gradients, tokens from `first` on, to its place in d_qkv; `sums_of_tokens` are added to. */
-static void place(const shape *s, const float *block, count head, count kind, count first, count column,
-                  real *d_qkv, float *sums_of_tokens) {
+/* A block of gradients, tokens from `first` on, to its place in d_qkv and into the sums over tokens. */
+static void place(const shape *s, const float *block, count head, count kind, count first,
+                  count column, real *d_qkv, float *sums_of_tokens) {
     real *out = d_qkv + in_qkv(s, head, kind) + first * s->of_qkv;
     float *sums = sums_of_tokens + head / s->heads * s->of_qkv + in_qkv(s, head % s->heads, kind);
     for (count c = column; c < least(s->width, column + LANES); c += 16) {

@@ -258,6 +258,8 @@ static inline void add_up(const float *rows, float *restrict out, count n, count
 }
 
 /* For so many blocks. */
-static inline real *room_for(count blocks) { return aligned_alloc(64, blocks * BLOCK * sizeof(real)); }
+static inline real *room_for(count blocks) {
+    return aligned_alloc(64, blocks * BLOCK * sizeof(real));
+}
 
 #endif

@@ -93,8 +93,8 @@ static inline void gelu_of(float x, float *y, float *slope) {
     *slope = gate + (gated - gated * gate) * (scale + 3 * bent);
 }
 
-/* d_x is the gradient through `norm_row` plus `residual`; `sums`, the gradients of gain and behind them
-of shift, are added to. */
+/* d_x is the gradient through `norm_row` plus `residual`; `sums`, the gradients of gain and then of
+shift, are added to. */
 static inline void norm_backward_row(const real *restrict d, const float *restrict x, float mean,
                                      float rstd, const float *restrict gain,
                                      const float *restrict residual, float *restrict d_x,

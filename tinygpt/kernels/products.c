@@ -1,4 +1,4 @@
-/* Products of matrices of bfloat16, summed in float, with what follows them while it is in the caches.
+/* Products of matrices of bfloat16, summed in float, and what follows while it is in the caches.
 
 By AMX, or by the instructions of AVX-512 for bfloat16; without either there is nothing in here but
 `multiplies`.  Weights are matrices (columns, depth) of float, rounded where they are packed. */
@@ -27,8 +27,8 @@ int multiplies(void) {
 enum {
     WHOLE = 5 << 18, /* bytes of what is right that stay in the L2 cache, while rows go by */
     PART = 1024,     /* as deep are sums if that is not enough, before others begin */
-    PANEL = 512,     /* as many rows does a gradient of weights take at a time */
-    GROUP = 16,      /* and as many blocks of its columns */
+    PANEL = 1024,    /* as many rows does a gradient of weights take at a time, */
+    GROUP = 1 << 19, /* and as many bytes of their columns */
 };
 
 /* A product, and what is done with a block of it, and when all is done with rows; `out` and what else
@@ -120,14 +120,13 @@ static void store_block(const job *todo, count row, count column, count height, 
     }
 }
 
-/* `gelu_of` for 16 elements, its reciprocal to 6e-5 of it: a fiftieth of what is rounded away later. */
+/* `gelu_of` for 16 elements, its reciprocal to 6e-5 of it: a thirtieth of what rounding may take. */
 INLINE void gelu_of_16(__m512 x, __m512 *y, __m512 *slope) {
     const float scale = 1.5957691216f, cubic = 0.044715f * scale;
     __m512 square = _mm512_mul_ps(x, x), one = _mm512_set1_ps(1);
     __m512 bent = _mm512_fmadd_ps(square, _mm512_set1_ps(-cubic * LOG2_E),
                                   _mm512_set1_ps(-scale * LOG2_E));
-    __m512 gate =
-        _mm512_rcp14_ps(_mm512_add_ps(power_of_two(_mm512_mul_ps(x, bent)), one));
+    __m512 gate = _mm512_rcp14_ps(_mm512_add_ps(power_of_two(_mm512_mul_ps(x, bent)), one));
     __m512 gated = _mm512_mul_ps(x, gate), rest = _mm512_fnmadd_ps(gated, gate, gated);
     __m512 inner = _mm512_fmadd_ps(square, _mm512_set1_ps(3 * cubic), _mm512_set1_ps(scale));
     *y = gated;
@@ -322,7 +321,9 @@ int linear_weights(const real *d, const real *x, float *d_w, count rows, count h
     matrix left = {.data = d, .stride = height, .lanes = height, .depth = rows, .by_depth = 1};
     matrix right = {.data = x, .stride = width, .lanes = width, .depth = rows, .by_depth = 1};
     count down = blocks_of(height), across = blocks_of(width);
-    count panel = least(PANEL / DEPTH, blocks_of(rows)), groups = (across + GROUP - 1) / GROUP;
+    count panel = least(PANEL / DEPTH, blocks_of(rows));
+    count wide = least(across, GROUP / (panel * BLOCK * sizeof(real)));
+    count groups = (across + wide - 1) / wide;
     real *packed = room_for((down + across) * panel);
     if (!packed) return NO_MEMORY;
     real *packed_right = packed + down * panel * BLOCK;
@@ -339,8 +340,8 @@ int linear_weights(const real *d, const real *x, float *d_w, count rows, count h
                     pack_right(&right, (b - down) * LANES, n, depth, packed + b * panel * BLOCK);
 #pragma omp for schedule(dynamic)
             for (count task = 0; task < groups * down; task++) {
-                count row = task % down * LANES, start = task / down * GROUP;
-                for (count c = start; c < least(across, start + GROUP); c++)
+                count row = task % down * LANES, start = task / down * wide;
+                for (count c = start; c < least(across, start + wide); c++)
                     multiply_into(packed + task % down * panel * BLOCK,
                                   packed_right + c * panel * BLOCK, depth,
                                   d_w + row * width + c * LANES, width, least(LANES, height - row),
