@@ -116,6 +116,7 @@ class Trainer:
         self.eval_every, self.log_every = self._eval_every(), self._log_every()
         self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)
         self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
+        self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         self.plain_loss = ModelLoss(state.model)
         self.model_loss, self.compile_note = runtime.compile(
             self.plain_loss,
@@ -212,7 +213,7 @@ class Trainer:
             loss += part.detach()
         loss = self.ranks.mean(loss)
         state.scaler.unscale_(state.optimizer)
-        grad_norm = self.runtime.clip(state.model.parameters(), cfg.grad_clip)
+        grad_norm = self.runtime.clip(self.parameters, cfg.grad_clip)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
