@@ -1,4 +1,4 @@
-/* What the kernels have in common: the type of activations, rows of LayerNorm, sums over rows.
+/* What the kernels have in common: the type of activations, GELU, rows of LayerNorm.
 
 N rows, C columns; B batch, T time, H heads, D width of a head. */
 
@@ -118,32 +118,5 @@ static inline void norm_backward_row(const real *restrict d, const float *restri
     }
 }
 
-/* Sums over rows. Each thread has a total and, behind it, the sum of its latest rows, which is folded
-into the total now and then: a single running total would swallow what is added late. */
+/* Rows whose sum is made by itself: a single running total would swallow what is added late. */
 enum { ROWS_TOGETHER = 128 };
-
-static inline float *sums_of_threads(count columns, int threads) {
-    return calloc(2 * (size_t)columns * threads, sizeof(float));
-}
-
-static inline void fold(float *restrict total, count columns) {
-    float *restrict latest = total + columns;
-    for (count c = 0; c < columns; c++) {
-        total[c] += latest[c];
-        latest[c] = 0;
-    }
-}
-
-/* Into `out` what all threads have, in their order. */
-static inline void finish_sums(float *sums, float *restrict out, count columns, int threads) {
-    memset(out, 0, columns * sizeof(float));
-    for (int k = 0; k < threads; k++) {
-        float *restrict total = sums + 2 * k * columns;
-        fold(total, columns);
-        for (count c = 0; c < columns; c++) out[c] += total[c];
-    }
-    free(sums);
-}
-
-/* The rows of thread k: first_row(k) to first_row(k + 1). */
-static inline count first_row(count rows, int k, int threads) { return rows * k / threads; }

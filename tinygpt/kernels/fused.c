@@ -36,6 +36,34 @@ int add_and_norm(const real *update, const float *bias, const float *x, const fl
     return 0;
 }
 
+/* Sums over rows. Each thread has a total and, behind it, the sum of its latest rows, which is folded
+into the total after ROWS_TOGETHER of them. */
+static float *sums_of_threads(count columns, int threads) {
+    return calloc(2 * (size_t)columns * threads, sizeof(float));
+}
+
+static inline void fold(float *restrict total, count columns) {
+    float *restrict latest = total + columns;
+    for (count c = 0; c < columns; c++) {
+        total[c] += latest[c];
+        latest[c] = 0;
+    }
+}
+
+/* Into `out` what all threads have, in their order. */
+static void finish_sums(float *sums, float *restrict out, count columns, int threads) {
+    memset(out, 0, columns * sizeof(float));
+    for (int k = 0; k < threads; k++) {
+        float *restrict total = sums + 2 * k * columns;
+        fold(total, columns);
+        for (count c = 0; c < columns; c++) out[c] += total[c];
+    }
+    free(sums);
+}
+
+/* The rows of thread k: first_row(k) to first_row(k + 1). */
+static inline count first_row(count rows, int k, int threads) { return rows * k / threads; }
+
 /* `rounded` may be NULL. */
 int round_and_sum(const float *x, real *rounded, float *column_sums, count rows, count width,
                   int threads) {
