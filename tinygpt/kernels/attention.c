@@ -47,39 +47,48 @@ static real *take(real **room, count blocks) {
     return here;
 }
 
-static void pack_all(matrix from, real *to) {
-    count deep = blocks_of(from.depth);
-    for (count c = 0; c < blocks_of(from.lanes); c++)
-        pack_right(&from, c * LANES, 0, deep, to + c * deep * BLOCK);
+static void pack_head(matrix from, real *to) {
+    count deep = blocks_of(from.depth), across = blocks_of(from.lanes);
+    for (count b = 0; b < (from.by_depth ? deep : across); b++)
+        if (from.by_depth)
+            pack_right(&from, b * DEPTH, 0, across, to + b * BLOCK, deep * BLOCK);
+        else
+            pack_right(&from, b * LANES, 0, deep, to + b * deep * BLOCK, BLOCK);
 }
 
 /* For 32 queries and the keys of the first `blocks`, what is left times what is right: scores. */
-static void multiply_by_keys(const shape *s, const real *left, const real *right, count blocks,
+static void multiply_by_keys(const shape *s, view left, const real *right, count blocks,
                              float *out) {
     for (count c = 0; c < blocks; c++)
         multiply(left, right + c * s->deep * BLOCK, s->deep, out + c * LANES, s->stride, 0);
 }
 
 /* 2^(score * factor - less) of 16 keys, of which the query has `seen` so many. */
-INLINE __m512 powers_of(const float *scores, float factor, float less, count seen) {
+INLINE __m512 powers_of_16(const float *scores, float factor, float less, count seen) {
     __m512 x = _mm512_fmsub_ps(_mm512_load_ps(scores), _mm512_set1_ps(factor), _mm512_set1_ps(less));
-    return _mm512_maskz_mov_ps(seen > 0 ? first_of(seen) : 0, power_of_two(x));
+    return _mm512_maskz_mov_ps(first_of(seen), power_of_two(x));
+}
+
+INLINE pair powers_of(const float *scores, float factor, float less, count seen) {
+    return (pair){powers_of_16(scores, factor, less, seen),
+                  powers_of_16(scores + 16, factor, less, seen - 16)};
 }
 
 /* A row of scores to e^(score / sqrt(D)), divided by that of the largest, in block `r` of what
 pack_left would make; their sum, and the logarithm to the base of 2 of what it is undivided. */
 static float powers_of_row(const float *row, float factor, count seen, count keys, real *powers,
                            float *log_sum) {
-    __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    pair sum = same(0);
     for (count c = 0; c < seen; c += 16)
         most = _mm512_mask_max_ps(most, first_of(seen - c), most, _mm512_load_ps(row + c));
     float largest = _mm512_reduce_max_ps(most) * factor;
-    for (count c = 0; c < keys; c += 16) {
-        __m512 power = powers_of(row + c, factor, largest, seen - c);
-        sum = _mm512_add_ps(sum, power);
-        store16(powers + c / DEPTH * BLOCK + c % DEPTH, power, 0xffff);
+    for (count c = 0; c < keys; c += DEPTH, powers += BLOCK) {
+        pair power = powers_of(row + c, factor, largest, seen - c);
+        sum = plus(sum, power);
+        store_reals(powers, power, DEPTH);
     }
-    float total = _mm512_reduce_add_ps(sum);
+    float total = sum_of(sum);
     *log_sum = largest + log2f(total);
     return total;
 }
@@ -92,23 +101,22 @@ static void attend_head(const shape *s, const real *qkv, real *y, float *logs, c
     float totals[LANES], sums[LANES * LANES] __attribute__((aligned(64)));
     float factor = LOG2_E / sqrtf(s->width);
     matrix q = by_token(s, qkv + in_qkv(s, head, 0), s->of_qkv);
-    pack_all(by_token(s, qkv + in_qkv(s, head, 1), s->of_qkv), keys);
-    pack_all(by_width(s, qkv + in_qkv(s, head, 2), s->of_qkv), values);
+    pack_head(by_token(s, qkv + in_qkv(s, head, 1), s->of_qkv), keys);
+    pack_head(by_width(s, qkv + in_qkv(s, head, 2), s->of_qkv), values);
     for (count i = 0; i < s->long_; i++) {
         count first = i * LANES, height = least(LANES, s->time - first);
-        pack_left(&q, first, 0, s->deep, queries);
-        multiply_by_keys(s, queries, keys, i + 1, scores);
+        pack_left(&q, first, 0, s->deep, queries, BLOCK);
+        multiply_by_keys(s, in_blocks(queries), keys, i + 1, scores);
         for (count r = 0; r < height; r++)
             totals[r] = powers_of_row(scores + r * s->stride, factor, first + r + 1, first + LANES,
                                       powers + r * DEPTH, logs + head * s->time + first + r);
         for (count d = 0; d < s->deep; d++) {
-            multiply(powers, values + d * s->long_ * BLOCK, i + 1, sums, LANES, 0);
-            for (count c = d * LANES; c < least(s->width, (d + 1) * LANES); c += 16)
-                for (count r = 0; r < height; r++)
-                    store16(y + in_y(s, head) + (first + r) * s->of_y + c,
-                            _mm512_div_ps(_mm512_load_ps(sums + r * LANES + c % LANES),
-                                          _mm512_set1_ps(totals[r])),
-                            first_of(s->width - c));
+            multiply(in_blocks(powers), values + d * s->long_ * BLOCK, i + 1, sums, LANES, 0);
+            real *out = y + in_y(s, head) + first * s->of_y + d * LANES;
+            for (count r = 0; r < height; r++)
+                store_reals(out + r * s->of_y,
+                            times(load_floats(sums + r * LANES, LANES), same(1 / totals[r])),
+                            s->width - d * LANES);
         }
     }
 }
@@ -135,42 +143,39 @@ int attend(const real *qkv, real *y, float *logs, count batch, count time, count
 
 /* Of two rows the sum of products. */
 static float along(const real *a, const real *b, count width) {
-    __m512 sum = _mm512_setzero_ps();
-    for (count c = 0; c < width; c += 16) {
-        __mmask16 there = first_of(width - c);
-        sum = _mm512_fmadd_ps(load16(a + c, there), load16(b + c, there), sum);
-    }
-    return _mm512_reduce_add_ps(sum);
+    pair sum = same(0);
+    for (count c = 0; c < width; c += LANES)
+        sum = plus(sum, times(load_reals(a + c, width - c), load_reals(b + c, width - c)));
+    return sum_of(sum);
 }
 
 /* Probabilities of a row of scores, and the gradient of these from that of probabilities and its mean
 by them. */
 static void gradient_of_row(const float *row, const float *d_p, float factor, float log_sum,
                             float mean, count seen, count keys, real *p, real *d_scores) {
-    __m512 scale = _mm512_set1_ps(factor / LOG2_E);
-    for (count c = 0; c < keys; c += 16) {
-        __m512 probability = powers_of(row + c, factor, log_sum, seen - c);
-        __m512 over_mean = _mm512_sub_ps(_mm512_load_ps(d_p + c), _mm512_set1_ps(mean));
-        store16(p + c, probability, 0xffff);
-        store16(d_scores + c, _mm512_mul_ps(_mm512_mul_ps(probability, over_mean), scale), 0xffff);
+    pair scale = same(factor / LOG2_E), less = same(-mean);
+    for (count c = 0; c < keys; c += DEPTH) {
+        pair probability = powers_of(row + c, factor, log_sum, seen - c);
+        pair over_mean = plus(load_floats(d_p + c, DEPTH), less);
+        store_reals(p + c, probability, DEPTH);
+        store_reals(d_scores + c, times(times(probability, over_mean), scale), DEPTH);
     }
 }
 
 /* A block of gradients, tokens from `first` on, to its place in d_qkv and into the sums over tokens. */
 static void place(const shape *s, const float *block, count head, count kind, count first,
                   count column, real *d_qkv, float *sums_of_tokens) {
-    real *out = d_qkv + in_qkv(s, head, kind) + first * s->of_qkv;
-    float *sums = sums_of_tokens + head / s->heads * s->of_qkv + in_qkv(s, head % s->heads, kind);
-    for (count c = column; c < least(s->width, column + LANES); c += 16) {
-        __mmask16 there = first_of(s->width - c);
-        __m512 total = _mm512_maskz_loadu_ps(there, sums + c);
-        for (count r = 0; r < least(LANES, s->time - first); r++) {
-            __m512 row = _mm512_load_ps(block + r * LANES + c - column);
-            total = _mm512_add_ps(total, row);
-            store16(out + r * s->of_qkv + c, row, there);
-        }
-        _mm512_mask_storeu_ps(sums + c, there, total);
+    real *out = d_qkv + in_qkv(s, head, kind) + first * s->of_qkv + column;
+    float *sums = sums_of_tokens + head / s->heads * s->of_qkv + column;
+    sums += in_qkv(s, head % s->heads, kind);
+    count there = s->width - column;
+    pair total = load_floats(sums, there);
+    for (count r = 0; r < least(LANES, s->time - first); r++) {
+        pair row = load_floats(block + r * LANES, LANES);
+        total = plus(total, row);
+        store_reals(out + r * s->of_qkv, row, there);
     }
+    store_floats(sums, total, there);
 }
 
 /* Adds to `out`, blocks of (T, D), what comes back to the keys from a span of queries: their p or
@@ -184,9 +189,10 @@ static void add_to_keys(const shape *s, const real *of_queries, const real *righ
                    .by_depth = 1};
     for (count j = 0; j < first + here; j++) {
         count before = j > first ? j - first : 0; /* queries that do not see these keys */
-        pack_left(&left, j * LANES, before * DEPTH, here - before, packed);
+        for (count b = before; b < here; b++)
+            pack_left(&left, b * DEPTH, j * LANES, 1, packed + (b - before) * BLOCK, BLOCK);
         for (count c = 0; c < s->deep; c++)
-            multiply(packed, right + (c * SPAN + before) * BLOCK, here - before,
+            multiply(in_blocks(packed), right + (c * SPAN + before) * BLOCK, here - before,
                      out + (j * s->deep + c) * LANES * LANES, LANES, j < first);
     }
 }
@@ -208,16 +214,16 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *y,
     d_y += in_y(s, head);
     matrix queries = by_token(s, q, s->of_qkv), d = by_token(s, d_y, s->of_y);
     matrix q_by_width = by_width(s, q, s->of_qkv), d_y_by_width = by_width(s, d_y, s->of_y);
-    pack_all(by_token(s, k, s->of_qkv), keys);
-    pack_all(by_width(s, k, s->of_qkv), keys_by_width);
-    pack_all(by_token(s, qkv + in_qkv(s, head, 2), s->of_qkv), values);
+    pack_head(by_token(s, k, s->of_qkv), keys);
+    pack_head(by_width(s, k, s->of_qkv), keys_by_width);
+    pack_head(by_token(s, qkv + in_qkv(s, head, 2), s->of_qkv), values);
     for (count first = 0; first < s->long_; first += SPAN) {
         count here = least(SPAN, s->long_ - first);
         for (count i = first; i < first + here; i++) {
-            pack_left(&queries, i * LANES, 0, s->deep, left);
-            multiply_by_keys(s, left, keys, i + 1, scores);
-            pack_left(&d, i * LANES, 0, s->deep, left);
-            multiply_by_keys(s, left, values, i + 1, d_p);
+            pack_left(&queries, i * LANES, 0, s->deep, left, BLOCK);
+            multiply_by_keys(s, in_blocks(left), keys, i + 1, scores);
+            pack_left(&d, i * LANES, 0, s->deep, left, BLOCK);
+            multiply_by_keys(s, in_blocks(left), values, i + 1, d_p);
             count from = (i - first) * LANES * s->stride;
             for (count r = 0; r < LANES; r++) {
                 count t = i * LANES + r, at = from + r * s->stride, of_token = t * s->of_y;
@@ -231,16 +237,16 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *y,
                            .stride = s->stride,
                            .lanes = LANES,
                            .depth = (i + 1) * LANES};
-            pack_left(&rows, 0, 0, i + 1, left);
+            pack_left(&rows, 0, 0, i + 1, left, BLOCK);
             for (count c = 0; c < s->deep; c++) {
-                multiply(left, keys_by_width + c * s->long_ * BLOCK, i + 1, sums, LANES, 0);
+                multiply(in_blocks(left), keys_by_width + c * s->long_ * BLOCK, i + 1, sums, LANES, 0);
                 place(s, sums, head, 0, i * LANES, c * LANES, d_qkv, sums_of_tokens);
             }
         }
-        for (count c = 0; c < s->deep; c++) {
-            count at = c * SPAN * BLOCK;
-            pack_right(&q_by_width, c * LANES, first * LANES, here, queries_by_width + at);
-            pack_right(&d_y_by_width, c * LANES, first * LANES, here, d_by_width + at);
+        for (count b = 0; b < here; b++) {
+            count row = (first + b) * DEPTH, at = b * BLOCK, step = SPAN * BLOCK;
+            pack_right(&q_by_width, row, 0, s->deep, queries_by_width + at, step);
+            pack_right(&d_y_by_width, row, 0, s->deep, d_by_width + at, step);
         }
         add_to_keys(s, d_scores, queries_by_width, first, here, left, d_keys);
         add_to_keys(s, p, d_by_width, first, here, left, d_values);

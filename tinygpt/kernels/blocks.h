@@ -12,6 +12,7 @@ lanes of what is left, its columns the lanes of what is right.  Both are packed 
 #include <immintrin.h>
 
 enum { LANES = 32, DEPTH = 32, TILE = 16 * 32, BLOCK = 2 * TILE };
+enum { AHEAD = 2 }; /* blocks that memory comes near before they are packed */
 
 #define LOG2_E 1.44269504f
 
@@ -20,16 +21,64 @@ enum { LANES = 32, DEPTH = 32, TILE = 16 * 32, BLOCK = 2 * TILE };
 static inline count least(count a, count b) { return a < b ? a : b; }
 static inline count blocks_of(count lanes) { return (lanes + LANES - 1) / LANES; }
 
-/* What follows is 16 elements at a time. */
-INLINE __mmask16 first_of(count there) { return there >= 16 ? 0xffff : (1u << there) - 1; }
+/* Has memory come near before 32 rows of a block are read or, if so hinted, written. */
+INLINE void fetch(const void *data, count size, count at, count stride, const int hint) {
+    if (!data) return;
+    const char *row = (const char *)data + at * size;
+    for (count i = 0; i < LANES; i++, row += stride * size) {
+        _mm_prefetch(row, hint);
+        if (size == 4) _mm_prefetch(row + 64, hint);
+    }
+}
 
-INLINE __m512 load16(const real *from, __mmask16 there) {
-    __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from));
+/* What follows is 16 elements at a time, of which `there` are. */
+INLINE __mmask16 first_of(count there) {
+    return there >= 16 ? 0xffff : there > 0 ? (1u << there) - 1 : 0;
+}
+
+INLINE __m512 load16(const real *from, count there) {
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_of(there), from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
-INLINE void store16(real *to, __m512 x, __mmask16 there) {
-    _mm256_mask_storeu_epi16(to, there, (__m256i)_mm512_cvtneps_pbh(x));
+/* Two of them. */
+typedef struct {
+    __m512 low, high;
+} pair;
+
+INLINE pair load_floats(const float *from, count there) {
+    return (pair){_mm512_maskz_loadu_ps(first_of(there), from),
+                  _mm512_maskz_loadu_ps(first_of(there - 16), from + 16)};
+}
+
+INLINE pair load_reals(const real *from, count there) {
+    return (pair){load16(from, there), load16(from + 16, there - 16)};
+}
+
+INLINE void store_floats(float *to, pair x, count there) {
+    _mm512_mask_storeu_ps(to, first_of(there), x.low);
+    _mm512_mask_storeu_ps(to + 16, first_of(there - 16), x.high);
+}
+
+/* A whole line of the cache where all are there. */
+INLINE void store_reals(real *to, pair x, count there) {
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low);
+    if (there >= 32)
+        _mm512_storeu_si512(to, both);
+    else
+        _mm512_mask_storeu_epi16(to, (1u << there) - 1, both);
+}
+
+INLINE pair same(float x) { return (pair){_mm512_set1_ps(x), _mm512_set1_ps(x)}; }
+
+INLINE float sum_of(pair x) { return _mm512_reduce_add_ps(_mm512_add_ps(x.low, x.high)); }
+
+INLINE pair plus(pair a, pair b) {
+    return (pair){_mm512_add_ps(a.low, b.low), _mm512_add_ps(a.high, b.high)};
+}
+
+INLINE pair times(pair a, pair b) {
+    return (pair){_mm512_mul_ps(a.low, b.low), _mm512_mul_ps(a.high, b.high)};
 }
 
 /* 2^x to 3e-6 of it; not of -infinity. Of the part below the whole number a polynomial, whose largest
@@ -50,6 +99,15 @@ typedef struct {
     count stride, lanes, depth;
     int by_depth, is_float;
 } matrix;
+
+/* 32 lanes of what is left, packed or as they are in memory: so far from one to the next, and from a
+block of depth to the next. */
+typedef struct {
+    const real *data;
+    count stride, next;
+} view;
+
+static inline view in_blocks(const real *packed) { return (view){packed, DEPTH, BLOCK}; }
 
 #ifdef __AMX_BF16__
 
@@ -80,10 +138,10 @@ static inline void end_tiles(tiles before) {
 
 /* Into `out`, 32 x 32 with `stride`, the product of so many blocks of depth; `adds` it to what is
 there. */
-INLINE void multiply(const real *left, const real *right, count blocks, float *out, count stride,
+INLINE void multiply(view left, const real *right, count blocks, float *out, count stride,
                      int adds) {
     float *low = out + 16 * stride;
-    count bytes = stride * sizeof(float);
+    count bytes = stride * sizeof(float), left_bytes = left.stride * sizeof(real);
     if (adds) {
         _tile_loadd(0, out, bytes);
         _tile_loadd(1, out + 16, bytes);
@@ -95,9 +153,9 @@ INLINE void multiply(const real *left, const real *right, count blocks, float *o
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (count b = 0; b < blocks; b++, left += BLOCK, right += BLOCK) {
-        _tile_loadd(4, left, 64);
-        _tile_loadd(5, left + TILE, 64);
+    for (count b = 0; b < blocks; b++, left.data += left.next, right += BLOCK) {
+        _tile_loadd(4, left.data, left_bytes);
+        _tile_loadd(5, left.data + 16 * left.stride, left_bytes);
         _tile_loadd(6, right, 64);
         _tile_loadd(7, right + TILE, 64);
         _tile_dpbf16ps(0, 4, 6);
@@ -119,7 +177,7 @@ static inline void end_tiles(tiles before) { (void)before; }
 
 enum { ROWS = 8 }; /* whose sums are in registers, two each */
 
-INLINE void multiply(const real *left, const real *right, count blocks, float *out, count stride,
+INLINE void multiply(view left, const real *right, count blocks, float *out, count stride,
                      int adds) {
     for (int first = 0; first < LANES; first += ROWS, out += ROWS * stride) {
         __m512 sums[ROWS][2];
@@ -127,15 +185,15 @@ INLINE void multiply(const real *left, const real *right, count blocks, float *o
         for (int i = 0; i < 2 * ROWS; i++)
             sums[i / 2][i % 2] = adds ? _mm512_loadu_ps(out + i / 2 * stride + i % 2 * 16)
                                       : _mm512_setzero_ps();
-        const real *of_rows = left + first / 16 * TILE + first % 16 * DEPTH, *of_columns = right;
-        for (count b = 0; b < blocks; b++, of_rows += BLOCK, of_columns += BLOCK)
+        const real *of_rows = left.data + first * left.stride, *of_columns = right;
+        for (count b = 0; b < blocks; b++, of_rows += left.next, of_columns += BLOCK)
             for (int pair = 0; pair < 16; pair++) {
                 __m512bh low = (__m512bh)_mm512_loadu_si512(of_columns + 32 * pair);
                 __m512bh high = (__m512bh)_mm512_loadu_si512(of_columns + TILE + 32 * pair);
 #pragma GCC unroll 16
                 for (int i = 0; i < ROWS; i++) {
                     int32_t two;
-                    memcpy(&two, of_rows + DEPTH * i + 2 * pair, sizeof two);
+                    memcpy(&two, of_rows + left.stride * i + 2 * pair, sizeof two);
                     __m512bh row = (__m512bh)_mm512_set1_epi32(two);
                     sums[i][0] = _mm512_dpbf16_ps(sums[i][0], row, low);
                     sums[i][1] = _mm512_dpbf16_ps(sums[i][1], row, high);
@@ -150,7 +208,7 @@ INLINE void multiply(const real *left, const real *right, count blocks, float *o
 #endif
 
 /* The same where only `height` x `width` are there. */
-static inline void multiply_into(const real *left, const real *right, count blocks, float *out,
+static inline void multiply_into(view left, const real *right, count blocks, float *out,
                                  count stride, count height, count width, int adds) {
     if (height == LANES && width == LANES) {
         multiply(left, right, blocks, out, stride, adds);
@@ -206,48 +264,56 @@ INLINE __m512i load_row(const matrix *from, count row, count column, count there
     return _mm512_maskz_loadu_epi16(mask, (const real *)from->data + at);
 }
 
-/* 32 lanes, so many blocks of depth. A tile of what is left has lanes of 16 pairs, one of what is
-right has 16 pairs of lanes. */
-INLINE void pack(const matrix *from, count lane, count depth, count blocks, real *to, int is_right) {
+/* 32 rows in memory, so many blocks along them from `column` on, each `step` after the one before. A
+tile of what is left has lanes of 16 pairs, one of what is right has 16 pairs of lanes. */
+INLINE void pack(const matrix *from, count row, count column, count blocks, real *to, count step,
+                 int is_right) {
     /* element i of two rows side by side, i = 0 to 15 */
     const __m512i side_by_side = _mm512_set_epi16(
         47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35,
         3, 34, 2, 33, 1, 32, 0);
     const __m512i next_sixteen = _mm512_set1_epi16(16), none = _mm512_setzero_si512();
-    for (count end = depth + blocks * DEPTH; depth < end; depth += DEPTH) {
+    count rows = from->by_depth ? from->depth : from->lanes;
+    count columns = from->by_depth ? from->lanes : from->depth;
+    count size = from->is_float ? sizeof(float) : sizeof(real);
+    for (count end = column + blocks * DEPTH; column < end; column += DEPTH, to += step) {
         __m512i both[2][16];
+        count there = columns - column;
+        fetch(from->data, size, row * from->stride + column + AHEAD * DEPTH, from->stride,
+              _MM_HINT_T0);
         if (from->by_depth) {
-            count there = from->lanes - lane;
 #pragma GCC unroll 16
             for (int i = 0; i < 16; i++) {
-                count row = depth + 2 * i;
-                __m512i one = row < from->depth ? load_row(from, row, lane, there) : none;
-                __m512i two = row + 1 < from->depth ? load_row(from, row + 1, lane, there) : none;
+                count r = row + 2 * i;
+                __m512i one = r < rows ? load_row(from, r, column, there) : none;
+                __m512i two = r + 1 < rows ? load_row(from, r + 1, column, there) : none;
                 both[0][i] = _mm512_permutex2var_epi16(one, side_by_side, two);
                 both[1][i] = _mm512_permutex2var_epi16(
                     one, _mm512_add_epi16(side_by_side, next_sixteen), two);
             }
         } else {
-            count there = from->depth - depth;
 #pragma GCC unroll 16
             for (int i = 0; i < 32; i++)
                 both[i / 16][i % 16] =
-                    lane + i < from->lanes ? load_row(from, lane + i, depth, there) : none;
+                    row + i < rows ? load_row(from, row + i, column, there) : none;
         }
-        for (int half = 0; half < 2; half++, to += TILE) {
+        for (int half = 0; half < 2; half++) {
             if (from->by_depth != is_right) transpose(both[half]);
 #pragma GCC unroll 16
-            for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + 32 * i, both[half][i]);
+            for (int i = 0; i < 16; i++)
+                _mm512_storeu_si512(to + half * TILE + 32 * i, both[half][i]);
         }
     }
 }
 
-static void pack_left(const matrix *from, count lane, count depth, count blocks, real *to) {
-    pack(from, lane, depth, blocks, to, 0);
+static void pack_left(const matrix *from, count row, count column, count blocks, real *to,
+                      count step) {
+    pack(from, row, column, blocks, to, step, 0);
 }
 
-static void pack_right(const matrix *from, count lane, count depth, count blocks, real *to) {
-    pack(from, lane, depth, blocks, to, 1);
+static void pack_right(const matrix *from, count row, count column, count blocks, real *to,
+                       count step) {
+    pack(from, row, column, blocks, to, step, 1);
 }
 
 /* Into `out` the sum of rows, in their order. */

@@ -43,20 +43,35 @@ typedef struct job {
     float *total, *mean, *rstd, *sums_of_rows, eps;
 } job;
 
-/* Has memory come near before a block of it is written or read. */
-INLINE void fetch(const void *data, count size, count at, count columns) {
-    if (!data) return;
-    const char *row = (const char *)data + at * size;
-    for (count i = 0; i < LANES; i++, row += columns * size) {
-        _mm_prefetch(row, _MM_HINT_ET0);
-        if (size == 4) _mm_prefetch(row + 64, _MM_HINT_ET0);
+/* All of what is right, by all threads, in columns of blocks. A task is 32 rows in memory. */
+static void pack_all(const matrix *right, real *packed) {
+    count across = blocks_of(right->lanes), deep = blocks_of(right->depth);
+    if (right->by_depth) {
+#pragma omp for schedule(dynamic)
+        for (count b = 0; b < deep; b++)
+            pack_right(right, b * DEPTH, 0, across, packed + b * BLOCK, deep * BLOCK);
+    } else {
+#pragma omp for schedule(dynamic)
+        for (count b = 0; b < across; b++)
+            pack_right(right, b * LANES, 0, deep, packed + b * deep * BLOCK, BLOCK);
     }
+}
+
+/* 32 rows of what is left, packed into `own` where they cannot be multiplied as they are. */
+static view rows_of(const matrix *left, count row, count depth, count blocks, real *own) {
+#ifndef __AMX_BF16__
+    if (row + LANES <= left->lanes && (depth + blocks) * DEPTH <= left->depth)
+        return (view){(const real *)left->data + row * left->stride + depth * DEPTH, left->stride,
+                      DEPTH};
+#endif
+    pack_left(left, row, depth * DEPTH, blocks, own, BLOCK);
+    return in_blocks(own);
 }
 
 /* Threads take what is next to be done: one of them may get less of its core than another. That
 changes no bits: each sum has its place, and its order. */
 static int product(const matrix *left, const matrix *right, const job *todo, int threads) {
-    count rows = left->lanes, down = blocks_of(rows), across = blocks_of(right->lanes);
+    count lanes = left->lanes, down = blocks_of(lanes), across = blocks_of(right->lanes);
     count deep = blocks_of(left->depth), block_bytes = BLOCK * sizeof(real);
     count parts = across * deep * block_bytes > WHOLE ? (left->depth + PART - 1) / PART : 1;
     count part = (deep + parts - 1) / parts;
@@ -71,37 +86,35 @@ static int product(const matrix *left, const matrix *right, const job *todo, int
         tiles before = begin_tiles();
         real *own = packed + (across * deep + omp_get_thread_num() * part) * BLOCK;
         float block[LANES * LANES] __attribute__((aligned(64)));
-#pragma omp for schedule(dynamic)
-        for (count c = 0; c < across; c++)
-            pack_right(right, c * LANES, 0, deep, packed + c * deep * BLOCK);
+        pack_all(right, packed);
         for (count d = 0; d < deep; d += part) {
             count depth = least(part, deep - d);
             int is_last = d + depth == deep;
 #pragma omp for schedule(dynamic)
             for (count task = 0; task < panels * down; task++) {
                 count row = task % down * LANES, start = task / down * wide;
-                pack_left(left, row, d * DEPTH, depth, own);
+                view rows = rows_of(left, row, d, depth, own);
                 for (count c = start; c < least(across, start + wide); c++) {
                     count column = c * LANES, at = row * todo->columns + column;
                     if (is_last) {
-                        fetch(todo->out, sizeof(real), at, todo->columns);
-                        fetch(todo->slope, sizeof(real), at, todo->columns);
-                        fetch(todo->residual, sizeof(float), at, todo->columns);
-                        fetch(todo->total, sizeof(float), at, todo->columns);
+                        fetch(todo->out, sizeof(real), at, todo->columns, _MM_HINT_ET0);
+                        fetch(todo->slope, sizeof(real), at, todo->columns, _MM_HINT_ET0);
+                        fetch(todo->residual, sizeof(float), at, todo->columns, _MM_HINT_ET0);
+                        fetch(todo->total, sizeof(float), at, todo->columns, _MM_HINT_ET0);
                     }
                     float *sums = block;
                     if (parts > 1) sums = sums_of_parts + (task % down * across + c) * LANES * LANES;
-                    multiply(own, packed + (c * deep + d) * BLOCK, depth, sums, LANES, d > 0);
+                    multiply(rows, packed + (c * deep + d) * BLOCK, depth, sums, LANES, d > 0);
                     if (is_last)
-                        todo->block(todo, row, column, least(LANES, rows - row),
+                        todo->block(todo, row, column, least(LANES, lanes - row),
                                     least(LANES, right->lanes - column), sums);
                 }
             }
         }
         if (todo->rows)
 #pragma omp for schedule(dynamic)
-            for (count first = 0; first < rows; first += ROWS_TOGETHER)
-                todo->rows(todo, first, least(rows, first + ROWS_TOGETHER));
+            for (count first = 0; first < lanes; first += ROWS_TOGETHER)
+                todo->rows(todo, first, least(lanes, first + ROWS_TOGETHER));
         end_tiles(before);
     }
     free(packed);
@@ -110,14 +123,9 @@ static int product(const matrix *left, const matrix *right, const job *todo, int
 
 static void store_block(const job *todo, count row, count column, count height, count width,
                         const float *sums) {
-    for (count j = 0; j < width; j += 16) {
-        __mmask16 there = first_of(width - j);
-        __m512 bias = _mm512_setzero_ps();
-        if (todo->bias) bias = _mm512_maskz_loadu_ps(there, todo->bias + column + j);
-        for (count i = 0; i < height; i++)
-            store16(todo->out + (row + i) * todo->columns + column + j,
-                    _mm512_add_ps(_mm512_load_ps(sums + i * LANES + j), bias), there);
-    }
+    pair bias = todo->bias ? load_floats(todo->bias + column, width) : same(0);
+    for (count i = 0, at = row * todo->columns + column; i < height; i++, at += todo->columns)
+        store_reals(todo->out + at, plus(load_floats(sums + i * LANES, LANES), bias), width);
 }
 
 /* `gelu_of` for 16 elements, its reciprocal to 6e-5 of it: a thirtieth of what rounding may take. */
@@ -135,47 +143,36 @@ INLINE void gelu_of_16(__m512 x, __m512 *y, __m512 *slope) {
 
 static void gelu_block(const job *todo, count row, count column, count height, count width,
                        const float *sums) {
-    for (count j = 0; j < width; j += 16) {
-        __mmask16 there = first_of(width - j);
-        __m512 bias = _mm512_maskz_loadu_ps(there, todo->bias + column + j), y, slope;
-        for (count i = 0; i < height; i++) {
-            count at = (row + i) * todo->columns + column + j;
-            gelu_of_16(_mm512_add_ps(_mm512_load_ps(sums + i * LANES + j), bias), &y, &slope);
-            store16(todo->out + at, y, there);
-            store16(todo->slope + at, slope, there);
-        }
+    pair bias = load_floats(todo->bias + column, width), y, slope;
+    for (count i = 0, at = row * todo->columns + column; i < height; i++, at += todo->columns) {
+        pair x = plus(load_floats(sums + i * LANES, LANES), bias);
+        gelu_of_16(x.low, &y.low, &slope.low);
+        gelu_of_16(x.high, &y.high, &slope.high);
+        store_reals(todo->out + at, y, width);
+        store_reals(todo->slope + at, slope, width);
     }
 }
 
 static void add_block(const job *todo, count row, count column, count height, count width,
                       const float *sums) {
-    for (count j = 0; j < width; j += 16) {
-        __mmask16 there = first_of(width - j);
-        __m512 bias = _mm512_maskz_loadu_ps(there, todo->bias + column + j);
-        for (count i = 0; i < height; i++) {
-            count at = (row + i) * todo->columns + column + j;
-            __m512 sum = _mm512_add_ps(_mm512_load_ps(sums + i * LANES + j),
-                                       _mm512_maskz_loadu_ps(there, todo->residual + at));
-            _mm512_mask_storeu_ps(todo->total + at, there, _mm512_add_ps(sum, bias));
-        }
+    pair bias = load_floats(todo->bias + column, width);
+    for (count i = 0, at = row * todo->columns + column; i < height; i++, at += todo->columns) {
+        pair total = plus(load_floats(sums + i * LANES, LANES),
+                         load_floats(todo->residual + at, width));
+        store_floats(todo->total + at, plus(total, bias), width);
     }
 }
 
 static void slope_block(const job *todo, count row, count column, count height, count width,
                         const float *sums) {
-    float *sums_of_rows = todo->sums_of_rows + row / LANES * todo->columns + column;
-    for (count j = 0; j < width; j += 16) {
-        __mmask16 there = first_of(width - j);
-        __m512 total = _mm512_setzero_ps();
-        for (count i = 0; i < height; i++) {
-            count at = (row + i) * todo->columns + column + j;
-            __m512 gradient =
-                _mm512_mul_ps(_mm512_load_ps(sums + i * LANES + j), load16(todo->slope + at, there));
-            total = _mm512_add_ps(total, gradient);
-            store16(todo->out + at, gradient, there);
-        }
-        _mm512_mask_storeu_ps(sums_of_rows + j, there, total);
+    pair total = same(0);
+    for (count i = 0, at = row * todo->columns + column; i < height; i++, at += todo->columns) {
+        pair gradient = times(load_floats(sums + i * LANES, LANES),
+                              load_reals(todo->slope + at, width));
+        total = plus(total, gradient);
+        store_reals(todo->out + at, gradient, width);
     }
+    store_floats(todo->sums_of_rows + row / LANES * todo->columns + column, total, width);
 }
 
 static void norm_rows(const job *todo, count first, count end) {
@@ -333,16 +330,16 @@ int linear_weights(const real *d, const real *x, float *d_w, count rows, count h
         for (count n = 0; n < rows; n += panel * DEPTH) {
             count depth = least(panel, blocks_of(rows - n));
 #pragma omp for schedule(dynamic)
-            for (count b = 0; b < down + across; b++)
-                if (b < down)
-                    pack_left(&left, b * LANES, n, depth, packed + b * panel * BLOCK);
-                else
-                    pack_right(&right, (b - down) * LANES, n, depth, packed + b * panel * BLOCK);
+            for (count b = 0; b < depth; b++) {
+                count row = n + b * DEPTH;
+                pack_left(&left, row, 0, down, packed + b * BLOCK, panel * BLOCK);
+                pack_right(&right, row, 0, across, packed_right + b * BLOCK, panel * BLOCK);
+            }
 #pragma omp for schedule(dynamic)
             for (count task = 0; task < groups * down; task++) {
                 count row = task % down * LANES, start = task / down * wide;
                 for (count c = start; c < least(across, start + wide); c++)
-                    multiply_into(packed + task % down * panel * BLOCK,
+                    multiply_into(in_blocks(packed + task % down * panel * BLOCK),
                                   packed_right + c * panel * BLOCK, depth,
                                   d_w + row * width + c * LANES, width, least(LANES, height - row),
                                   least(LANES, width - c * LANES), n > 0);
