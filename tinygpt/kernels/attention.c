@@ -111,8 +111,9 @@ static void attend_head(const shape *s, const real *qkv, real *y, float *logs, c
             totals[r] = powers_of_row(scores + r * s->stride, factor, first + r + 1, first + LANES,
                                       powers + r * DEPTH, logs + head * s->time + first + r);
         for (count d = 0; d < s->deep; d++) {
-            multiply(in_blocks(powers), values + d * s->long_ * BLOCK, i + 1, sums, LANES, 0);
             real *out = y + in_y(s, head) + first * s->of_y + d * LANES;
+            fetch(out, sizeof(real), 0, s->of_y, _MM_HINT_ET0);
+            multiply(in_blocks(powers), values + d * s->long_ * BLOCK, i + 1, sums, LANES, 0);
             for (count r = 0; r < height; r++)
                 store_reals(out + r * s->of_y,
                             times(load_floats(sums + r * LANES, LANES), same(1 / totals[r])),
@@ -220,6 +221,8 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *y,
     for (count first = 0; first < s->long_; first += SPAN) {
         count here = least(SPAN, s->long_ - first);
         for (count i = first; i < first + here; i++) {
+            for (count c = 0; c < s->deep; c++)
+                fetch(y, sizeof(real), (i + 1) * LANES * s->of_y + c * DEPTH, s->of_y, _MM_HINT_T0);
             pack_left(&queries, i * LANES, 0, s->deep, left, BLOCK);
             multiply_by_keys(s, in_blocks(left), keys, i + 1, scores);
             pack_left(&d, i * LANES, 0, s->deep, left, BLOCK);

@@ -279,8 +279,9 @@ INLINE void pack(const matrix *from, count row, count column, count blocks, real
     for (count end = column + blocks * DEPTH; column < end; column += DEPTH, to += step) {
         __m512i both[2][16];
         count there = columns - column;
-        fetch(from->data, size, row * from->stride + column + AHEAD * DEPTH, from->stride,
-              _MM_HINT_T0);
+        count ahead = column + AHEAD * DEPTH, later = ahead < end ? row : row + LANES;
+        if (ahead >= end) ahead -= blocks * DEPTH;
+        fetch(from->data, size, later * from->stride + ahead, from->stride, _MM_HINT_T0);
         if (from->by_depth) {
 #pragma GCC unroll 16
             for (int i = 0; i < 16; i++) {
