@@ -249,7 +249,8 @@ def _heading(contents: dict[str, Any]) -> str:
     threads, torch = contents["threads"], contents["torch"]
     return (
         f"{contents['date']}  commit {contents['commit']}  {contents['device_name']}, "
-        f"{threads} threads  torch {torch}  nanoGPT {contents['nanogpt_commit']}"
+        f"{threads} threads  torch {torch}  nanoGPT {contents['nanogpt_commit']}\n"
+        f"our kernels: {contents['kernels']}"
     )
 
 

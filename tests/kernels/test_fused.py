@@ -1,6 +1,7 @@
 """The kernels in C against the formulas in float64, and what happens where gcc is not."""
 
 import math
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -291,7 +292,11 @@ def test_without_gcc_it_is_said_and_the_formulas_are_used(
     monkeypatch.setenv("PATH", str(fresh))
     kernels.choose(torch.bfloat16)
     assert kernels.describe() == "torch (fused ones need Linux and gcc)"
-    assert type(kernels.kernels_for(torch.ones(1), torch.bfloat16)) is Formulas
+    x = torch.ones(1)
+    alive = weakref.ref(x)
+    assert type(kernels.kernels_for(x, torch.bfloat16)) is Formulas
+    del x
+    assert alive() is None  # an error that is raised again and again would keep all activations
 
 
 @pytest.mark.gcc

@@ -32,33 +32,36 @@ class Build:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._result: Fused | NotBuiltError | None = None
+        self._kernels: Fused | None = None
+        self._lack: str | None = None  # why there are none; an error would keep its frames alive
         self._compiler: _Compiler | None = None
         gcc = shutil.which("gcc")
         if sys.platform != "linux" or gcc is None:
-            self._result = NotBuiltError("fused ones need Linux and gcc")
+            self._lack = "fused ones need Linux and gcc"
             return
         try:
             self._library = CACHE.expanduser() / f"{_key(gcc, dtype)}.so"
             if not self._library.is_file():
                 self._compiler = _Compiler(gcc, dtype, self._library)
         except OSError as error:
-            self._result = NotBuiltError(str(error))
+            self._lack = str(error)
 
     def finish(self) -> Fused:
         """The kernels, when they are compiled; raises NotBuiltError."""
-        if self._result is None:
+        if self._kernels is None and self._lack is None:
             try:
                 if self._compiler is not None:
                     self._compiler.finish()
                 library = ctypes.CDLL(str(self._library))
-                multiplies = self._dtype == torch.bfloat16 and library.multiplies()
-                self._result = FusedProducts(library) if multiplies else Fused(library, self._dtype)
+                if self._dtype == torch.bfloat16 and library.multiplies():
+                    self._kernels = FusedProducts(library)
+                else:
+                    self._kernels = Fused(library, self._dtype)
             except (OSError, NotBuiltError) as error:
-                self._result = NotBuiltError(str(error))
-        if isinstance(self._result, NotBuiltError):
-            raise self._result
-        return self._result
+                self._lack = str(error)
+        if self._kernels is None:
+            raise NotBuiltError(self._lack)
+        return self._kernels
 
 
 class _Compiler:
