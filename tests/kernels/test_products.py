@@ -1,6 +1,7 @@
 """Products and attention in C against the formulas in float64, by each kind of instructions."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,22 +20,23 @@ pytestmark = pytest.mark.gcc
 
 EXACT = Formulas()
 HALF = torch.bfloat16
-# flags that leave out what is better
-WITHOUT = {"AMX": [], "AVX-512": ["-U__AMX_BF16__"]}
+# flags for each kind of instructions, the first that work are taken: AMX is had without AMX too
+EMULATED_AMX = ["-include", str(Path(__file__).with_name("amx.h"))]
+FLAGS = {"AMX": ([], EMULATED_AMX), "AVX-512": (["-U__AMX_BF16__"],)}
 seeds = st.integers(0, 1000)
 sizes = st.integers(1, 70)
 
 
-@pytest.fixture(scope="module", params=WITHOUT)
+@pytest.fixture(scope="module", params=FLAGS)
 def ours(request: pytest.FixtureRequest) -> FusedProducts:
-    """The kernels that multiply by these instructions; skipped where the CPU has none."""
-    wanted = request.param
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "FLAGS", build.FLAGS + WITHOUT[wanted])
-        built = Build(HALF).finish()
-    if not (isinstance(built, FusedProducts) and built.instructions == wanted):
-        pytest.skip(f"needs a CPU with {wanted} for bfloat16")
-    return built
+    """The kernels that multiply by these instructions; skipped where the CPU has no AVX-512."""
+    for flags in FLAGS[request.param]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "FLAGS", build.FLAGS + flags)
+            built = Build(HALF).finish()
+        if isinstance(built, FusedProducts) and built.instructions == request.param:
+            return built
+    pytest.skip("needs a CPU with AVX-512 for bfloat16")
 
 
 @pytest.fixture(autouse=True)
