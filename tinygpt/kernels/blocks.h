@@ -69,6 +69,14 @@ INLINE void store_reals(real *to, pair x, count there) {
         _mm512_mask_storeu_epi16(to, (1u << there) - 1, both);
 }
 
+/* What is not read again soon does not need to come into the caches before it is written. */
+INLINE void stream_reals(real *to, pair x, count there) {
+    if (there >= 32 && (uintptr_t)to % 64 == 0)
+        _mm512_stream_si512((void *)to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low));
+    else
+        store_reals(to, x, there);
+}
+
 INLINE pair same(float x) { return (pair){_mm512_set1_ps(x), _mm512_set1_ps(x)}; }
 
 INLINE float sum_of(pair x) { return _mm512_reduce_add_ps(_mm512_add_ps(x.low, x.high)); }

@@ -32,13 +32,14 @@ enum {
 };
 
 /* A product, and what is done with a block of it, and when all is done with rows; `out` and what else
-has rows are (rows, columns). */
+has rows are (rows, columns). `kept` is for later. */
 typedef struct job {
     void (*block)(const struct job *, count row, count column, count height, count width,
                   const float *sums);
     void (*rows)(const struct job *, count first, count end);
     count columns;
-    real *out, *slope;
+    real *out, *kept;
+    const real *slope;
     const float *bias, *residual, *gain, *shift, *x;
     float *total, *mean, *rstd, *sums_of_rows, eps;
 } job;
@@ -115,6 +116,7 @@ static int product(const matrix *left, const matrix *right, const job *todo, int
 #pragma omp for schedule(dynamic)
             for (count first = 0; first < lanes; first += ROWS_TOGETHER)
                 todo->rows(todo, first, least(lanes, first + ROWS_TOGETHER));
+        _mm_sfence(); /* what was streamed is there for all threads */
         end_tiles(before);
     }
     free(packed);
@@ -149,7 +151,7 @@ static void gelu_block(const job *todo, count row, count column, count height, c
         gelu_of_16(x.low, &y.low, &slope.low);
         gelu_of_16(x.high, &y.high, &slope.high);
         store_reals(todo->out + at, y, width);
-        store_reals(todo->slope + at, slope, width);
+        stream_reals(todo->kept + at, slope, width);
     }
 }
 
@@ -242,7 +244,7 @@ int linear_gelu(const real *x, const float *w, const float *bias, real *out, rea
                 count depth, count columns, int threads) {
     matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
     job todo = {
-        .block = gelu_block, .columns = columns, .out = out, .slope = slope, .bias = bias};
+        .block = gelu_block, .columns = columns, .out = out, .kept = slope, .bias = bias};
     return product(&left, &right, &todo, threads);
 }
 
@@ -288,7 +290,7 @@ int linear_backward_slope(const real *d, const float *w, const real *slope, real
                           float *column_sums, count rows, count depth, count columns, int threads) {
     matrix left = activations(d, rows, depth), right = weights_backward(w, depth, columns);
     job todo = {
-        .block = slope_block, .columns = columns, .out = d_x, .slope = (real *)slope};
+        .block = slope_block, .columns = columns, .out = d_x, .slope = slope};
     return product_and_sums(&left, &right, &todo, LANES, columns, column_sums, threads);
 }
 
