@@ -2,7 +2,8 @@
 
 A product is a sum over depth of what is left times what is right.  The rows of its result are the
 lanes of what is left, its columns the lanes of what is right.  Both are packed first, in blocks of
-32 lanes x 32 deep as the instructions want them: two tiles of 16 lanes.  What is not there is 0. */
+32 lanes x 32 deep as the instructions want them: two tiles of 16 lanes.  What is not there is 0.
+AVX-512 also takes what is left as it lies in memory (`rows_of` of products.c). */
 
 #pragma once
 
@@ -108,11 +109,10 @@ typedef struct {
     int by_depth, is_float;
 } matrix;
 
-/* 32 lanes of what is left, packed or as they are in memory: so far from one to the next, and from a
-block of depth to the next. */
+/* 32 lanes of what is left, packed or as they are in memory. */
 typedef struct {
     const real *data;
-    count stride, next;
+    count stride, next; /* from a lane to the one after it, and from a block of depth */
 } view;
 
 static inline view in_blocks(const real *packed) { return (view){packed, DEPTH, BLOCK}; }
@@ -195,13 +195,13 @@ INLINE void multiply(view left, const real *right, count blocks, float *out, cou
                                       : _mm512_setzero_ps();
         const real *of_rows = left.data + first * left.stride, *of_columns = right;
         for (count b = 0; b < blocks; b++, of_rows += left.next, of_columns += BLOCK)
-            for (int pair = 0; pair < 16; pair++) {
-                __m512bh low = (__m512bh)_mm512_loadu_si512(of_columns + 32 * pair);
-                __m512bh high = (__m512bh)_mm512_loadu_si512(of_columns + TILE + 32 * pair);
+            for (int k = 0; k < DEPTH; k += 2) {
+                __m512bh low = (__m512bh)_mm512_loadu_si512(of_columns + 16 * k);
+                __m512bh high = (__m512bh)_mm512_loadu_si512(of_columns + TILE + 16 * k);
 #pragma GCC unroll 16
                 for (int i = 0; i < ROWS; i++) {
                     int32_t two;
-                    memcpy(&two, of_rows + left.stride * i + 2 * pair, sizeof two);
+                    memcpy(&two, of_rows + left.stride * i + k, sizeof two);
                     __m512bh row = (__m512bh)_mm512_set1_epi32(two);
                     sums[i][0] = _mm512_dpbf16_ps(sums[i][0], row, low);
                     sums[i][1] = _mm512_dpbf16_ps(sums[i][1], row, high);
