@@ -142,24 +142,22 @@ int attend(const real *qkv, real *y, float *logs, count batch, count time, count
     return 0;
 }
 
-/* Of two rows the sum of products. */
-static float along(const real *a, const real *b, count width) {
-    pair sum = same(0);
-    for (count c = 0; c < width; c += LANES)
-        sum = plus(sum, times(load_reals(a + c, width - c), load_reals(b + c, width - c)));
-    return sum_of(sum);
-}
-
-/* Probabilities of a row of scores, and the gradient of these from that of probabilities and its mean
-by them. */
-static void gradient_of_row(const float *row, const float *d_p, float factor, float log_sum,
-                            float mean, count seen, count keys, real *p, real *d_scores) {
-    pair scale = same(factor / LOG2_E), less = same(-mean);
+/* Probabilities of a row of scores, which takes their place, and the gradient of scores from that of
+probabilities and its mean by them. Of their sum, which is 0, rounding leaves the less: the mean is of
+these very probabilities, not of y. */
+static void gradient_of_row(float *row, const float *d_p, float factor, float log_sum, count seen,
+                            count keys, real *p, real *d_scores) {
+    pair scale = same(factor / LOG2_E), sum = same(0);
     for (count c = 0; c < keys; c += DEPTH) {
         pair probability = powers_of(row + c, factor, log_sum, seen - c);
-        pair over_mean = plus(load_floats(d_p + c, DEPTH), less);
+        sum = plus(sum, times(probability, load_floats(d_p + c, DEPTH)));
+        store_floats(row + c, probability, DEPTH);
         store_reals(p + c, probability, DEPTH);
-        store_reals(d_scores + c, times(times(probability, over_mean), scale), DEPTH);
+    }
+    pair less = same(-sum_of(sum));
+    for (count c = 0; c < keys; c += DEPTH) {
+        pair over_mean = plus(load_floats(d_p + c, DEPTH), less);
+        store_reals(d_scores + c, times(times(load_floats(row + c, DEPTH), over_mean), scale), DEPTH);
     }
 }
 
@@ -198,7 +196,7 @@ static void add_to_keys(const shape *s, const real *of_queries, const real *righ
     }
 }
 
-static void attend_head_backward(const shape *s, const real *qkv, const real *y, const real *d_y,
+static void attend_head_backward(const shape *s, const real *qkv, const real *d_y,
                                  const float *logs, real *d_qkv, float *sums_of_tokens, count head,
                                  real *room) {
     count whole = s->long_ * s->deep;
@@ -211,7 +209,6 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *y,
     float factor = LOG2_E / sqrtf(s->width), sums[LANES * LANES] __attribute__((aligned(64)));
 
     const real *q = qkv + in_qkv(s, head, 0), *k = qkv + in_qkv(s, head, 1);
-    y += in_y(s, head);
     d_y += in_y(s, head);
     matrix queries = by_token(s, q, s->of_qkv), d = by_token(s, d_y, s->of_y);
     matrix q_by_width = by_width(s, q, s->of_qkv), d_y_by_width = by_width(s, d_y, s->of_y);
@@ -221,20 +218,17 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *y,
     for (count first = 0; first < s->long_; first += SPAN) {
         count here = least(SPAN, s->long_ - first);
         for (count i = first; i < first + here; i++) {
-            for (count c = 0; c < s->deep; c++)
-                fetch(y, sizeof(real), (i + 1) * LANES * s->of_y + c * DEPTH, s->of_y, _MM_HINT_T0);
             pack_left(&queries, i * LANES, 0, s->deep, left, BLOCK);
             multiply_by_keys(s, in_blocks(left), keys, i + 1, scores);
             pack_left(&d, i * LANES, 0, s->deep, left, BLOCK);
             multiply_by_keys(s, in_blocks(left), values, i + 1, d_p);
             count from = (i - first) * LANES * s->stride;
             for (count r = 0; r < LANES; r++) {
-                count t = i * LANES + r, at = from + r * s->stride, of_token = t * s->of_y;
+                count t = i * LANES + r, at = from + r * s->stride;
                 int is_there = t < s->time;
                 gradient_of_row(scores + r * s->stride, d_p + r * s->stride, factor,
-                                is_there ? logs[head * s->time + t] : 0,
-                                is_there ? along(y + of_token, d_y + of_token, s->width) : 0,
-                                is_there ? t + 1 : 0, (i + 1) * LANES, p + at, d_scores + at);
+                                is_there ? logs[head * s->time + t] : 0, is_there ? t + 1 : 0,
+                                (i + 1) * LANES, p + at, d_scores + at);
             }
             matrix rows = {.data = d_scores + from,
                            .stride = s->stride,
@@ -263,7 +257,7 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *y,
 }
 
 /* Gradients of qkv, and their sums over all tokens, from that of y. */
-int attend_backward(const real *qkv, const real *y, const real *d_y, const float *logs, real *d_qkv,
+int attend_backward(const real *qkv, const real *d_y, const float *logs, real *d_qkv,
                     float *column_sums, count batch, count time, count heads, count width,
                     int threads) {
     shape s = shape_of(batch, time, heads, width);
@@ -278,7 +272,7 @@ int attend_backward(const real *qkv, const real *y, const real *d_y, const float
             tiles before = begin_tiles();
 #pragma omp for schedule(dynamic)
             for (count head = 0; head < batch * heads; head++)
-                attend_head_backward(&s, qkv, y, d_y, logs, d_qkv, sums_of_tokens, head,
+                attend_head_backward(&s, qkv, d_y, logs, d_qkv, sums_of_tokens, head,
                                      room + omp_get_thread_num() * own_blocks * BLOCK);
             end_tiles(before);
         }

@@ -28,7 +28,7 @@ class FusedProducts(Fused):
         "linear_gelu": "axxaa nnn",
         "linear_weights": "aax nnn",
         "attend": "aax nnnn",
-        "attend_backward": "aaaxax nnnn",
+        "attend_backward": "aaxax nnnn",
     }
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -117,7 +117,7 @@ class FusedProducts(Fused):
         qkv, logs = kept
         d_qkv, sums = torch.empty_like(qkv), logs.new_empty(qkv.size(1))
         sizes = _heads(y, n_batch, n_head)
-        self._call("attend_backward", qkv, y, d_y, logs, d_qkv, sums, *sizes)
+        self._call("attend_backward", qkv, d_y, logs, d_qkv, sums, *sizes)
         return d_qkv, sums
 
 
