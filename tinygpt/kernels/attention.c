@@ -143,8 +143,7 @@ int attend(const real *qkv, real *y, float *logs, count batch, count time, count
 }
 
 /* Probabilities of a row of scores, which takes their place, and the gradient of scores from that of
-probabilities and its mean by them. Of their sum, which is 0, rounding leaves the less: the mean is of
-these very probabilities, not of y. */
+probabilities and its mean by them: the very ones, not those that made y, so that the sum is 0. */
 static void gradient_of_row(float *row, const float *d_p, float factor, float log_sum, count seen,
                             count keys, real *p, real *d_scores) {
     pair scale = same(factor / LOG2_E), sum = same(0);
