@@ -94,6 +94,25 @@ def test_no_more_logits_exist_than_a_block_holds(monkeypatch: pytest.MonkeyPatch
     assert largest.elements == N_TOKENS * N_VOCAB
 
 
+class Calls(TorchDispatchMode):
+    """Counts the operations of torch, views among them."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_the_loss_of_gpt2_is_not_thousands_of_launches() -> None:
+    with torch.device("meta"):  # for losses.py any device but a CPU
+        x, weight = torch.empty(32 * 1024, 768), torch.empty(50_304, 768)
+        targets = torch.empty(32 * 1024, dtype=torch.int64)
+        with Calls() as calls:
+            losses._LinearCrossEntropy.apply(x, weight, targets, torch.bfloat16, True)
+    assert calls.number < 400
+
+
 def test_a_model_without_a_loss_of_its_own_is_judged_by_its_logits() -> None:
     model = nn.Sequential(nn.Embedding(N_VOCAB, WIDTH), nn.Linear(WIDTH, N_VOCAB))
     tokens, targets = torch.randint(0, N_VOCAB, (2, 3, 5))

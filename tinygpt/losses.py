@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from tinygpt import metrics
 from tinygpt.kernels import kernels_for
 
-BLOCK_ELEMENTS = 1 << 25  # logits of a block of tokens, in the type of the matrix product
+# logits of a block of tokens, in the type of the matrix product: what a CPU's memory has at hand,
+# and what keeps a GPU busy, where each block is launched by itself
+BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS = 1 << 25, 1 << 27
 
 
 class ModelLoss(nn.Module):
@@ -40,7 +42,7 @@ class ModelLoss(nn.Module):
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean nats of targets (N,) under logits x (N, C) times weight (V, C) transposed.
 
-    The gradients are made on the way, block by block, so that at most BLOCK_ELEMENTS logits exist.
+    The gradients are made on the way, block by block, so that no more logits exist than are in one.
     """
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type):
@@ -69,7 +71,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         nats = torch.zeros((), dtype=exact, device=x.device)
         d_x: list[Tensor] = []
         d_weight: Tensor | None = None
-        rows = max(1, BLOCK_ELEMENTS // n_vocab)
+        elements = BLOCK_ELEMENTS if x.device.type == "cpu" else GPU_BLOCK_ELEMENTS
+        rows = max(1, elements // n_vocab)
         for start in range(0, n_tokens, rows):
             block = slice(start, start + rows)
             x_block = x[block].to(dtype)

@@ -16,7 +16,7 @@ from torch import Tensor
 GELU_ELEMENTS = 1 << 17  # in fp32 at a time: what fits into the caches
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_SCALE
-LOSS_ELEMENTS = 1 << 20  # logits in fp32 at a time
+LOSS_ELEMENTS = 1 << 20  # logits in fp32 at a time on a CPU
 QUERIES = 128  # attended together; keys after the last of them are never multiplied
 
 Normed = tuple[Tensor, Tensor, Tensor]  # (N, C), and mean and 1 / standard deviation of each row
@@ -216,7 +216,8 @@ class Formulas:
         """
         exact = torch.promote_types(logits.dtype, torch.float32)
         nats = torch.zeros((), dtype=exact, device=logits.device)
-        rows = max(1, LOSS_ELEMENTS // logits.size(-1))
+        in_caches = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+        rows = max(1, LOSS_ELEMENTS // logits.size(-1)) if in_caches else len(logits)
         for part, wanted in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
             log_p = torch.log_softmax(part, -1, dtype=exact)
             at_target = wanted[:, None]
