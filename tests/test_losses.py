@@ -27,11 +27,12 @@ def plain(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("block", [1, 4 * N_VOCAB, 1 << 20])
+@pytest.mark.parametrize("multiple", [1, N_VOCAB, 8])
 @pytest.mark.parametrize("chunk", [1, 3 * N_VOCAB, 1 << 20])
 def test_loss_and_gradients_are_those_of_the_formula(
-    block: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+    block: int, multiple: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(losses, "CPU_BLOCKS", losses.Blocks(block, multiple))
     monkeypatch.setattr(formulas, "LOSS_ELEMENTS", chunk)
     expected, found = inputs(), inputs()
     (plain(*expected) / 3).backward()
@@ -84,7 +85,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_more_logits_exist_than_a_block_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", 8 * N_VOCAB)
+    monkeypatch.setattr(losses, "CPU_BLOCKS", losses.Blocks(8 * N_VOCAB, 1))
     x, weight, targets = inputs()
     with Largest() as largest:
         linear_cross_entropy(x, weight, targets).backward()
@@ -94,23 +95,30 @@ def test_no_more_logits_exist_than_a_block_holds(monkeypatch: pytest.MonkeyPatch
     assert largest.elements == N_TOKENS * N_VOCAB
 
 
-class Calls(TorchDispatchMode):
-    """Counts the operations of torch, views among them."""
+class Products(TorchDispatchMode):
+    """Counts operations, and remembers the shapes of the matrices that are multiplied."""
 
-    number = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.shapes: set[tuple[int, ...]] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.number += 1
+        self.operations += 1
+        if func is torch.ops.aten.mm.default:
+            self.shapes |= {tuple(matrix.shape) for matrix in args}
         return func(*args, **(kwargs or {}))
 
 
-def test_on_a_gpu_the_loss_of_gpt2_is_not_thousands_of_launches() -> None:
-    with torch.device("meta"):  # for losses.py any device but a CPU
-        x, weight = torch.empty(32 * 1024, 768), torch.empty(50_304, 768)
-        targets = torch.empty(32 * 1024, dtype=torch.int64)
-        with Calls() as calls:
+def test_on_a_gpu_the_loss_of_gpt2_is_a_few_large_products() -> None:
+    n_tokens, n_vocab, width = 32 * 1024, 50_257, 768
+    with torch.device("meta"):  # for the loss any device but a CPU
+        x, weight = torch.empty(n_tokens, width), torch.empty(n_vocab, width)
+        targets = torch.empty(n_tokens, dtype=torch.int64)
+        with Products() as products:
             losses._LinearCrossEntropy.apply(x, weight, targets, torch.bfloat16, True)
-    assert calls.number < 400
+    assert products.operations < 500
+    assert {shape[1] for shape in products.shapes if n_vocab <= shape[1]} == {50_304}
 
 
 def test_a_model_without_a_loss_of_its_own_is_judged_by_its_logits() -> None:

@@ -5,7 +5,7 @@ B batch, T time, N = B T, C channels, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,18 @@ from torch.nn import functional as F
 from tinygpt import metrics
 from tinygpt.kernels import kernels_for
 
-# logits of a block of tokens, in the type of the matrix product: what a CPU's memory has at hand,
-# and what keeps a GPU busy, where each block is launched by itself
-BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS = 1 << 25, 1 << 27
+
+class Blocks(NamedTuple):
+    """How logits are made: about so many at a time, of a vocabulary that is filled up."""
+
+    elements: int
+    multiple: int  # of which the vocabulary becomes one, by rows of zeros
+
+
+CPU_BLOCKS = Blocks(elements=1 << 25, multiple=1)
+# large enough that launches do not matter, and rows of 128 bytes, without which tensor cores are
+# slow (NVIDIA, "Matrix Multiplication Background User's Guide", "Requirements to Use Tensor Cores")
+GPU_BLOCKS = Blocks(elements=1 << 27, multiple=64)
 
 
 class ModelLoss(nn.Module):
@@ -65,23 +74,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_grad: bool,
     ) -> Tensor:
         n_tokens, n_vocab = len(x), len(weight)
+        blocks = CPU_BLOCKS if x.device.type == "cpu" else GPU_BLOCKS
         exact = torch.promote_types(dtype, torch.float32)
         kernels = kernels_for(x, dtype)
         w = kernels.rounded(weight, dtype)
+        if n_vocab % blocks.multiple:
+            w = F.pad(w, (0, 0, 0, -n_vocab % blocks.multiple))
         nats = torch.zeros((), dtype=exact, device=x.device)
         d_x: list[Tensor] = []
         d_weight: Tensor | None = None
-        elements = BLOCK_ELEMENTS if x.device.type == "cpu" else GPU_BLOCK_ELEMENTS
-        rows = max(1, elements // n_vocab)
+        rows = max(1, blocks.elements // len(w))
         for start in range(0, n_tokens, rows):
             block = slice(start, start + rows)
             x_block = x[block].to(dtype)
             logits = kernels.linear(x_block, w)
             scale = 1 / n_tokens if needs_grad else None
-            nats += kernels.cross_entropy_(logits, targets[block], scale)
-            if needs_grad:  # logits are their own gradients now
+            nats += kernels.cross_entropy_(logits[:, :n_vocab], targets[block], scale)
+            if needs_grad:  # logits are their own gradients now; those of the zeros are still 0
                 d_x.append(kernels.linear_backward(logits, w))
-                part = kernels.linear_weights(logits, x_block, weight.dtype)
+                part = kernels.linear_weights(logits, x_block, weight.dtype)[:n_vocab]
                 d_weight = part if d_weight is None else d_weight.add_(part)
         if needs_grad:
             ctx.save_for_backward(torch.cat(d_x), d_weight)
