@@ -92,7 +92,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             nats += kernels.cross_entropy_(logits[:, :n_vocab], targets[block], scale)
             if needs_grad:  # logits are their own gradients now; those of the zeros are still 0
                 d_x.append(kernels.linear_backward(logits, w))
-                part = kernels.linear_weights(logits, x_block, weight.dtype)[:n_vocab]
+                part = kernels.linear_weights(logits, x_block, weight.dtype)
+                if len(part) > n_vocab:  # only then: autograd adds to no view in place
+                    part = part[:n_vocab]
                 d_weight = part if d_weight is None else d_weight.add_(part)
         if needs_grad:
             ctx.save_for_backward(torch.cat(d_x), d_weight)
@@ -102,4 +104,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_x, d_weight = ctx.saved_tensors
-        return d_x.to(ctx.x_dtype).mul_(grads[0]), d_weight * grads[0], None, None, None
+        return d_x.to(ctx.x_dtype).mul_(grads[0]), d_weight.mul_(grads[0]), None, None, None

@@ -105,6 +105,7 @@ def test_a_layer_and_its_gradients_are_those_of_the_formulas(
         (40, 600, 1200),  # weights that do not stay in the cache, by columns
         (40, 2100, 700),  # and by depth, summed in parts
         (70, 1500, 1300),
+        (4100, 600, 1150),  # and more rows than a task has
     ],
 )
 def test_what_is_too_large_for_the_caches_is_cut_and_put_together(
@@ -177,12 +178,15 @@ def test_any_number_of_threads_gives_the_same_bits(ours: FusedProducts) -> None:
     d, slope = random(301, 3 * 65, dtype=HALF), random(301, 65, dtype=HALF)
     stream, gain = random(301, 65), torch.ones(65)
     stats = tuple(random(2, 301, 1).unbind())
+    large, more = random(1300, 1500), random(301, 1500, dtype=HALF)
+    back = random(301, 1300, dtype=HALF)
 
     def everything() -> list[Tensor]:
         y, kept = ours.attend(x, weight, bias, 7, 5)
         results = [*ours.attend_backward(y, y, kept, 7, 5), *ours.linear_gelu(x, weight, bias)]
         results += ours.linear_backward_slope(d, weight, slope)
         results += ours.linear_backward_norm(d, weight, stream, stats, (gain, gain), stream)
+        results += [ours.linear(more, large), ours.linear_backward(back, large)]
         return [*results, ours.linear_weights(d, x, torch.float32)]
 
     before = torch.get_num_threads()

@@ -25,8 +25,14 @@ int multiplies(void) {
 #ifdef __AVX512BF16__
 
 enum {
-    WHOLE = 5 << 18, /* bytes of what is right that stay in the L2 cache, while rows go by */
-    PART = 1024,     /* as deep are sums if that is not enough, before others begin */
+    SHARED = 5 << 18, /* bytes of what is right that all threads pack for all of them, at most; */
+#ifdef __AMX_BF16__
+    OWN = 5 << 18, /* of more, so many at a time by each thread for itself, in its L2 cache: larger */
+#else              /* where what is left is packed too, once for each of them */
+    OWN = 600 << 10,
+#endif
+    PART = 1024, /* as deep are sums then, before others begin, */
+    TALL = 64,   /* and as many blocks of rows at least go by */
     PANEL = 1024,    /* as many rows does a gradient of weights take at a time, */
     GROUP = 1 << 19, /* and as many bytes of their columns */
 };
@@ -44,18 +50,48 @@ typedef struct job {
     float *total, *mean, *rstd, *sums_of_rows, eps;
 } job;
 
-/* All of what is right, by all threads, in columns of blocks. A task is 32 rows in memory. */
-static void pack_all(const matrix *right, real *packed) {
+/* How a product is cut: a task is `tall` blocks of rows by `wide` blocks of columns, of which there are
+so many groups and panels, and goes through its depth in parts. What is right is packed by all threads
+for all tasks, or in each of them. */
+typedef struct {
+    int is_shared;
+    count part, wide, panels, tall, groups;
+} cut;
+
+static inline count how_many(count all, count each) { return (all + each - 1) / each; }
+
+static cut cut_of(count down, count across, count deep, int threads) {
+    count bytes = BLOCK * sizeof(real), enough = 2 * threads;
+    if (across * deep * bytes <= SHARED) return (cut){1, deep, across, 1, 1, down};
+    count part = how_many(deep, how_many(deep, PART / DEPTH));
+    count panels = how_many(across, least(across, OWN / (part * bytes)));
+    count groups = least(how_many(enough, panels), down > TALL ? down / TALL : 1);
+    panels = how_many(how_many(panels * groups, enough) * enough, groups); /* so that all end together */
+    count wide = how_many(across, panels), tall = how_many(down, groups);
+    return (cut){0, part, wide, how_many(across, wide), tall, how_many(down, tall)};
+}
+
+/* Columns of blocks from `start` to `end`, so many blocks of depth from `d` on, one after the other. */
+static void pack_columns(const matrix *right, count start, count end, count d, count depth,
+                         real *packed) {
+    if (right->by_depth)
+        for (count b = 0; b < depth; b++)
+            pack_right(right, (d + b) * DEPTH, start * LANES, end - start, packed + b * BLOCK,
+                       depth * BLOCK);
+    else
+        for (count c = start; c < end; c++, packed += depth * BLOCK)
+            pack_right(right, c * LANES, d * DEPTH, depth, packed, BLOCK);
+}
+
+/* All of them, by all threads: each takes 32 rows in memory at a time. */
+static void pack_together(const matrix *right, real *packed) {
     count across = blocks_of(right->lanes), deep = blocks_of(right->depth);
-    if (right->by_depth) {
 #pragma omp for schedule(dynamic)
-        for (count b = 0; b < deep; b++)
+    for (count b = 0; b < (right->by_depth ? deep : across); b++)
+        if (right->by_depth)
             pack_right(right, b * DEPTH, 0, across, packed + b * BLOCK, deep * BLOCK);
-    } else {
-#pragma omp for schedule(dynamic)
-        for (count b = 0; b < across; b++)
+        else
             pack_right(right, b * LANES, 0, deep, packed + b * deep * BLOCK, BLOCK);
-    }
 }
 
 /* 32 rows of what is left, packed into `own` where they cannot be multiplied as they are. */
@@ -69,57 +105,69 @@ static view rows_of(const matrix *left, count row, count depth, count blocks, re
     return in_blocks(own);
 }
 
+/* 32 rows by columns of blocks from `start` to `end`, so many blocks of depth from `d` on; `sums` are
+those of the parts before, if there are any. */
+static void multiply_rows(const matrix *left, const matrix *right, const job *todo, count row,
+                          count start, count end, count d, count depth, const real *packed,
+                          float *sums, real *own) {
+    float block[LANES * LANES] __attribute__((aligned(64)));
+    view rows = rows_of(left, row, d, depth, own);
+    int is_last = d + depth == blocks_of(left->depth);
+    for (count c = start; c < end; c++, packed += depth * BLOCK) {
+        count column = c * LANES, at = row * todo->columns + column;
+        if (is_last) {
+            fetch(todo->out, sizeof(real), at, todo->columns, _MM_HINT_ET0);
+            fetch(todo->slope, sizeof(real), at, todo->columns, _MM_HINT_ET0);
+            fetch(todo->residual, sizeof(float), at, todo->columns, _MM_HINT_ET0);
+            fetch(todo->total, sizeof(float), at, todo->columns, _MM_HINT_ET0);
+        }
+        float *here = sums ? sums + (c - start) * LANES * LANES : block;
+        multiply(rows, packed, depth, here, LANES, d > 0);
+        if (is_last)
+            todo->block(todo, row, column, least(LANES, left->lanes - row),
+                        least(LANES, right->lanes - column), here);
+    }
+}
+
 /* Threads take what is next to be done: one of them may get less of its core than another. That
 changes no bits: each sum has its place, and its order. */
 static int product(const matrix *left, const matrix *right, const job *todo, int threads) {
-    count lanes = left->lanes, down = blocks_of(lanes), across = blocks_of(right->lanes);
-    count deep = blocks_of(left->depth), block_bytes = BLOCK * sizeof(real);
-    count parts = across * deep * block_bytes > WHOLE ? (left->depth + PART - 1) / PART : 1;
-    count part = (deep + parts - 1) / parts;
-    count wide = least(across, WHOLE / (part * block_bytes));
-    count panels = (across + wide - 1) / wide;
-    count sums_blocks = parts > 1 ? 2 * down * across : 0;
-    real *packed = room_for(across * deep + threads * part + sums_blocks);
-    if (!packed) return NO_MEMORY;
-    float *sums_of_parts = (float *)(packed + (across * deep + threads * part) * BLOCK);
+    count down = blocks_of(left->lanes), across = blocks_of(right->lanes);
+    count deep = blocks_of(left->depth);
+    cut by = cut_of(down, across, deep, threads);
+    count shared_blocks = by.is_shared ? across * deep : 0;
+    count packed_blocks = by.is_shared ? 0 : by.wide * by.part;
+    count sums_blocks = by.part < deep ? 2 * by.tall * by.wide : 0;
+    count own_blocks = packed_blocks + sums_blocks + by.part;
+    real *shared = room_for(shared_blocks + threads * own_blocks);
+    if (!shared) return NO_MEMORY;
 #pragma omp parallel num_threads(threads)
     {
         tiles before = begin_tiles();
-        real *own = packed + (across * deep + omp_get_thread_num() * part) * BLOCK;
-        float block[LANES * LANES] __attribute__((aligned(64)));
-        pack_all(right, packed);
-        for (count d = 0; d < deep; d += part) {
-            count depth = least(part, deep - d);
-            int is_last = d + depth == deep;
+        real *room = shared + (shared_blocks + omp_get_thread_num() * own_blocks) * BLOCK;
+        real *packed = by.is_shared ? shared : room, *own = room + packed_blocks * BLOCK;
+        float *sums = sums_blocks ? (float *)(own + by.part * BLOCK) : NULL;
+        if (by.is_shared) pack_together(right, shared);
 #pragma omp for schedule(dynamic)
-            for (count task = 0; task < panels * down; task++) {
-                count row = task % down * LANES, start = task / down * wide;
-                view rows = rows_of(left, row, d, depth, own);
-                for (count c = start; c < least(across, start + wide); c++) {
-                    count column = c * LANES, at = row * todo->columns + column;
-                    if (is_last) {
-                        fetch(todo->out, sizeof(real), at, todo->columns, _MM_HINT_ET0);
-                        fetch(todo->slope, sizeof(real), at, todo->columns, _MM_HINT_ET0);
-                        fetch(todo->residual, sizeof(float), at, todo->columns, _MM_HINT_ET0);
-                        fetch(todo->total, sizeof(float), at, todo->columns, _MM_HINT_ET0);
-                    }
-                    float *sums = block;
-                    if (parts > 1) sums = sums_of_parts + (task % down * across + c) * LANES * LANES;
-                    multiply(rows, packed + (c * deep + d) * BLOCK, depth, sums, LANES, d > 0);
-                    if (is_last)
-                        todo->block(todo, row, column, least(LANES, lanes - row),
-                                    least(LANES, right->lanes - column), sums);
-                }
+        for (count task = 0; task < by.panels * by.groups; task++) {
+            count start = task % by.panels * by.wide, end = least(across, start + by.wide);
+            count top = task / by.panels * by.tall, bottom = least(down, top + by.tall);
+            for (count d = 0; d < deep; d += by.part) {
+                count depth = least(by.part, deep - d);
+                if (!by.is_shared) pack_columns(right, start, end, d, depth, packed);
+                for (count r = top; r < bottom; r++)
+                    multiply_rows(left, right, todo, r * LANES, start, end, d, depth, packed,
+                                  sums ? sums + (r - top) * by.wide * LANES * LANES : NULL, own);
             }
         }
         if (todo->rows)
 #pragma omp for schedule(dynamic)
-            for (count first = 0; first < lanes; first += ROWS_TOGETHER)
-                todo->rows(todo, first, least(lanes, first + ROWS_TOGETHER));
+            for (count first = 0; first < left->lanes; first += ROWS_TOGETHER)
+                todo->rows(todo, first, least(left->lanes, first + ROWS_TOGETHER));
         _mm_sfence(); /* what was streamed is there for all threads */
         end_tiles(before);
     }
-    free(packed);
+    free(shared);
     return 0;
 }
 
