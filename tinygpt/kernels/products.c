@@ -62,13 +62,20 @@ static inline count how_many(count all, count each) { return (all + each - 1) / 
 
 static cut cut_of(count down, count across, count deep, int threads) {
     count bytes = BLOCK * sizeof(real), enough = 2 * threads;
-    if (across * deep * bytes <= SHARED) return (cut){1, deep, across, 1, 1, down};
+    if (across * deep * bytes <= SHARED)
+        return (cut){
+            .is_shared = 1, .part = deep, .wide = across, .panels = 1, .tall = 1, .groups = down};
     count part = how_many(deep, how_many(deep, PART / DEPTH));
     count panels = how_many(across, least(across, OWN / (part * bytes)));
     count groups = least(how_many(enough, panels), down > TALL ? down / TALL : 1);
-    panels = how_many(how_many(panels * groups, enough) * enough, groups); /* so that all end together */
+    /* as many for each thread, so that all end together */
+    panels = how_many(how_many(panels * groups, enough) * enough, groups);
     count wide = how_many(across, panels), tall = how_many(down, groups);
-    return (cut){0, part, wide, how_many(across, wide), tall, how_many(down, tall)};
+    return (cut){.part = part,
+                 .wide = wide,
+                 .panels = how_many(across, wide),
+                 .tall = tall,
+                 .groups = how_many(down, tall)};
 }
 
 /* Columns of blocks from `start` to `end`, so many blocks of depth from `d` on, one after the other. */
