@@ -23,6 +23,7 @@ class Measured:
     precision: str  # fp32 or bf16: what it ran in
     steps: Sequence[int]  # of each round
     seconds: Sequence[float]  # of each round
+    peaks: Sequence[float]  # FLOP/s of the fastest matrix product of each round
     peak_mem_bytes: int
     details: Mapping[str, Any]
 
@@ -43,8 +44,8 @@ def summarise(
 ) -> dict[str, Any]:
     """What the rounds at one shape came to; `products` are FLOP/s of matrix products per round.
 
-    Ratios are of medians. The peak is the fastest product of all rounds, whatever its precision. A
-    ratio to somebody who did not run is None.
+    Ratios are of medians. The peak is the fastest product of all rounds, whatever its precision; by
+    round, that of each. A ratio to somebody who did not run is None.
     """
     peak = max(rate for round_ in products for rate in round_.values())
     rates = {name: m.rates(shape.tokens_per_step) for name, m in measured.items()}
@@ -63,6 +64,10 @@ def summarise(
             "tokens_per_sec": medians[name],
             "best_tokens_per_sec": max(rates[name]),
             "mfu": mfu(shape, medians[name], peak_flops=peak),
+            "mfu_by_round": median(
+                mfu(shape, rate, peak_flops=of_round)
+                for rate, of_round in zip(rates[name], m.peaks, strict=True)
+            ),
             "best_mfu": mfu(shape, max(rates[name]), peak_flops=peak),
             "peak_mem_bytes": m.peak_mem_bytes,
             "rounds": [
@@ -85,6 +90,7 @@ def summarise(
         "ratio_vs_shipped": ratio(shipped),
         "ratio_vs_best": ratio(best_peer),
         "mfu": us.get("mfu"),
+        "mfu_by_round": us.get("mfu_by_round"),
         "peak_mem_bytes": us.get("peak_mem_bytes"),
         "peak_mem_vs_same_mode": (
             us["peak_mem_bytes"] / same_mode["peak_mem_bytes"] if us and same_mode else None
@@ -131,7 +137,7 @@ def print_shape(name: str, summary: Mapping[str, Any]) -> None:
         f"matmul peak {summary['peak_flops'] / 1e9:,.0f} GFLOP/s"
     )
     table = Table("", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("tok/s", "best", "x shipped", "MFU", "best", "peak MB"):
+    for column in ("tok/s", "best", "x shipped", "MFU", "by round", "peak MB"):
         table.add_column(column, justify="right")
     shipped = summary["contestants"].get(summary["shipped"])
     for contestant, row in summary["contestants"].items():
@@ -142,7 +148,7 @@ def print_shape(name: str, summary: Mapping[str, Any]) -> None:
             f"{row['best_tokens_per_sec']:,.0f}",
             "" if ratio is None else f"{ratio:.2f}",
             f"{row['mfu']:.1%}",
-            f"{row['best_mfu']:.1%}",
+            f"{row['mfu_by_round']:.1%}",
             f"{row['peak_mem_bytes'] / 1e6:,.0f}",
         )
     Console().print(table)

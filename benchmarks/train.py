@@ -168,7 +168,7 @@ def measure(
                 for number in range(rounds):
                     _note(f"round {number + 1} of {rounds}")
                     products.append(matmul.run(1).result)
-                    turns.next_round()
+                    turns.next_round(peak=max(products[-1].values()))
                 measured |= turns.measured()
                 failed |= turns.failed
             finally:
@@ -191,6 +191,7 @@ class _Turns:
         self._details: dict[str, dict[str, Any]] = {}
         self._steps: dict[str, int] = {}
         self._turns: dict[str, list[Timed]] = {c.name: [] for c in contestants}
+        self._peaks: list[float] = []
         self._round = 0
         for contestant in contestants:
             name = contestant.name
@@ -210,8 +211,9 @@ class _Turns:
             self._details[name] = details | {"warmup_s": warmup.seconds}
             self._steps[name] = max(1, round(seconds * paced.steps / paced.seconds))
 
-    def next_round(self) -> None:
-        """One turn of each, in an order that rotates."""
+    def next_round(self, *, peak: float) -> None:
+        """One turn of each, in an order that rotates; `peak` is what the device can do now."""
+        self._peaks.append(peak)
         names = list(self._steps)
         first = self._round % max(1, len(names))
         self._round += 1
@@ -228,6 +230,7 @@ class _Turns:
                 precision=self._details[name]["precision"],
                 steps=[turn.steps for turn in self._turns[name]],
                 seconds=[turn.seconds for turn in self._turns[name]],
+                peaks=self._peaks,
                 peak_mem_bytes=self._processes[name].peak_mem_bytes(),
                 details=self._details[name] | {"loss": self._turns[name][-1].result},
             )

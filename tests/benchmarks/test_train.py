@@ -68,7 +68,8 @@ def test_the_weights_that_are_counted_are_those_of_the_model(name: str) -> None:
 
 
 def measured(precision: str, *seconds: float, peak: int = 1000) -> report.Measured:
-    return report.Measured(precision, [10] * len(seconds), seconds, peak, {})
+    steps, peaks = [10] * len(seconds), (5e7, 8e7, 2e7)[: len(seconds)]
+    return report.Measured(precision, steps, seconds, peaks, peak, {})
 
 
 def test_rates_are_medians_over_rounds_and_ratios_are_of_medians() -> None:
@@ -80,7 +81,11 @@ def test_rates_are_medians_over_rounds_and_ratios_are_of_medians() -> None:
             "nanogpt fp32": measured("fp32", 8, 8, 1, peak=1200),
             "nanogpt bf16": measured("bf16", 5, 4, 4, peak=800),
         },
-        products=[{"bf16 1x1x1": 5e7, "fp32 1x1x1": 2e7}, {"bf16 1x1x1": 8e7, "fp32 1x1x1": 1e7}],
+        products=[
+            {"bf16 1x1x1": 5e7, "fp32 1x1x1": 2e7},
+            {"bf16 1x1x1": 8e7, "fp32 1x1x1": 1e7},
+            {"bf16 1x1x1": 2e7, "fp32 1x1x1": 1e7},
+        ],
         ours="tinygpt auto",
         shipped="nanogpt fp32",
     )
@@ -92,6 +97,8 @@ def test_rates_are_medians_over_rounds_and_ratios_are_of_medians() -> None:
     assert summary["best_peer"] == "nanogpt bf16"
     assert summary["peak_flops"] == 8e7
     assert summary["mfu"] == pytest.approx(320 * TINY.flops_per_token / 8e7)
+    # 640 / 5, 320 / 8 and 160 / 2
+    assert summary["mfu_by_round"] == pytest.approx(160 * TINY.flops_per_token / 2e7)
     assert rows["tinygpt auto"]["best_mfu"] == pytest.approx(640 * TINY.flops_per_token / 8e7)
     assert summary["peak_mem_bytes"] == 600
     assert summary["peak_mem_vs_same_mode"] == 600 / 800
