@@ -136,7 +136,7 @@ def print_shape(name: str, summary: Mapping[str, Any]) -> None:
         f"{shape.seq_len} tokens, {shape.sequences} sequences, vocabulary {shape.vocab_size:,}; "
         f"matmul peak {summary['peak_flops'] / 1e9:,.0f} GFLOP/s"
     )
-    table = Table("", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("tok/s", "best", "x shipped", "MFU", "by round", "peak MB"):
         table.add_column(column, justify="right")
     shipped = summary["contestants"].get(summary["shipped"])
