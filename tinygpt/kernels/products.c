@@ -24,17 +24,20 @@ int multiplies(void) {
 
 #ifdef __AVX512BF16__
 
-enum {
-    SHARED = 5 << 18, /* bytes of what is right that all threads pack for all of them, at most; */
+/* Bytes of what is right that a thread packs for itself at a time, as its L2 cache allows. AMX wants
+what is left packed too, once for each of them, so there they are more. */
 #ifdef __AMX_BF16__
-    OWN = 5 << 18, /* of more, so many at a time by each thread for itself, in its L2 cache: larger */
-#else              /* where what is left is packed too, once for each of them */
-    OWN = 600 << 10,
+enum { OWN = 5 << 18 };
+#else
+enum { OWN = 600 << 10 };
 #endif
-    PART = 1024, /* as deep are sums then, before others begin, */
-    TALL = 64,   /* and as many blocks of rows at least go by */
-    PANEL = 1024,    /* as many rows does a gradient of weights take at a time, */
-    GROUP = 1 << 19, /* and as many bytes of their columns */
+
+enum {
+    SHARED = 5 << 18, /* bytes, up to which all threads pack together */
+    PART = 1024,      /* as deep are sums of more than that, before others begin, */
+    TALL = 64,        /* and as many blocks of rows, at least, share what is packed */
+    PANEL = 1024,     /* as many rows does a gradient of weights take at a time, */
+    GROUP = 1 << 19,  /* and as many bytes of their columns */
 };
 
 /* A product, and what is done with a block of it, and when all is done with rows; `out` and what else
