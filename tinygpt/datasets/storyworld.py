@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from hashlib import sha256
-from inspect import getsource
 from random import Random
 from typing import Any
 
-from tinygpt.datasets import storyworld_grammar, storyworld_plots
 from tinygpt.datasets.storyworld_grammar import NotAStory, Story
 from tinygpt.datasets.storyworld_plots import STORYWORLD
 from tinygpt.errors import UserError, check_range
 from tinygpt.interfaces import SPLITS, DatasetConfig, Split, TextSource
 from tinygpt.registry import register
+
+# Part of the key of prepared data: change it whenever a seed gives other stories. The first one is
+# a hash of the grammar's source, so that data prepared before there were versions stays valid.
+GRAMMAR_VERSION = "88012cf47adf6de836e615e049203efbad28cd509868e3e3e06d177089d89a20"
 
 
 def story(seed: int, split: Split, index: int) -> Story:
@@ -30,13 +30,6 @@ def bits_of(text: str) -> float:
         return STORYWORLD.read(text).bits
     except NotAStory as error:
         raise UserError(f"the text is not a story of storyworld: {error}") from error
-
-
-@cache
-def grammar_hash() -> str:
-    """sha256 hex of the source of the grammar: editing a word of it gives other stories."""
-    modules = (storyworld_grammar, storyworld_plots)
-    return sha256("".join(map(getsource, modules)).encode()).hexdigest()
 
 
 @register("dataset")
@@ -69,7 +62,7 @@ class Storyworld(TextSource):
     def identity(self) -> dict[str, Any]:
         return {
             "dataset": "storyworld",
-            "grammar": grammar_hash(),
+            "grammar": GRAMMAR_VERSION,
             "seed": self.seed,
             **{f"{split}_stories": size for split, size in self.sizes.items()},
         }
