@@ -24,7 +24,7 @@ from benchmarks.contestants import LOG_EVERY, Contestant, Mode, make
 from benchmarks.processes import Process
 from benchmarks.shapes import parse
 from benchmarks.train import WARMUP_STEPS, prepared_tokens, text_and_settings
-from tinygpt import cli
+from tinygpt import console
 from tinygpt.errors import UserError
 
 POLL_S = 0.005
@@ -32,7 +32,7 @@ POLL_S = 0.005
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point."""
-    raise SystemExit(cli.guarded(lambda: _main(arguments)))
+    raise SystemExit(console.guarded(lambda: _main(arguments)))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

@@ -156,13 +156,13 @@ class _TinyGPT:
     def __init__(self, contestant: Contestant, imported: Imported) -> None:
         import torch
 
-        from tinygpt import compose
-        from tinygpt.checkpoint import Checkpoints
+        from tinygpt.config import compose
+        from tinygpt.corpus.prepared import prepare
+        from tinygpt.hardware.runtime import Runtime
         from tinygpt.interfaces import Logger
-        from tinygpt.prepared import prepare
-        from tinygpt.runtime import Runtime
-        from tinygpt.state import TrainState
-        from tinygpt.trainer import Trainer
+        from tinygpt.training.checkpoint import Checkpoints
+        from tinygpt.training.state import TrainState
+        from tinygpt.training.trainer import Trainer
 
         imported()
         mode, shape = contestant.mode, contestant.shape
@@ -376,7 +376,7 @@ class MatmulWork:
         import torch
 
         from tinygpt.config import DeviceConfig
-        from tinygpt.runtime import Runtime
+        from tinygpt.hardware.runtime import Runtime
 
         hardware = Runtime(DeviceConfig(type=self.spec.device)).describe()
         del hardware["precision"]

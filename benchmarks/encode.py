@@ -24,11 +24,11 @@ from rich.table import Table
 from benchmarks import report
 from benchmarks.encoders import ENCODINGS, OURS, Job, make, missing, train_peers
 from benchmarks.processes import Failed, Process
-from tinygpt import cli
-from tinygpt.encoding import cores
+from tinygpt import console
+from tinygpt.components.tokenizers.bpe import BPEConfig
+from tinygpt.corpus.encoding import cores
 from tinygpt.errors import UserError
 from tinygpt.interfaces import utf8_length
-from tinygpt.tokenizers.bpe import BPEConfig
 
 MAX_VOCAB_SIZE = 1 << 16  # ids are 16 bits wide
 PACKAGES = ("tiktoken", "rustbpe", "sentencepiece", "tokenizers", "datasets", "pyarrow", "numpy")
@@ -36,7 +36,7 @@ PACKAGES = ("tiktoken", "rustbpe", "sentencepiece", "tokenizers", "datasets", "p
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point; exits with 0 only if nobody failed."""
-    raise SystemExit(cli.guarded(lambda: _main(arguments)))
+    raise SystemExit(console.guarded(lambda: _main(arguments)))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.processes import Work
+from tinygpt.components.tokenizers.bpe import BPEConfig, BPETokenizer
 from tinygpt.interfaces import SPLITS
-from tinygpt.tokenizers.bpe import BPEConfig, BPETokenizer
 
 OURS = "tinygpt"
 ROWS = 2000  # of texts that the others read and encode at a time: more is no faster
@@ -102,10 +102,10 @@ class Encoding(ABC):
 
 
 class TinyGPT(Encoding):
-    """`tinygpt.prepared.prepare` with an empty cache, and all that it does besides."""
+    """`tinygpt.corpus.prepared.prepare` with an empty cache, and all that it does besides."""
 
     def __init__(self, job: Job) -> None:
-        from tinygpt.compose import compose
+        from tinygpt.config.compose import compose
 
         super().__init__(job)
         typed = ["dataset=text", f"dataset.path={job.parquet}", f"workers={job.cores}"]
@@ -113,8 +113,8 @@ class TinyGPT(Encoding):
         self.cfg = replace(compose("prepare", typed), tokenizer=tokenizer)
 
     def timed(self, folder: Path) -> dict[str, float]:
-        from tinygpt.prepared import prepare
-        from tinygpt.shards import record_path
+        from tinygpt.corpus.prepared import prepare
+        from tinygpt.corpus.shards import record_path
 
         began, began_at = time.perf_counter(), time.time()
         prepared = prepare(replace(self.cfg, cache_dir=str(folder)), print)

@@ -20,9 +20,10 @@ from benchmarks import report
 from benchmarks.contestants import Contestant, Matmul, MatmulWork, Mode, make, make_text, settings
 from benchmarks.processes import Failed, Process, Timed
 from benchmarks.shapes import SHAPES, Shape, parse
-from tinygpt import cli, compose
+from tinygpt import console
+from tinygpt.config import compose
+from tinygpt.corpus.prepared import prepare
 from tinygpt.errors import UserError
-from tinygpt.prepared import prepare
 
 SHIPPED = {"cpu": "nanogpt fp32", "cuda": "nanogpt bf16-compiled"}  # what its README and config say
 WARMUP_STEPS = 3
@@ -32,7 +33,7 @@ PEER_MODES = "fp32,bf16,fp32-compiled,bf16-compiled"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point; exits with 0 only if every contestant ran."""
-    raise SystemExit(cli.guarded(lambda: _main(arguments)))
+    raise SystemExit(console.guarded(lambda: _main(arguments)))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

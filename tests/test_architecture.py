@@ -5,64 +5,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinygpt"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))
-# A module imports only from the lines above its own; those on one line do not know each other.
-LAYERS = [
-    line.split()
-    for line in (
-        "__init__",  # the version
-        "errors",
-        "registry",
-        "interfaces",
-        "metrics kernels",
-        "losses",
-        "config",
-        "overrides",
-        "mistakes",
-        "compose",
-        "space",
-        "ranks",
-        "parallel",
-        "runtime",
-        "sampling",
-        "datasets tokenizers models optimizers schedules loggers callbacks "
-        "searches stoppings launchers",
-        "overlap progress disk",
-        "shards encoding",
-        "sharding",
-        "preparation",
-        "prepared",
-        "inspection",
-        "inspection_view",
-        "batches",
-        "state",
-        "checkpoint",
-        "run_folder",
-        "records",
-        "comparison",
-        "comparison_view",
-        "report",
-        "plots",
-        "trainer",
-        "help",
-        "cli",
-        "planning",
-        "run",
-        "launch",
-        "sweep_folder",
-        "sweep_view",
-        "sweep",
-        "train prepare data sample compare runs upload plan",
-    )
-]
-LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}
+# The plan in CONTRIBUTING.md, a floor per line: a file imports from its own folder and from lower
+# floors; two names on one floor do not import each other.
+PLAN = re.search(r"```plan\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+assert PLAN, "CONTRIBUTING.md has the plan of the floors"
+FLOORS = [line.split("  ")[0].split() for line in PLAN[1].splitlines()]
+LEVEL = {name: level for level, floor in enumerate(reversed(FLOORS)) for name in floor}
 SLOW_TO_IMPORT = ("torch", "datasets", "wandb", "sentencepiece", "matplotlib", "transformers")
 FORBIDDEN = {
     r"pickle": "a file may run code when it is loaded",
@@ -80,7 +37,10 @@ def module_of(path: Path) -> str:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """The modules of tinygpt that the code imports, anywhere but under `if TYPE_CHECKING:`."""
+    """The modules and packages of tinygpt that the code imports, such as `config.schema`.
+
+    Imports under `if TYPE_CHECKING:` do not count.
+    """
     typing_only = {
         inner
         for node in ast.walk(tree)
@@ -98,12 +58,13 @@ def imported(tree: ast.Module) -> Iterator[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            module = rest.partition(".")[0]
+        for package, *parts in (name.split(".") for name in names):
             if package == "tinygpt":
-                exists = (PACKAGE / module).is_dir() or (PACKAGE / f"{module}.py").is_file()
-                yield module if module and exists else "__init__"
+                while parts and not (PACKAGE / "/".join(parts)).with_suffix(".py").is_file():
+                    if (PACKAGE / "/".join(parts)).is_dir():
+                        break
+                    parts.pop()
+                yield ".".join(parts) or "__init__"
 
 
 def without_docstrings_and_comments(tree: ast.Module) -> str:
@@ -116,14 +77,34 @@ def without_docstrings_and_comments(tree: ast.Module) -> str:
     return ast.unparse(tree)
 
 
+def test_the_plan_names_every_file_and_folder_of_the_package_once() -> None:
+    names = [name for floor in FLOORS for name in floor]
+    assert sorted(names) == sorted(set(map(module_of, SOURCES)) - {"__init__"})
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_the_layers_below_it(path: Path) -> None:
+def test_a_module_imports_only_from_the_floors_below_its_own(path: Path) -> None:
     module = module_of(path)
-    assert module in LEVEL, f"give tinygpt/{module} its place in LAYERS"
-    for other in imported(ast.parse(path.read_text())):
-        assert other == module or LEVEL.get(other, len(LAYERS)) < LEVEL[module], (
+    for other in (name.split(".")[0] for name in imported(ast.parse(path.read_text()))):
+        assert other in (module, "__init__") or LEVEL[other] < LEVEL.get(module, len(FLOORS)), (
             f"{path.relative_to(ROOT)} imports {other}, which does not stand below {module}"
         )
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count: none is there to hide a circle."""
+    imports = {
+        str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): {
+            *imported(ast.parse(path.read_text()))
+        }
+        for path in SOURCES
+        if path.name != "__init__.py"
+    }
+    graph = {module: targets & imports.keys() for module, targets in imports.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -148,7 +129,7 @@ def test_nothing_that_is_read_can_run_code(path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     ["from tinygpt.registry import import_all; import_all()"]
-    + [f"import tinygpt.{name}" for name in ("cli", "train", "prepare", "data", "sample")],
+    + [f"import tinygpt.{name}" for name in ("cli.main", "train", "prepare", "data", "sample")],
 )
 def test_listing_the_choices_imports_no_heavy_library(statement: str) -> None:
     code = f"{statement}; import sys; print(*sys.modules)"

@@ -12,11 +12,12 @@ from textwrap import dedent
 
 import pytest
 
-from tinygpt import cli, compose, config, overrides, registry, sample
-from tinygpt.config import DeviceConfig, TrainerConfig
-from tinygpt.run_folder import RunFolder
+from tinygpt import config, registry, sample
+from tinygpt.cli import main
+from tinygpt.config import DeviceConfig, TrainerConfig, compose, overrides
+from tinygpt.records.folder import RunFolder
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 TEXT = "dataset=text dataset.path=stories.txt"
 TRAIN_HELP = "\n  python -m tinygpt.train --help lists what there is"
 TOP = (
@@ -283,7 +284,7 @@ def console_script(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int | st
     """What `tinygpt ARGUMENTS` exits with."""
     monkeypatch.setattr(sys, "argv", ["tinygpt", *arguments])
     try:
-        cli.main()
+        main.main()
     except SystemExit as end:
         return end.code
     return 0
@@ -304,7 +305,7 @@ def test_the_console_script_lists_its_commands(
     for arguments in ((), ("--help",), ("-h",)):
         assert console_script(*arguments, monkeypatch=monkeypatch) == 0
         printed = capsys.readouterr().out
-        assert all(f"  tinygpt {command} " in printed for command in cli.COMMANDS)
+        assert all(f"  tinygpt {command} " in printed for command in main.COMMANDS)
     assert console_script("trian", monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == (
         "error: trian is not a command; did you mean tinygpt train?\n"

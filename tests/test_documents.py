@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tinygpt import compare, compose, overrides, runs, sample, sweep, upload
-from tinygpt.overrides import CONF
+from tinygpt import compare, runs, sample, upload
+from tinygpt.config import compose, overrides
+from tinygpt.config.overrides import CONF
+from tinygpt.sweeps import scheduler
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,7 +46,7 @@ def test_a_train_command_of_the_readme_composes(arguments):
         assert arguments == ["resume=outputs/RUN"]
         return
     settings = [word for word in arguments if word != "-m"]
-    of_runs = [word for word in settings if not sweep.is_about_sweeps(word)]
+    of_runs = [word for word in settings if not scheduler.is_about_sweeps(word)]
     if "-m" not in arguments:
         assert of_runs == settings
         compose.compose("train", overrides.jobs(of_runs, multirun=False)[0])
@@ -114,7 +116,7 @@ def test_the_optimizer_of_contributing_trains_in_the_tree(tiny, tmp_path):
     tree = tmp_path / "tree"
     for folder in ("tinygpt", "conf"):
         shutil.copytree(ROOT / folder, tree / folder)
-    (tree / "tinygpt/optimizers/sgd.py").write_text(example("python"))
+    (tree / "tinygpt/components/optimizers/sgd.py").write_text(example("python"))
     (tree / "conf/optimizer/sgd.yaml").write_text(example("yaml"))
     command = [sys.executable, "-m", "tinygpt.train", *tiny, "optimizer=sgd"]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)

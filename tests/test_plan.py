@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tinygpt import compose, plan, planning, train
-from tinygpt.config import RunConfig
+from tinygpt import plan, train
+from tinygpt.components.loggers.jsonl import read_rows
+from tinygpt.config import RunConfig, compose
 from tinygpt.errors import UserError
-from tinygpt.loggers.jsonl import read_rows
+from tinygpt.planning import estimate
+from tinygpt.training import trial
 
 SIXTEEN = ["trainer.tokens_per_step=16384", "tokenizer=bpe"]
 
@@ -22,8 +24,8 @@ def config(tiny: list[str], *more: str) -> RunConfig:
 @pytest.fixture(autouse=True)
 def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured here is not reported."""
-    monkeypatch.setattr(planning, "SECONDS", 0.1)
-    monkeypatch.setattr(planning, "BRIEFLY", 0.02)
+    monkeypatch.setattr(estimate, "SECONDS", 0.1)
+    monkeypatch.setattr(trial, "BRIEFLY", 0.02)
 
 
 def said(capsys: pytest.CaptureFixture[str], *typed: str, code: int = 0) -> str:
@@ -36,15 +38,15 @@ def said(capsys: pytest.CaptureFixture[str], *typed: str, code: int = 0) -> str:
 
 def test_parameters_are_counted_without_memory_for_them() -> None:
     cfg = compose.compose("train", ["model=gpt2_xl", "trainer.seq_len=1024", *SIXTEEN])
-    count = planning.sizes(cfg, 50257)
+    count = trial.sizes(cfg, 50257)
     assert count.total == 1_557_611_200  # Radford et al. 2019, with tied embeddings
     assert count.embedding == (50257 + 1024) * 1600
 
 
 def test_micro_batches_are_powers_of_two_that_divide_a_step(tiny: list[str]) -> None:
     step = "trainer.tokens_per_step={}"
-    assert list(planning.candidates(config(tiny, step.format(16 * 12)))) == [1, 2, 4]
-    assert list(planning.candidates(config(tiny, step.format(16 * 12)), ranks=2)) == [1, 2]
+    assert list(trial.candidates(config(tiny, step.format(16 * 12)))) == [1, 2, 4]
+    assert list(trial.candidates(config(tiny, step.format(16 * 12)), ranks=2)) == [1, 2]
 
 
 def test_the_largest_that_fits_follows_from_two_sizes(tiny: list[str]) -> None:
@@ -53,8 +55,8 @@ def test_the_largest_that_fits_follows_from_two_sizes(tiny: list[str]) -> None:
     def measured(size: int) -> int:
         return 100 + 10 * size
 
-    assert planning.largest_that_fits(cfg, measured, free=400) == (16, 10)  # 260 < 360 < 420
-    assert planning.largest_that_fits(cfg, measured, free=100) == (None, 10)
+    assert estimate.largest_that_fits(cfg, measured, free=400) == (16, 10)  # 260 < 360 < 420
+    assert estimate.largest_that_fits(cfg, measured, free=100) == (None, 10)
 
 
 def test_a_plan_says_what_a_run_takes_and_counts_as_the_run_does(
@@ -104,7 +106,7 @@ def test_a_trial_that_dies_is_told_with_what_to_type(tiny: list[str]) -> None:
     cfg = config(tiny)
     broken = replace(cfg, device=replace(cfg.device, type="mps"))
     with pytest.raises(UserError, match=r"the trial of trainer\.micro_batch_size=2 ended"):
-        planning.measure(broken, 50, seconds=0.1)
+        estimate.measure(broken, 50, seconds=0.1)
 
 
 def test_an_automatic_micro_batch_is_recorded_and_kept_by_a_resume(

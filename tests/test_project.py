@@ -12,9 +12,9 @@ from zipfile import ZipFile
 import pytest
 
 from tinygpt import registry
-from tinygpt.compose import compose
+from tinygpt.config.compose import compose
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 CHOICES = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.glob("*/**/*.yaml")
@@ -47,7 +47,7 @@ def test_every_registered_component_can_be_chosen() -> None:
             chosen |= {c.name for c in (value.values() if kind in registry.MANY else [value])}
         classes = registry.classes(kind).items()
         ours = {name for name, cls in classes if cls.__module__.startswith("tinygpt.")}
-        assert chosen == ours, f"conf/{kind}/ and tinygpt/{kind}s/ differ"
+        assert chosen == ours, f"conf/{kind}/ and its package differ"
 
 
 def output_of(*command: str | Path, **options: Any) -> str:

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from tinygpt import compose, sample
-from tinygpt.checkpoint import Checkpoints
+from tinygpt import sample
+from tinygpt.components.models.gpt_torch import GPT
+from tinygpt.components.tokenizers.char import CharConfig, CharTokenizer
+from tinygpt.config import compose
 from tinygpt.errors import UserError
-from tinygpt.models.gpt_torch import GPT
-from tinygpt.run_folder import RunFolder
+from tinygpt.records.folder import RunFolder
 from tinygpt.sample import SampleConfig, parse, write
-from tinygpt.state import TrainState
-from tinygpt.tokenizers.char import CharConfig, CharTokenizer
+from tinygpt.training.checkpoint import Checkpoints
+from tinygpt.training.state import TrainState
 
 TOKENIZER: CharTokenizer = CharConfig().train(iter(["abxé🙂"]))
 EOT = TOKENIZER.eot_id

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinygpt import compose, config, overrides, train
+from tinygpt import config, train
+from tinygpt.config import compose, overrides
 
 
 def run(settings: list[str], *, code: int = 0) -> None:

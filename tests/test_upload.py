@@ -13,7 +13,7 @@ import pytest
 
 from tests.wandb_server import Server, exit_codes, history, summary, upserts
 from tinygpt import upload
-from tinygpt.loggers.jsonl import read_rows
+from tinygpt.components.loggers.jsonl import read_rows
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinygpt import cli
+from tinygpt import console
+from tinygpt.cli.arguments import unknown_flag
 from tinygpt.errors import UserError, check_choice, nearest
 
 HELP = """\
@@ -40,7 +41,7 @@ class _Arguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point; exits with 0 if there was something to compare."""
     typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(cli.guarded(lambda: _main(typed)))
+    raise SystemExit(console.guarded(lambda: _main(typed)))
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -48,9 +49,9 @@ def _main(arguments: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     args = _parse(arguments)
-    from tinygpt import comparison_view, report
-    from tinygpt.comparison import compare
-    from tinygpt.records import find_runs, read_runs
+    from tinygpt.comparison import report, tables
+    from tinygpt.comparison.statistics import compare
+    from tinygpt.records.read import find_runs, read_runs
 
     outputs = Path(args.output_dir)
     paths = find_runs(args.runs, output_dir=outputs)
@@ -60,13 +61,13 @@ def _main(arguments: Sequence[str]) -> int:
     runs = read_runs(paths)
     baseline = runs[paths.index(measure)] if measure else None
     comparison = compare(runs, baseline=baseline)
-    comparison_view.show(comparison)
+    tables.show(comparison)
     page = _page(args.out, paths)
     texts: dict[str, Callable[[], str]] = {
         ".html": lambda: report.page(comparison, x=args.x, title=page.parent.name or "comparison"),
-        ".md": lambda: comparison_view.markdown(comparison),
-        ".csv": lambda: comparison_view.as_csv(comparison),
-        ".json": lambda: comparison_view.as_json(comparison),
+        ".md": lambda: tables.markdown(comparison),
+        ".csv": lambda: tables.as_csv(comparison),
+        ".json": lambda: tables.as_json(comparison),
     }
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +86,7 @@ def _parse(arguments: Sequence[str]) -> _Arguments:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if argument.startswith("-"):
-            raise cli.unknown_flag(
-                "compare", argument, arguments, flags=("--help",), peers_names={}
-            )
+            raise unknown_flag("compare", argument, arguments, flags=("--help",), peers_names={})
         if equals and key in _FIELDS:
             setattr(args, key, value)
         elif equals and "/" not in key and not Path(argument).exists():

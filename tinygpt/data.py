@@ -7,27 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygpt import cli, compose, overrides
-from tinygpt.config import DataConfig
+from tinygpt import console
+from tinygpt.cli.arguments import parse_arguments, print_config, print_help
+from tinygpt.config import DataConfig, compose, overrides
 from tinygpt.errors import UserError
 from tinygpt.interfaces import SPLITS, utf8_length
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point."""
-    cli.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+    console.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
 
 
 def _main(arguments: Sequence[str]) -> None:
-    args = cli.parse_arguments("data", arguments)
+    args = parse_arguments("data", arguments)
     if args.help:
-        cli.print_help("data")
+        print_help("data")
         return
-    cli.log_to_console()
+    console.log_to_console()
     jobs = overrides.jobs(args.settings, multirun=args.multirun, entry="data")
     configs = compose.compose_all("data", jobs, config_dir=args.config_dir)
     if args.cfg:
-        cli.print_config(configs[0])
+        print_config(configs[0])
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of the text
@@ -37,21 +38,22 @@ def _main(arguments: Sequence[str]) -> None:
 
 def show(cfg: DataConfig) -> None:
     """Print the tables and the documents, and draw the picture; prepares the data if need be."""
-    from tinygpt import inspection, plots
-    from tinygpt import inspection_view as view
-    from tinygpt.overlap import sample
-    from tinygpt.prepared import prepare
+    from tinygpt.corpus import inspection
+    from tinygpt.corpus import inspection_view as view
+    from tinygpt.corpus.overlap import sample
+    from tinygpt.corpus.prepared import prepare
+    from tinygpt.records import plots
 
-    prepared = prepare(cfg, cli.say)
+    prepared = prepare(cfg, console.say)
     tokenizer, name = prepared.tokenizer, cfg.tokenizer.name
     documents = {split: inspection.Documents(prepared, split) for split in SPLITS}
-    console = view.console()
+    terminal = view.console()
 
     def part(title: str) -> None:
-        console.print(f"\n{title}", style="bold")
+        terminal.print(f"\n{title}", style="bold")
 
     part(f"{cfg.dataset.name} as {name} tokens, vocabulary {tokenizer.vocab_size:,}")
-    console.print(view.split_table(prepared.splits))
+    terminal.print(view.split_table(prepared.splits))
 
     tokens, characters, code_points = {}, {}, {}
     for split, of_split in documents.items():
@@ -59,32 +61,32 @@ def show(cfg: DataConfig) -> None:
         characters[split], code_points[split] = inspection.characters_of(of_split)
     rows = {f"{split}, characters": characters[split] for split in SPLITS}
     rows |= {f"{split}, tokens": tokens[split] for split in SPLITS}
-    console.print()
-    console.print(view.length_table(rows))
+    terminal.print()
+    terminal.print(view.length_table(rows))
     n_all = prepared.splits["train"].documents
     for unit, values in (("characters", characters["train"]), ("tokens", tokens["train"])):
         if len(values) < n_all:
-            console.print(
+            terminal.print(
                 f"({unit}: of {len(values):,} of {n_all:,} train documents, drawn evenly)"
             )
 
     part("Vocabulary")
     counts = inspection.count_ids(prepared)
-    console.print(view.vocabulary_line(counts))
+    terminal.print(view.vocabulary_line(counts))
     if longest := view.longest(tokenizer, counts):
-        console.print("the longest tokens, and how often train has them:")
-        console.print(longest)
+        terminal.print("the longest tokens, and how often train has them:")
+        terminal.print(longest)
     points = code_points["train"]
-    console.print(f"{np.count_nonzero(points):,} different characters; the rarest, and how often:")
-    console.print(view.rarest(points))
+    terminal.print(f"{np.count_nonzero(points):,} different characters; the rarest, and how often:")
+    terminal.print(view.rarest(points))
 
     part("Copies")
     for line in prepared.overlap.lines():
-        console.print(line)
+        terminal.print(line)
 
     for index in sample(n_all, 3, seed=1):
         part(f"Train document {index + 1:,}, {documents['train'].n_tokens(index):,} tokens")
-        console.print(view.document(documents["train"], index, colour=view.in_colour(console)))
+        terminal.print(view.document(documents["train"], index, colour=view.in_colour(terminal)))
 
     train = documents["train"].some(inspection.TRAIN_BYTES)
     test = documents["validation"].some(inspection.TEST_BYTES)
@@ -92,9 +94,9 @@ def show(cfg: DataConfig) -> None:
     sizes = inspection.compare_sizes(sorted({*cfg.candidates}), train=train, test=test)
     if sizes:
         part("Bytes per token of validation, by the vocabulary size of tokenizer=bpe")
-        console.print(view.candidate_table(sizes))
+        terminal.print(view.candidate_table(sizes))
         n_bytes = sum(map(utf8_length, train)) / 1e6
-        console.print(
+        terminal.print(
             f"(learned from {n_bytes:,.1f} MB of train; {name} with its {tokenizer.vocab_size:,} "
             f"ids has {chosen:.3f})"
         )
@@ -111,7 +113,7 @@ def show(cfg: DataConfig) -> None:
         )
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); type out=FILE.png") from None
-    console.print(f"\nthe picture is {path}", soft_wrap=True)
+    terminal.print(f"\nthe picture is {path}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygpt import cli, compose, overrides, sweep
-from tinygpt.config import RunConfig
+from tinygpt import console
+from tinygpt.cli.arguments import parse_arguments
+from tinygpt.config import RunConfig, compose, overrides
 from tinygpt.errors import UserError
+from tinygpt.sweeps import scheduler
 
 if TYPE_CHECKING:
-    from tinygpt.planning import Measured, Sizes
+    from tinygpt.planning.estimate import Measured
+    from tinygpt.training.trial import Sizes
 
 HELP = """\
 python -m tinygpt.plan [-m] [GROUP=CHOICE ...] [FIELD=VALUE ...]
@@ -58,7 +61,7 @@ class _Plan:
     @property
     def evaluations(self) -> int:
         """How many there are."""
-        from tinygpt import trainer
+        from tinygpt.training import trainer
 
         if self.steps is None:
             assert self.measured, "without a trial nobody asks"
@@ -74,16 +77,16 @@ class _Plan:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point."""
     typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(cli.guarded(lambda: _main(typed)))
+    raise SystemExit(console.guarded(lambda: _main(typed)))
 
 
 def _main(arguments: Sequence[str]) -> int:
-    args = cli.parse_arguments("plan", arguments)
+    args = parse_arguments("plan", arguments)
     if args.help:
         print(HELP, end="")
         return 0
-    of_runs = [text for text in args.settings if not sweep.is_about_sweeps(text)]
-    own = [text for text in args.settings if sweep.is_about_sweeps(text)]
+    of_runs = [text for text in args.settings if not scheduler.is_about_sweeps(text)]
+    own = [text for text in args.settings if scheduler.is_about_sweeps(text)]
     if own and not args.multirun:
         raise UserError(f"{own[0]} is about several runs; type -m before it")
     if not args.multirun:
@@ -95,7 +98,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> int:
-    from tinygpt import planning
+    from tinygpt.planning import estimate
 
     cfg = compose.compose("sweep", own, config_dir=config_dir)
     search = cfg.search.build(overrides.space(of_runs), folder=Path())
@@ -109,7 +112,7 @@ def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> 
     plans: dict[str, _Plan] = {}
     total_s, disk = 0.0, 0
     for job, run_cfg in zip(jobs, configs, strict=True):
-        _, frozen = sweep.frozen(job, run_cfg, launcher)
+        _, frozen = scheduler.frozen(job, run_cfg, launcher)
         # what neither speed nor size depends on
         key = repr((frozen.model, frozen.tokenizer, frozen.trainer, frozen.device))
         if key not in plans:
@@ -118,7 +121,7 @@ def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> 
         if plan.seconds is None:
             raise UserError("the time of these runs cannot be predicted here; plan one without -m")
         total_s += plan.seconds + START_S
-        disk += _disk(plan) + planning.checkpoint_bytes(plan.count)
+        disk += _disk(plan) + estimate.checkpoint_bytes(plan.count)
     for plan in plans.values():
         _show(plan)
         print()
@@ -138,10 +141,11 @@ START_S = 6.0  # of a process until its first step
 
 
 def _plan(cfg: RunConfig) -> _Plan:
-    from tinygpt import planning
+    from tinygpt.planning import estimate
+    from tinygpt.training import trial
 
     vocab_size, assumption = _vocab_size(cfg)
-    count = planning.sizes(cfg, vocab_size)
+    count = trial.sizes(cfg, vocab_size)
     steps = cfg.trainer.planned_steps
     if cfg.trainer.max_flops is not None:
         steps = max(
@@ -150,7 +154,7 @@ def _plan(cfg: RunConfig) -> _Plan:
     measured = None
     if _is_here(cfg):
         cfg_as_run = _with_size(cfg, vocab_size)
-        measured = planning.measure(cfg_as_run, vocab_size, seconds=planning.SECONDS)
+        measured = estimate.measure(cfg_as_run, vocab_size, seconds=estimate.SECONDS)
     return _Plan(cfg, count, steps, assumption, measured)
 
 
@@ -158,12 +162,12 @@ def _with_size(cfg: RunConfig, vocab_size: int) -> RunConfig:
     """The config as it will train: micro_batch_size=auto is measured."""
     from dataclasses import replace
 
-    from tinygpt import planning
-    from tinygpt.runtime import Runtime
+    from tinygpt.hardware.runtime import Runtime
+    from tinygpt.training import trial
 
     if isinstance(cfg.trainer.micro_batch_size, int):
         return cfg
-    size = planning.micro_batch_size(cfg, Runtime(cfg.device), vocab_size)
+    size = trial.micro_batch_size(cfg, Runtime(cfg.device), vocab_size)
     return replace(cfg, trainer=replace(cfg.trainer, micro_batch_size=size))
 
 
@@ -189,16 +193,18 @@ def _vocab_size(cfg: RunConfig) -> tuple[int, str]:
 
 def _disk(plan: _Plan) -> int:
     """Bytes that the run folder will have where the newest checkpoints have the best one."""
-    from tinygpt import planning, trainer
+    from tinygpt.planning import estimate
+    from tinygpt.training import trainer
 
-    rows = min(plan.steps or 1000, trainer.ROWS) * planning.ROW_BYTES
+    rows = min(plan.steps or 1000, trainer.ROWS) * estimate.ROW_BYTES
     kept = plan.cfg.trainer.keep_checkpoints
-    return kept * planning.checkpoint_bytes(plan.count) + rows
+    return kept * estimate.checkpoint_bytes(plan.count) + rows
 
 
 def _show(plan: _Plan, *, memory_of_others: bool = True) -> None:
     """All of a plan, a line each."""
-    from tinygpt import planning
+    from tinygpt.planning import estimate
+    from tinygpt.training import trial
 
     cfg, count, trainer = plan.cfg, plan.count, plan.cfg.trainer
     tokens = plan.steps * trainer.tokens_per_step if plan.steps else None
@@ -214,28 +220,28 @@ def _show(plan: _Plan, *, memory_of_others: bool = True) -> None:
             f"work        {tokens * count.flops_per_token:.3g} FLOPs, "
             f"{count.flops_per_token / 1e6:,.1f} million a token"
         )
-    one = planning.checkpoint_bytes(count)
+    one = estimate.checkpoint_bytes(count)
     print(
         f"disk        {_disk(plan) / GB:.3f} GB; {(_disk(plan) + one) / GB:.3f} GB where the best "
         "checkpoint is not the newest"
     )
     if plan.measured is None:
         size = int(trainer.micro_batch_size) if trainer.micro_batch_size != "auto" else 1
-        memory = planning.memory_by_formula(cfg, count, size)
+        memory = trial.memory_by_formula(cfg, count, size)
         print(f"memory      about {memory / GB:.2f} GB on {cfg.device.type}, by formula")
         print(f"time        cannot be predicted here: this machine has no {cfg.device.type} device")
         return
     measured = plan.measured
     print(f"memory      {measured.peak_bytes / GB:.2f} GB at its peak, torch included")
-    free = planning.free_memory()
+    free = trial.free_memory()
     if memory_of_others and free is not None and cfg.device.type != "cuda":
 
         def peak(size: int) -> int:
-            return planning.measure(
-                planning.with_micro_batch(cfg, size), count.vocab_size, seconds=planning.BRIEFLY
+            return estimate.measure(
+                trial.with_micro_batch(cfg, size), count.vocab_size, seconds=trial.BRIEFLY
             ).peak_bytes
 
-        largest, each = planning.largest_that_fits(cfg, peak, free=free)
+        largest, each = estimate.largest_that_fits(cfg, peak, free=free)
         print(
             f"            {each / 1e6:,.1f} MB per sequence of a micro batch; the largest that "
             f"fits {free / GB:.1f} GB: trainer.micro_batch_size={largest}"

@@ -6,10 +6,11 @@ of its own lives beside it in `<component>_torch.py`, which is imported when the
 """
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -21,8 +22,9 @@ SWEEP_KINDS = ("search", "stopping", "launcher")  # of several runs, and no part
 MANY = ("logger", "callback")  # kinds of which a run may have several, as {name: config}
 ENTRY_POINT_GROUP = "tinygpt.components"
 
-_PACKAGES = {kind: f"tinygpt.{kind}s" for kind in (*KINDS, *SWEEP_KINDS)}
-_PACKAGES["search"] = "tinygpt.searches"
+_PACKAGES = {kind: f"tinygpt.components.{kind}s" for kind in KINDS}
+_PACKAGES |= {kind: f"tinygpt.sweeps.{kind}s" for kind in SWEEP_KINDS}
+_PACKAGES["search"] = "tinygpt.sweeps.searches"
 
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in _PACKAGES}
 C = TypeVar("C", bound=type)
@@ -68,14 +70,24 @@ def lookup(kind: str, name: str) -> type:
 
 
 def import_all() -> None:
-    """Import every component module of tinygpt, then those that installed packages offer."""
+    """Import every component module of tinygpt, then those that installed packages offer.
+
+    A component that is a folder has its config class in `config.py`.
+    """
     for name in _PACKAGES.values():
-        package = import_module(name)
-        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+        for module in sorted(_modules(name)):
             if not module.endswith("_torch"):
-                import_module(f"{package.__name__}.{module}")
+                import_module(module)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         entry_point.load()
+
+
+def _modules(package: str) -> Iterator[str]:
+    for found in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+        if not found.ispkg:
+            yield found.name
+        elif find_spec(f"{found.name}.config"):
+            yield f"{found.name}.config"
 
 
 def without_yaml(kind: str) -> list[str]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinygpt import cli
+from tinygpt import console
+from tinygpt.cli.arguments import unknown_flag
 from tinygpt.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from tinygpt.records import RunRecord
+    from tinygpt.records.read import RunRecord
 
 HELP = """\
 python -m tinygpt.runs [RUNS ...] [FIELD=VALUE | FIELD<NUMBER | FIELD>NUMBER ...] [sort=FIELD]
@@ -68,7 +69,7 @@ class _Arguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point; exits with 0 if it did what was asked."""
     typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(cli.guarded(lambda: _main(typed)))
+    raise SystemExit(console.guarded(lambda: _main(typed)))
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -76,7 +77,7 @@ def _main(arguments: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     args = _parse(arguments)
-    from tinygpt.records import find_runs, read_runs
+    from tinygpt.records.read import find_runs, read_runs
 
     outputs = Path(args.options.get("output_dir", "outputs"))
     places = args.places or [str(outputs)]
@@ -100,7 +101,7 @@ def _parse(arguments: Sequence[str]) -> _Arguments:
     args = _Arguments()
     for argument in arguments:
         if argument.startswith("-"):
-            raise cli.unknown_flag("runs", argument, arguments, flags=("--help",), peers_names={})
+            raise unknown_flag("runs", argument, arguments, flags=("--help",), peers_names={})
         if Path(argument).exists():
             args.places.append(argument)
             continue
@@ -237,7 +238,7 @@ def _resume(run: "RunRecord") -> str:
 
 def _show(run: "RunRecord") -> int:
     """All of one run."""
-    from tinygpt.comparison import shown
+    from tinygpt.comparison.statistics import shown
 
     print(f"{run.id}: {run.status}{f', {run.error}' if run.error else ''}")
     print(f"  folder   {run.path}")

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tinygpt import cli, config, registry
+from tinygpt import config, console, registry
+from tinygpt.cli.arguments import unknown_flag
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError, as_typed, check_choice, check_range
-from tinygpt.run_folder import find_run
-from tinygpt.sampling import SamplingConfig, generate
+from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.records.folder import find_run
 
 # what a user of another trainer types first
 PEERS_NAMES = {"out_dir": "run", "start": "prompt"}
@@ -48,14 +49,14 @@ class SampleConfig(SamplingConfig):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point."""
-    cli.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+    console.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
 
 
 def _main(arguments: Sequence[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(_HELP + "\n".join(_field_lines()))
         return
-    cli.log_to_console()
+    console.log_to_console()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of the text
     write(parse(arguments))
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if key.startswith("-"):
-            raise cli.unknown_flag(
+            raise unknown_flag(
                 "sample", argument, arguments, flags=("--help",), peers_names=PEERS_NAMES
             )
         if not equals:
@@ -95,12 +96,14 @@ def write(settings: SampleConfig) -> None:
     registry.import_all()
     run = find_run(settings.run, field="run", output_dir=Path(settings.output_dir).expanduser())
 
-    from tinygpt.checkpoint import Checkpoints, load_model
-    from tinygpt.runtime import Runtime
+    from tinygpt.hardware.runtime import Runtime
+    from tinygpt.training.checkpoint import Checkpoints, load_model
 
     cfg = config.load(run / "config.yaml")
     checkpoints = Checkpoints(run / "checkpoints")
-    saved = (checkpoints.best if settings.checkpoint == "best" else checkpoints.latest)(cli.warn)
+    saved = (checkpoints.best if settings.checkpoint == "best" else checkpoints.latest)(
+        console.warn
+    )
     if saved is None:
         raise UserError(
             f"run={run} has no checkpoint to write with; go on training it with\n"

@@ -6,38 +6,42 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tinygpt import cli, compose, launch, overrides, sweep
+from tinygpt import console
+from tinygpt.cli.arguments import parse_arguments, print_config, print_help
+from tinygpt.config import compose, overrides
 from tinygpt.errors import UserError
-from tinygpt.ranks import Ranks
-from tinygpt.run_folder import new_run_id
+from tinygpt.hardware.ranks import Ranks
+from tinygpt.records.folder import new_run_id
+from tinygpt.sweeps import scheduler
+from tinygpt.training import launch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point; exits with 0 only if every run finished."""
     typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(cli.guarded(lambda: _main(typed)))
+    raise SystemExit(console.guarded(lambda: _main(typed)))
 
 
 def _main(arguments: Sequence[str]) -> int:
     if not Ranks().is_main:
         return _take_part(arguments)
-    args = cli.parse_arguments("train", arguments)
+    args = parse_arguments("train", arguments)
     if args.help:
-        return cli.print_help("train")
-    cli.log_to_console()
+        return print_help("train")
+    console.log_to_console()
     if any(text.startswith("resume=") for text in args.settings):
         if args.multirun or args.config_dir:
             raise UserError("resume= goes on with one run as it is; type it without -m and -cd")
         job = launch.resumed(args.settings)
-        return cli.print_config(job.cfg) if args.cfg else launch.launch(job)
+        return print_config(job.cfg) if args.cfg else launch.launch(job)
     if args.multirun:
-        return sweep.run_sweep(args.settings, command=arguments, config_dir=args.config_dir)
-    for text in filter(sweep.is_about_sweeps, args.settings):
+        return scheduler.run_sweep(args.settings, command=arguments, config_dir=args.config_dir)
+    for text in filter(scheduler.is_about_sweeps, args.settings):
         raise UserError(f"{text} is about several runs; type -m before it")
     (typed,) = overrides.jobs(args.settings, multirun=False)
     cfg = compose.compose("train", typed, config_dir=args.config_dir)
     if args.cfg:
-        return cli.print_config(cfg)
+        return print_config(cfg)
     name = new_run_id()
     path = Path(cfg.output_dir).expanduser() / name
     return launch.launch(launch.Job(cfg, typed, path, run_id=name))
@@ -46,10 +50,10 @@ def _main(arguments: Sequence[str]) -> int:
 def _take_part(arguments: Sequence[str]) -> int:
     """Of several ranks the main one reads what was typed, and says what is wrong with it."""
     with suppress(UserError):
-        args = cli.parse_arguments("train", arguments)
+        args = parse_arguments("train", arguments)
         if args.help or args.cfg:
             return 0
-    cli.log_to_console()
+    console.log_to_console()
     logging.getLogger("tinygpt").setLevel(logging.ERROR)
     return launch.take_part()
 

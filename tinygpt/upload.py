@@ -7,14 +7,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygpt import cli
+from tinygpt import console
+from tinygpt.cli.arguments import unknown_flag
 from tinygpt.config import convert
 from tinygpt.errors import UserError, nearest
 from tinygpt.interfaces import RunInfo
 
 if TYPE_CHECKING:
-    from tinygpt.loggers.wandb import WandbConfig
-    from tinygpt.records import RunRecord
+    from tinygpt.components.loggers.wandb import WandbConfig
+    from tinygpt.records.read import RunRecord
 
 HELP = """\
 python -m tinygpt.upload run=RUN_OR_SWEEP ... [project=NAME] [entity=NAME] [tags=[A,B]]
@@ -35,7 +36,7 @@ _OVER = ("finished", "failed", "interrupted", "stopped", "dead", "paused")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point; exits with 0 only if every run was sent."""
     typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(cli.guarded(lambda: _main(typed)))
+    raise SystemExit(console.guarded(lambda: _main(typed)))
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -43,13 +44,13 @@ def _main(arguments: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     places, options = _parse(arguments)
-    from tinygpt.records import find_runs, read_runs
+    from tinygpt.records.read import find_runs, read_runs
 
     outputs = Path(options.pop("output_dir", "outputs"))
     configs = {
         run: _config(run, options) for run in read_runs(find_runs(places, output_dir=outputs))
     }
-    cli.log_to_console()
+    console.log_to_console()
     code = 0
     for run, cfg in configs.items():
         try:
@@ -65,7 +66,7 @@ def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if argument.startswith("-"):
-            raise cli.unknown_flag("upload", argument, arguments, flags=("--help",), peers_names={})
+            raise unknown_flag("upload", argument, arguments, flags=("--help",), peers_names={})
         if not equals:
             raise UserError(f"{argument!r} is not understood; type run={argument}")
         if key == "run":
@@ -83,8 +84,8 @@ def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def _config(run: "RunRecord", options: dict[str, str]) -> "WandbConfig":
     """The logger's config: what was typed, over what the run had."""
-    from tinygpt.loggers.wandb import WandbConfig
-    from tinygpt.overrides import parse
+    from tinygpt.components.loggers.wandb import WandbConfig
+    from tinygpt.config.overrides import parse
 
     known = {field.name for field in fields(WandbConfig)} - {"name", "mode"}
     had = (run.config.get("logger") or {}).get("wandb") or {}
@@ -97,7 +98,7 @@ def _config(run: "RunRecord", options: dict[str, str]) -> "WandbConfig":
 
 def _send(run: "RunRecord", cfg: "WandbConfig") -> str:
     """Send one run; what was done, in words."""
-    from tinygpt.loggers.wandb import WandbLogger
+    from tinygpt.components.loggers.wandb import WandbLogger
 
     if run.status not in _OVER:
         raise UserError(f"it is {run.status}; a run is sent when it is over")

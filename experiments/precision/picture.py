@@ -11,9 +11,9 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tinygpt import cli
+from tinygpt import console
 from tinygpt.errors import UserError
-from tinygpt.records import RunRecord, find_runs, read_runs
+from tinygpt.records.read import RunRecord, find_runs, read_runs
 
 HERE = Path(__file__).parent
 COLORS = {"bf16": "#c8553d", "fp32": "#5b84b8"}
@@ -75,4 +75,4 @@ def _draw(curves: dict[str, Curve]) -> None:
 
 
 if __name__ == "__main__":
-    cli.guarded(main)
+    console.guarded(main)

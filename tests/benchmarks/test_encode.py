@@ -13,7 +13,7 @@ import pytest
 from benchmarks.encode import main, summarise
 from benchmarks.encoders import ENCODINGS, missing
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def stories(folder: Path) -> Path:

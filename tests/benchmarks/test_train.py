@@ -17,11 +17,11 @@ from benchmarks.command import summarise as summarise_command
 from benchmarks.contestants import Mode
 from benchmarks.shapes import SHAPES, Shape, parse
 from benchmarks.train import main, prepared_tokens, text_and_settings
-from tinygpt import compose
-from tinygpt.models.gpt import GPTConfig
-from tinygpt.prepared import prepare
+from tinygpt.components.models.gpt import GPTConfig
+from tinygpt.config import compose
+from tinygpt.corpus.prepared import prepare
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = Shape(2, 2, 32, 16, 4, 65)
 
 # a checkout of a peer: the names that are used of nanoGPT, around the smallest model; bf16 fails

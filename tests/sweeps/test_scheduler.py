@@ -1,0 +1,407 @@
+"""Many runs: what a sweep leaves on the disk, and how it goes on after any end."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tinygpt import config, registry, train
+from tinygpt.components.loggers.jsonl import read_rows
+from tinygpt.config import compose
+from tinygpt.errors import UserError
+from tinygpt.interfaces import Launcher, Search
+from tinygpt.records.folder import write_json
+from tinygpt.sweeps import scheduler
+from tinygpt.sweeps.folder import SweepFolder, find_sweep
+from tinygpt.sweeps.stoppings.asha import AshaConfig
+
+WEIGHTS = "checkpoints/step-00000010/model.safetensors"
+
+
+def command(settings: list[str]) -> list[str]:
+    return [sys.executable, "-m", "tinygpt.train", *settings]
+
+
+def run(settings: list[str], cwd: Path, *, code: int = 0) -> str:
+    """What a command prints, with both streams in one."""
+    done = subprocess.run(
+        command(settings), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def only_sweep(folder: Path) -> Path:
+    (found,) = (folder / "outputs").glob("*_sweep")
+    return found
+
+
+def record(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((path / "run.json").read_text())
+    return content
+
+
+def losses(path: Path) -> list[tuple[float, ...]]:
+    """What the rows say of the training itself, and not of the clock."""
+    names = ("step", "train/loss", "optim/grad_norm", "val/bpb")
+    return [tuple(row.get(name, -1) for name in names) for row in read_rows(path / "metrics.jsonl")]
+
+
+def settings_in(tiny: list[str]) -> list[str]:
+    """The tiny run, with relative folders."""
+    kept = [text for text in tiny if not text.startswith(("output_dir", "cache_dir"))]
+    return [*kept, "output_dir=outputs", "cache_dir=cache"]
+
+
+def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    settings = [*settings_in(tiny), "trainer.grad_clip=0", "optimizer.lr=1e-3,1e30"]
+    said = run(["-m", *settings, "launcher.jobs=2"], tmp_path, code=1)
+    folder = only_sweep(tmp_path)
+
+    # a failure stays local, and its reason is said in the end
+    good, bad = (record(folder / n) for n in "01")
+    assert (good["status"], bad["status"]) == ("finished", "failed")
+    assert "the loss is not finite" in bad["error"]
+    assert "the loss is not finite" in said
+    assert "retry_failed=true" in said
+    assert good["group"] == folder.name
+    assert good["id"] == f"{folder.name}-0"
+
+    # threads are frozen, and a run alone gives the same bytes
+    registry.import_all()
+    cfg = config.load(folder / "0" / "config.yaml")
+    assert cfg.device.threads == max(1, len(os.sched_getaffinity(0)) // 2)
+    run([f"config_file={folder / '0/config.yaml'}", "output_dir=alone"], tmp_path)
+    (alone,) = (tmp_path / "alone").iterdir()
+    assert (alone / WEIGHTS).read_bytes() == (folder / "0" / WEIGHTS).read_bytes()
+    assert losses(alone) == losses(folder / "0")
+
+    # the same command starts nothing that has ended
+    before = (folder / "0" / "metrics.jsonl").stat().st_mtime_ns
+    again = run(["-m", *settings], tmp_path, code=1)
+    assert "2 of 2 runs have ended" in again
+    assert "sweep=new" in again
+    assert only_sweep(tmp_path) == folder
+    assert (folder / "0" / "metrics.jsonl").stat().st_mtime_ns == before
+
+    # new values are added behind, and numbers go on
+    more = run(["-m", "sweep=latest", "optimizer.lr=1e-3,1e-2"], tmp_path, code=1)
+    assert "1 new runs; 1 are in the sweep already" in more
+    assert sorted(path.name for path in folder.glob("[0-9]*")) == ["0", "1", "2"]
+    assert record(folder / "2")["status"] == "finished"
+    assert config.load(folder / "2" / "config.yaml").optimizer.lr == 1e-2
+    saved = yaml.safe_load((folder / "sweep.yaml").read_text())
+    assert saved["next"] == 3
+    assert saved["swept"] == ["optimizer.lr"]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(["launcher.jobs=2"], marks=pytest.mark.slow),
+        ["launcher=slurm", "launcher.cluster=local", "launcher.jobs=2"],
+        pytest.param(["launcher=ray"], marks=pytest.mark.slow),
+    ],
+    ids=["local", "slurm", "ray"],
+)
+def test_survivors_of_asha_are_continued_bit_for_bit(
+    launcher: list[str], tiny: list[str], tmp_path: Path
+) -> None:
+    settings = [*settings_in(tiny), "optimizer.lr=1e-4,1e-2", "trainer.max_steps=16"]
+    rule = ["sweep=asha", "stopping.first_rung=0.5", "stopping.reduction=2"]
+    said = run(["-m", *settings, *rule, *launcher], tmp_path)
+    folder = only_sweep(tmp_path)
+    dropped, best = folder / "0", folder / "1"
+    assert record(best)["status"] == "finished"
+    assert record(dropped)["status"] == "stopped"
+    assert "place 2 of 2 at step 8" in record(dropped)["error"]
+    assert "place 2 of 2 at step 8" in said
+    assert [row["step"] for row in read_rows(dropped / "metrics.jsonl")] == list(range(1, 9))
+    # the best was paused at step 8, and is what it would have been without
+    assert len(record(best)["resumed"]) == 1
+    run([f"config_file={best / 'config.yaml'}", "output_dir=alone"], tmp_path)
+    (alone,) = (tmp_path / "alone").iterdir()
+    weights = "checkpoints/step-00000016/model.safetensors"
+    assert (alone / weights).read_bytes() == (best / weights).read_bytes()
+    assert losses(alone) == losses(best)
+
+
+def processes(folder: Path) -> list[int]:
+    """Every process that has to do with the runs in a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes()
+                inside = (entry / "cwd").readlink() == folder
+            except OSError:
+                continue
+            if inside and b"tinygpt.train" in words:
+                found.append(int(entry.name))
+    return found
+
+
+def kill_at(moments: list[float | None], settings: list[str], folder: Path) -> int:
+    """Start a sweep, kill all of it after so many seconds, and again; then let it end.
+
+    None is the moment of the first checkpoint. How many kills met a living sweep.
+    """
+    kills = 0
+    for moment in moments:
+        process = subprocess.Popen(
+            command(settings), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if moment is None:
+            while process.poll() is None and not [*folder.glob("outputs/*/*/checkpoints/step-*")]:
+                time.sleep(0.02)
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moment)
+        kills += process.poll() is None
+        # the runs first: they would save and end if the scheduler died before them
+        for pid in sorted(processes(folder), reverse=True):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        while processes(folder):
+            time.sleep(0.02)
+    run(settings, folder)
+    return kills
+
+
+def kill_and_compare(
+    tiny: list[str], tmp_path: Path, moments: list[float | None], *, steps: int = 150
+) -> int:
+    settings = [
+        *["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2"],
+        *[f"trainer.max_steps={steps}", "trainer.save_every=7", "trainer.eval_every=50"],
+    ]
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    for folder in (calm, rough):
+        folder.mkdir()
+    run(settings, calm)
+    kills = kill_at(moments, settings, rough)
+    sweeps = list((rough / "outputs").glob("*_sweep"))
+    # a kill before the folder stands leaves nothing; later ones go on with it
+    (after,) = sweeps
+    before = only_sweep(calm)
+    assert sorted(p.name for p in after.glob("[0-9]*")) == ["0", "1"]
+    weights = f"checkpoints/step-{steps:08d}/model.safetensors"
+    for number in "01":
+        assert record(after / number)["status"] == "finished"
+        assert (after / number / weights).read_bytes() == (before / number / weights).read_bytes()
+        assert losses(after / number) == losses(before / number)
+        assert (after / number / "summary.json").exists()
+    return kills
+
+
+def test_a_sweep_that_is_killed_whole_goes_on_to_the_same_bytes(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    assert kill_and_compare(tiny, tmp_path, [None]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("batch", range(4))
+def test_a_sweep_survives_kills_at_random_moments(
+    tiny: list[str], tmp_path: Path, batch: int
+) -> None:
+    generator = random.Random(batch)
+    kills = kill_and_compare(
+        tiny, tmp_path, [generator.uniform(0.3, 8) for _ in range(12)], steps=4000
+    )
+    print(f"{kills} kills met a living sweep")
+
+
+def test_ctrl_c_lets_the_runs_save_and_says_how_to_go_on(tiny: list[str], tmp_path: Path) -> None:
+    settings = ["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2", "trainer.max_steps=100000"]
+    process = subprocess.Popen(
+        command(settings), cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("outputs/*_sweep/*/metrics.jsonl"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    folder = only_sweep(tmp_path)
+    assert f"python -m tinygpt.train -m sweep=outputs/{folder.name}" in said
+    for number in "01":
+        assert record(folder / number)["status"] == "interrupted"
+        assert list((folder / number / "checkpoints").glob("step-*"))
+
+
+class Scripted(Launcher):
+    """Starts nothing, and remembers what it was to start; `happens` to a run when it would run."""
+
+    slots, threads = 1, 1
+
+    def __init__(self, happens: Callable[[Path], None]) -> None:
+        self.happens = happens
+        self.commands: list[list[str]] = []
+        self.over: list[Path] = []
+
+    def start(self, run: Path, command: Sequence[str]) -> None:
+        self.commands.append(list(command))
+        self.happens(run)
+        self.over.append(run)
+
+    def ended(self) -> dict[Path, str | None]:
+        over, self.over = self.over, []
+        return dict.fromkeys(over)
+
+    def stop(self) -> None:
+        pass
+
+
+def schedule(folder: SweepFolder, launcher: Launcher) -> int:
+    """Go on with a sweep of one run by a rule that judges it at step 4 of 8."""
+    rule = AshaConfig(first_rung=0.5, reduction=2).build()
+    return scheduler.Scheduler(
+        folder, Search(), rule, launcher, retry_failed=False, config_dir=None
+    ).run()
+
+
+@pytest.fixture
+def one_run(tiny: list[str], tmp_path: Path) -> Iterator[SweepFolder]:
+    cfg = compose.compose("train", [*tiny, "trainer.max_steps=8"], config_dir=None)
+    folder = SweepFolder.create(
+        tmp_path / "a_sweep",
+        command=["python"],
+        settings=[],
+        swept=[],
+        cfg=compose.compose("sweep", ["sweep=asha"], config_dir=None),
+        jobs=[([], cfg)],
+    )
+    yield folder
+    folder.close()
+
+
+def interrupt(run: Path) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def kill(run: Path) -> None:
+    """Leave what a run leaves that was killed after its first words, on the way to step 4."""
+    write_json(run / "run.json", record(run) | {"status": "running", "pause_at": 4})
+
+
+def finish(run: Path) -> None:
+    write_json(run / "run.json", record(run) | {"status": "finished"})
+
+
+def test_a_run_that_had_not_begun_when_the_sweep_ended_is_judged_all_the_same(
+    one_run: SweepFolder,
+) -> None:
+    assert schedule(one_run, Scripted(interrupt)) == 130
+    assert one_run.runs[0].status == "queued"
+    launcher = Scripted(finish)
+    assert schedule(one_run, launcher) == 0
+    assert [command[-1] for command in launcher.commands] == ["until=4"]
+
+
+def test_a_run_that_was_killed_on_the_way_to_a_rung_goes_on_to_it(one_run: SweepFolder) -> None:
+    kill(one_run.runs[0].path)
+    one_run.runs[0].refresh()
+    launcher = Scripted(finish)
+    assert schedule(one_run, launcher) == 0
+    assert [command[-1] for command in launcher.commands] == ["until=4"]
+
+
+@pytest.mark.parametrize("requeues", [True, False])
+def test_a_run_whose_time_was_over_waits_for_its_next_turn_on_a_cluster(
+    one_run: SweepFolder, requeues: bool
+) -> None:
+    def time_is_over(run: Path) -> None:
+        over = len(launcher.commands) == 1
+        changes = {"status": "interrupted", "pause_at": 4} if over else {"status": "finished"}
+        write_json(run / "run.json", record(run) | changes)
+
+    launcher = Scripted(time_is_over)
+    launcher.requeues = requeues
+    assert schedule(one_run, launcher) == (0 if requeues else 1)
+    turns = 2 if requeues else 1  # here somebody wanted it to end
+    assert [command[-1] for command in launcher.commands] == ["until=4"] * turns
+
+
+def refusal(settings: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_info:
+        train.main(settings)
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["stopping=asha"], "stopping=asha is about several runs; type -m before it"),
+        (["-m", "stopping=ash"], "stopping=ash is not a choice; did you mean stopping=asha?"),
+        (["-m", "search.trails=3", "search=random"], "did you mean search.trials?"),
+        (["-m", "search.trials=3"], "it belongs to search=optuna, search=random"),
+        (["until=3"], "until=STEP pauses a run that goes on; type resume=RUN with it"),
+        (["-m", "launcher.jobs=0"], "launcher.jobs=0 must be at least 1"),
+        (
+            ["-m", "sweep=nosuch"],
+            "choices: asha, grid, halving, median, optuna, random, latest, new",
+        ),
+        (["-m", "stopping=asha", "trainer.max_time=1m"], "give them a length by trainer.max_steps"),
+        (["-m", "seed=0,1", "optimizer.lr=-1"], "optimizer.lr=-1.0 must be above 0"),
+        (["-m", "optimizer.lr=interval(0,1)"], "or search=random"),
+        (["-m", "objective=val/bbp"], "did you mean objective=val/bpb?"),
+        (
+            ["-m", "stopping=asha", "trainer.max_steps=9,18"],
+            "compares runs at equal steps, and these differ in trainer.max_steps",
+        ),
+        (
+            ["-m", "sweep=optuna", "stopping=asha", "trainer.max_steps=9,18"],
+            "compares runs at equal steps, and these differ in trainer.max_steps",
+        ),
+    ],
+)
+def test_a_mistyped_sweep_is_told_what_to_type_and_leaves_nothing(
+    typed: list[str],
+    words: str,
+    tiny: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = [text for text in tiny if not text.startswith("trainer.max_steps")]
+    assert words in refusal([*settings, *typed], capsys)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_what_is_typed_is_of_the_sweep_or_of_its_runs() -> None:
+    for text in ("search.trials=3", "stopping=asha", "launcher.jobs=2", "+sweep=asha"):
+        assert scheduler.is_about_sweeps(text)
+    for text in ("optimizer.lr=1", "schedule=cosine", "seed=1"):
+        assert not scheduler.is_about_sweeps(text)
+
+
+def test_a_sweep_is_found_by_its_folder_its_name_or_as_the_latest(tmp_path: Path) -> None:
+    for name in ("2026-01-01_sweep", "2026-01-02_sweep"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.yaml").touch()
+    newest = tmp_path / "2026-01-02_sweep"
+    for text in (str(newest), newest.name, "latest"):
+        assert find_sweep(text, output_dir=tmp_path) == newest
+    with pytest.raises(UserError, match=r"did you mean sweep=.*2026-01-01_sweep"):
+        find_sweep("2026-01-01_swep", output_dir=tmp_path)
+
+
+def test_a_sweep_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("command: x\njobs: {}\n")
+    with pytest.raises(UserError, match="is a sweep of an earlier version"):
+        SweepFolder(tmp_path)

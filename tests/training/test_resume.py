@@ -1,0 +1,208 @@
+"""A run that dies loses nothing: what goes on equals what never stopped, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+# Runs the trainer in forked processes, which spares each of them the import of torch.  The first
+# argument says how each one dies: "op:N" kills itself with SIGKILL at its N-th operation on a
+# file, "at:S" is killed from outside after S seconds, "never" runs to the end.
+DRIVER = """
+import os, pathlib, signal, sys, time
+import torch, safetensors.torch
+from tinygpt import train
+from tinygpt.components.loggers import jsonl
+from tinygpt.records import plots
+from tinygpt.training import checkpoint, trainer
+
+def die_at(n):
+    seen = 0
+    def counted(function):
+        def call(*args, **kwargs):
+            nonlocal seen
+            seen += 1
+            if seen == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+        return call
+    for owner, name in [(os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir"),
+                        (os, "rmdir"),
+                        (os, "unlink"), (pathlib.Path, "write_text"), (pathlib.Path, "rename"),
+                        (pathlib.Path, "replace"), (checkpoint, "save_file"),
+                        (safetensors.torch, "save_file"), (jsonl.json, "dumps")]:
+        setattr(owner, name, counted(getattr(owner, name)))
+
+outputs = pathlib.Path(sys.argv[1])
+settings = sys.argv[2].split("|")
+kills = 0
+for death in sys.argv[3].split("|"):
+    kind, _, when = death.partition(":")
+    child = os.fork()
+    if child == 0:
+        if kind == "op":
+            die_at(int(when))
+        runs = sorted(outputs.glob("*/run.json"))
+        train.main([f"resume={runs[0].parent}"] if runs else settings)
+    if kind == "at":
+        time.sleep(float(when))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    kills += os.WIFSIGNALED(status)
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) not in (0, 1):
+        sys.exit(f"exit {os.WEXITSTATUS(status)} after {death}")
+print("kills", kills)
+"""
+
+
+def survive(settings: list[str], deaths: list[str], outputs: Path) -> int:
+    """Run and resume until every death has happened; how many processes were killed."""
+    command = [sys.executable, "-c", DRIVER, str(outputs), "|".join(settings), "|".join(deaths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return int(done.stdout.rsplit("kills", 1)[1])
+
+
+def train_once(settings: list[str], *, code: int = 0) -> str:
+    """A process of its own; what it printed."""
+    command = [sys.executable, "-m", "tinygpt.train", *settings]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def result(outputs: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Weights and optimizer of the last checkpoint, and the rows without those of the clock."""
+    (folder,) = (path.parent for path in outputs.glob("*/run.json"))
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    newest = max((folder / "checkpoints").glob("step-*"))
+    tensors = load_file(newest / "model.safetensors") | load_file(newest / "optimizer.safetensors")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timeless = [
+        {k: v for k, v in row.items() if not k.startswith("perf/") and k != "elapsed_s"}
+        for row in rows
+    ]
+    return tensors, timeless
+
+
+def assert_same(a: Path, b: Path) -> None:
+    (tensors_a, rows_a), (tensors_b, rows_b) = result(a), result(b)
+    assert tensors_a.keys() == tensors_b.keys()
+    for name, tensor in tensors_a.items():
+        assert torch.equal(tensor, tensors_b[name]), name
+    assert rows_a == rows_b
+
+
+@pytest.fixture
+def hard(tiny, tmp_path) -> list[str]:
+    """Dropout, four micro batches a step, several epochs, rows that span checkpoints."""
+    changed = ("output_dir", "trainer.max_steps", "trainer.log_every", "trainer.seq_len")
+    kept = [text for text in tiny if not text.startswith(changed)]
+    return [
+        *kept,
+        "model.dropout=0.2",
+        "trainer.seq_len=32",
+        "trainer.micro_batch_size=4",
+        "trainer.tokens_per_step=512",
+        "trainer.max_steps=14",  # two epochs and a bit
+        "trainer.log_every=3",
+    ]
+
+
+def test_five_steps_and_a_new_process_and_five_more_equal_ten(hard, tmp_path):
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    ten = [*(s for s in hard if "max_steps" not in s), "trainer.max_steps=10"]
+    train_once([*ten, f"output_dir={straight}"])
+    # the loss of step 6 needs the checkpoint of step 5: remove what came after it
+    train_once([*ten, f"output_dir={parts}", "trainer.keep_checkpoints=10"])
+    (run,) = (path.parent for path in parts.glob("*/run.json"))
+    for checkpoint in (run / "checkpoints").iterdir():
+        if checkpoint.name > "step-00000005":
+            for file in checkpoint.iterdir():
+                file.unlink()
+            checkpoint.rmdir()
+    assert "going on after step 5" in train_once([f"resume={run}"])
+    assert_same(straight, parts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_compiled_run_goes_on_compiled_to_the_same_bits(hard, tmp_path):
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    settings = [*(s for s in hard if "max_steps" not in s), "device.compile=always"]
+    settings += ["schedule=constant", "schedule.warmup_ratio=0"]  # the same for both lengths
+    train_once([*settings, "trainer.max_steps=10", f"output_dir={straight}"])
+    train_once([*settings, "trainer.max_steps=5", f"output_dir={parts}"])
+    (run,) = (path.parent for path in parts.glob("*/run.json"))
+    assert json.loads((run / "run.json").read_text())["derived"]["compiled"]
+    said = train_once([f"resume={run}", "trainer.max_steps=10", "device.compile=auto"])
+    assert "device.compile=auto: compiled" in said
+    (tensors_a, rows_a), (tensors_b, rows_b) = result(straight), result(parts)
+    for name, tensor in tensors_a.items():
+        assert torch.equal(tensor, tensors_b[name]), name
+    assert rows_a[-1] == rows_b[-1]  # of the others one more is of the end after five steps
+
+
+def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    settings = [*hard, "trainer.save_every=1"]
+    assert survive([*settings, f"output_dir={straight}"], ["never"], straight) == 0
+    deaths = [f"op:{n}" for n in (25, 32, 34, 37, 40, 43, 47, 51, 55, 60)]
+    assert survive([*settings, f"output_dir={killed}"], [*deaths, "never"], killed) >= 8
+    assert_same(straight, killed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_processes_killed_anywhere_lose_nothing(hard, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    settings = [s for s in hard if "max_steps" not in s]
+    settings += ["trainer.max_steps=120", "trainer.save_every=1"]
+    assert survive([*settings, f"output_dir={straight}"], ["never"], straight) == 0
+    deaths = [f"op:{n}" for n in range(20, 80)] + [f"at:{0.1 + i / 60:.3f}" for i in range(40)]
+    kills = survive([*settings, f"output_dir={killed}"], [*deaths, "never"], killed)
+    print("kills", kills)
+    assert kills >= 80
+    assert_same(straight, killed)
+
+
+def test_a_signal_saves_and_ends_and_the_run_goes_on(hard, tmp_path):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    settings = [s for s in hard if "max_steps" not in s]
+    settings += ["trainer.max_steps=150", "trainer.eval_every=50", "trainer.save_every=1000"]
+    train_once([*settings, f"output_dir={straight}"])
+    typed, seen = [*settings, f"output_dir={stopped}"], 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        command = [sys.executable, "-m", "tinygpt.train", *typed]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        while not any(path.stat().st_size > seen for path in stopped.glob("*/metrics.jsonl")):
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == code, output
+        (run,) = (path.parent for path in stopped.glob("*/run.json"))
+        assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+        assert f"resume={run}" in output
+        typed, seen = [f"resume={run}"], (run / "metrics.jsonl").stat().st_size
+    train_once([f"resume={run}"])
+    assert_same(straight, stopped)
+
+
+def test_a_finished_run_goes_on_only_to_a_longer_horizon(tiny, tmp_path):
+    train_once(tiny)
+    (run,) = (path.parent for path in (tmp_path / "outputs").glob("*/run.json"))
+    assert "type a longer one" in train_once([f"resume={run}"], code=1)
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert "going on after step 10" in train_once([f"resume={run}", "trainer.max_steps=12"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert len(json.loads((run / "run.json").read_text())["resumed"]) == 2

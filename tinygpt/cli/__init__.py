@@ -1,0 +1,1 @@
+"""The command line shared by all entry points."""

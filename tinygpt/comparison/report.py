@@ -1,0 +1,136 @@
+"""A comparison as one page of HTML, with all that it needs inside: no network, no server."""
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinygpt.comparison.statistics import Comparison, importance, shown
+from tinygpt.comparison.tables import cells, conclusion, headings, introduction
+from tinygpt.components.loggers.jsonl import Row
+from tinygpt.records.read import RunRecord
+
+PARTS = Path(__file__).parent / "report_page"
+CURVES = ("val/bpb", "val/loss", "train/loss", "optim/lr", "optim/grad_norm", "perf/tokens_per_sec")
+POINTS = 200  # at most so many of each curve are drawn: a screen shows no more
+SAMPLE_CHARACTERS = 6000
+_COSTS = ("val/bpb", "val/loss", "tokens", "elapsed_s", "n_params", "flops", "tokens_per_sec")
+
+
+def page(comparison: Comparison, *, x: str, title: str) -> str:
+    """The whole page; `x` is tokens, step, time or flops: what curves are drawn over at first."""
+    from plotly.offline import get_plotlyjs
+
+    parts = {
+        "title": html.escape(title),
+        "css": (PARTS / "page.css").read_text(encoding="utf-8"),
+        "js": (PARTS / "page.js").read_text(encoding="utf-8"),
+        "plotly": get_plotlyjs(),
+        "data": as_script(content(comparison, x=x)),
+    }
+    text = (PARTS / "page.html").read_text(encoding="utf-8")
+    before, *rest = text.split("{{")
+    return before + "".join(
+        parts[name] + after for name, _, after in (part.partition("}}") for part in rest)
+    )
+
+
+def as_script(value: Any) -> str:
+    """JSON that can stand inside a script element, whatever texts are in it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def content(comparison: Comparison, *, x: str) -> dict[str, Any]:
+    """All that the page shows, in plain values."""
+    runs = comparison.runs
+    number = {id(run): index for index, run in enumerate(runs)}
+    best = [number[id(g.runs[0])] for table in comparison.tables for g in table.configurations]
+    first, second = [*best, 0, len(runs) - 1][:2]
+    ranked = [
+        run for table in comparison.tables[:1] for g in table.configurations for run in g.runs
+    ]
+    return {
+        "introduction": introduction(comparison),
+        "keys": comparison.keys,
+        "x": x,
+        "metrics": CURVES,
+        "first": first,
+        "second": second,
+        "thinned": f"Curves of more than {POINTS} points are drawn by the least and the largest "
+        "value of each part; the numbers themselves are in metrics.jsonl of each run.",
+        "importance": importance(ranked, comparison.keys),
+        "tables": [
+            {
+                "protocol": table.protocol,
+                "headings": headings(comparison, table),
+                "rows": [cells(group, comparison, table) for group in table.configurations],
+                "notes": table.notes,
+                "conclusion": conclusion(table),
+            }
+            for table in comparison.tables
+        ],
+        "runs": [_run(run, comparison.keys) for run in runs],
+    }
+
+
+def _run(run: RunRecord, keys: Sequence[str]) -> dict[str, Any]:
+    metrics = {name: run.metric(name) for name in _COSTS}
+    return {
+        "label": run.label,
+        "words": " ".join(f"{key}={shown(run.flat.get(key))}" for key in keys),
+        "status": run.status,
+        "error": run.error,
+        "warnings": warnings(run),
+        "config": {key: _plain(value) for key, value in run.flat.items()},
+        "metrics": {name: value for name, value in metrics.items() if value is not None},
+        "tokens_per_step": run.flat.get("trainer.tokens_per_step", 0),
+        "flops_per_token": run.derived.get("flops_per_token"),
+        "curves": {name: curve for name in CURVES if (curve := _curve(run.rows, name))},
+        "sample": run.samples()[:SAMPLE_CHARACTERS],
+    }
+
+
+def warnings(run: RunRecord) -> list[str]:
+    """What its train.log warns of, each once."""
+    try:
+        text = (run.path / "train.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found = [line.partition(" WARNING ")[2] for line in text.splitlines() if " WARNING " in line]
+    return list(dict.fromkeys(found))
+
+
+def _curve(rows: Sequence[Row], name: str) -> dict[str, list[float]] | None:
+    """The finite values of a metric, at most POINTS of them."""
+    found = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+    if not found:
+        return None
+    chosen = [found[index] for index in thinned([row[name] for row in found], POINTS)]
+    return {
+        "step": [row["step"] for row in chosen],
+        "elapsed_s": [round(row.get("elapsed_s", 0.0), 2) for row in chosen],
+        "value": [float(f"{row[name]:.6g}") for row in chosen],
+    }
+
+
+def thinned(values: Sequence[float], points: int) -> list[int]:
+    """Indices of at most so many values: of each part the least and the largest, and both ends."""
+    n = len(values)
+    if n <= points:
+        return list(range(n))
+    parts = (points - 2) // 2
+    chosen = {0, n - 1}
+    for part in range(parts):
+        indices = range(part * n // parts, (part + 1) * n // parts)
+        chosen |= {min(indices, key=values.__getitem__), max(indices, key=values.__getitem__)}
+    return sorted(chosen)
+
+
+def _plain(value: Any) -> Any:
+    """A config value that JSON in a page can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,263 @@
+"""What a set of runs says: configurations over seeds, with intervals, ranks and tests.
+
+Nothing is ranked together that was not measured on the same text.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+from tinygpt.errors import UserError
+from tinygpt.records.read import RunRecord
+
+# fields that do not make another configuration: where files are, who watches, and the seed
+IGNORED = ("output_dir", "cache_dir", "workers", "seed", "logger", "callback.sample")
+METRICS = {  # name in a summary -> its heading, and digits behind the point
+    "val/bpb": ("val/bpb", 4),
+    "val/loss": ("val/loss", 4),
+    "tokens": ("tokens", 0),
+    "tokens_per_sec": ("tokens/s", 0),
+    "elapsed_s": ("time, s", 0),
+    "n_params": ("parameters", 0),
+    "flops": ("FLOPs", 0),
+}
+OBJECTIVE = "val/bpb"  # of the last evaluation
+LEVEL = 0.05  # a corrected p-value below it is called a difference
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean over seeds; `half_width` of its 95 % interval by Student's t, None for one seed."""
+
+    mean: float
+    half_width: float | None
+    values: tuple[float, ...]
+
+
+@dataclass
+class Configuration:
+    """Runs that differ in nothing but the seed."""
+
+    values: dict[str, Any]  # of the keys that differ
+    runs: list[RunRecord]
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    rank: int = 0
+    difference: float | None = None  # of the objective to the baseline's
+    p_value: float | None = None  # Welch's, corrected for the number of comparisons (Holm)
+    words: str = ""  # what may be said of the difference
+
+    @property
+    def label(self) -> str:
+        """The values that tell it from the others."""
+        return " ".join(f"{key}={shown(value)}" for key, value in self.values.items()) or "all runs"
+
+
+@dataclass
+class Table:
+    """Configurations that may be ranked together: all were measured on the same text."""
+
+    protocol: str
+    configurations: list[Configuration]  # the best first
+    baseline: Configuration | None
+    notes: list[str]
+
+
+@dataclass
+class Comparison:
+    """All runs that were looked at, and what may be said of them."""
+
+    runs: list[RunRecord]
+    keys: list[str]  # that differ between runs
+    tables: list[Table]
+    unranked: list[RunRecord]  # not finished, so there is nothing to rank
+
+
+def compare(runs: Sequence[RunRecord], *, baseline: RunRecord | None = None) -> Comparison:
+    """Group runs by configuration and rank what is comparable."""
+    keys = differing_keys(runs)
+    ranked = [run for run in runs if run.status == "finished" and run.metric(OBJECTIVE) is not None]
+    by_protocol: dict[str, list[RunRecord]] = {}
+    for run in ranked:
+        by_protocol.setdefault(protocol(run), []).append(run)
+    if baseline is not None and baseline not in ranked:
+        raise UserError(f"baseline={baseline.path} has not finished, so it is no measure")
+    tables = [_table(name, group, keys, baseline) for name, group in by_protocol.items()]
+    return Comparison(list(runs), keys, tables, [run for run in runs if run not in ranked])
+
+
+def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
+    """The dotted keys of the config that do not have one value in all runs.
+
+    A key that some runs lack, as that of a component they did not choose, differs only if it does
+    among those that have it.
+    """
+    flats = [run.flat for run in runs]
+    names = dict.fromkeys(key for flat in flats for key in flat)
+    return [
+        key
+        for key in names
+        if not any(key == name or key.startswith(f"{name}.") for name in IGNORED)
+        and len({repr(flat[key]) for flat in flats if key in flat}) > 1
+    ]
+
+
+def protocol(run: RunRecord) -> str:
+    """What the run was measured on, in words; equal words mean that its numbers compare."""
+    pinned = run.derived.get("validation")
+    if not pinned:
+        return "validation text that was not recorded"
+    return (
+        f"{pinned['documents']:,} validation documents, {pinned['utf8_bytes']:,} bytes "
+        f"(text {pinned['text_sha256'][:8]})"
+    )
+
+
+def _table(
+    name: str, runs: Sequence[RunRecord], keys: Sequence[str], baseline: RunRecord | None
+) -> Table:
+    groups: dict[str, Configuration] = {}
+    for run in runs:
+        values = {key: run.flat.get(key) for key in keys}
+        found = groups.setdefault(repr(values), Configuration(values, []))
+        found.runs.append(run)
+    for group in groups.values():
+        for metric in METRICS:
+            numbers = [run.metric(metric) for run in group.runs]
+            known = [number for number in numbers if number is not None]
+            if known:
+                group.metrics[metric] = estimate(known)
+    ordered = sorted(groups.values(), key=lambda group: group.metrics[OBJECTIVE].mean)
+    for rank, group in enumerate(ordered, start=1):
+        group.rank = rank
+    measure = next((g for g in ordered if baseline in g.runs), None) if baseline else ordered[0]
+    if measure is not None:
+        _test(ordered, measure)
+    return Table(name, ordered, measure, _notes(ordered))
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % interval of independent values, by Student's t with n - 1 degrees."""
+    if len(values) < 2:
+        return Estimate(mean(values), None, tuple(values))
+    import numpy as np
+    from scipy import stats
+
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half_width = float(stats.t.ppf(0.975, len(values) - 1)) * spread
+    return Estimate(mean(values), half_width, tuple(values))
+
+
+def _test(ordered: Sequence[Configuration], baseline: Configuration) -> None:
+    """Fill in differences to the baseline, p-values and words."""
+    reference = baseline.metrics[OBJECTIVE]
+    others = [group for group in ordered if group is not baseline]
+    raw = {id(g): welch(g.metrics[OBJECTIVE].values, reference.values) for g in others}
+    tested = [group for group in others if raw[id(group)] is not None]
+    corrected = holm([raw[id(group)] or 0.0 for group in tested])
+    for group, p in zip(tested, corrected, strict=True):
+        group.p_value = p
+    baseline.words = "baseline"
+    for group in others:
+        difference = group.metrics[OBJECTIVE].mean - reference.mean
+        group.difference = difference
+        group.words = _words(difference, group.p_value, len(group.runs), len(baseline.runs))
+
+
+def _words(difference: float, p: float | None, seeds: int, baseline_seeds: int) -> str:
+    if seeds < 2 or baseline_seeds < 2:
+        return "one seed: no statement"
+    if p is None:
+        return "no spread between seeds: no statement"
+    if p >= LEVEL:
+        return "inside the noise"
+    return "better" if difference < 0 else "worse"
+
+
+def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Two-sided p-value of Welch's t-test (Welch 1947); None without two values, or spread."""
+    if len(a) < 2 or len(b) < 2 or (len(set(a)) == 1 and len(set(b)) == 1):
+        return None
+    from scipy import stats
+
+    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected so that the chance of any false alarm is bounded (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def _notes(groups: Sequence[Configuration]) -> list[str]:
+    """What a reader of the table must know."""
+    notes = []
+    runs = [run for group in groups for run in group.runs]
+    lengths = sorted({int(run.metric("tokens") or 0) for run in runs})
+    flops = sorted({run.metric("flops") or 0.0 for run in runs})
+    same_compute = flops[0] > 0 and flops[-1] / flops[0] < 1.02
+    if len(lengths) > 1 and not same_compute:
+        notes.append(
+            f"runs differ in length, from {lengths[0]:,} to {lengths[-1]:,} tokens: the rank says "
+            "what was reached, not which is better for the same effort"
+        )
+    elif len(lengths) > 1:
+        notes.append(f"equal compute, {flops[-1]:.3g} FLOPs, and so different numbers of tokens")
+    commits = {(run.run.get("git") or {}).get("commit") for run in runs}
+    if len(commits) > 1:
+        notes.append("runs were made by different commits of the source code")
+    hardware = {str((run.derived.get("hardware") or {}).get("device_name")) for run in runs}
+    if len(hardware) > 1:
+        notes.append(f"speeds are from different hardware: {', '.join(sorted(hardware))}")
+    return notes
+
+
+def importance(runs: Sequence[RunRecord], keys: Sequence[str]) -> dict[str, float]:
+    """Per key the share of the objective's variance that its values explain alone (eta squared).
+
+    The correlation ratio of a one-way analysis of variance, less what chance would explain
+    (epsilon squared, Kelley 1935). Numbers with more than six values are cut into thirds.
+    {} for fewer than eight runs.
+    """
+    scored = [(run, run.metric(OBJECTIVE)) for run in runs]
+    pairs = [(run, value) for run, value in scored if value is not None]
+    if len(pairs) < 8:
+        return {}
+    middle = mean(value for _, value in pairs)
+    total = sum((value - middle) ** 2 for _, value in pairs)
+    shares = {}
+    for key in keys:
+        groups: dict[str, list[float]] = {}
+        for name, (_, value) in zip(
+            _levels([r.flat.get(key) for r, _ in pairs]), pairs, strict=True
+        ):
+            groups.setdefault(name, []).append(value)
+        n, k = len(pairs), len(groups)
+        if k < 2 or k >= n or not total:
+            continue
+        between = sum(len(g) * (mean(g) - middle) ** 2 for g in groups.values())
+        inside = (total - between) / (n - k)
+        shares[key] = max(0.0, (between - (k - 1) * inside) / total)
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _levels(values: Sequence[Any]) -> list[str]:
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if len(numbers) < len(values) or len(set(numbers)) <= 6:
+        return [repr(value) for value in values]
+    ranks = {value: place for place, value in enumerate(sorted(set(numbers)))}
+    return [str(3 * ranks[value] // len(ranks)) for value in values]
+
+
+def shown(value: Any) -> str:
+    """A config value as it is typed."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""What a user chooses or adds: one package for each kind."""

@@ -1,0 +1,71 @@
+"""Write texts with the model at every evaluation, into the run folder and to the loggers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tinygpt.errors import UserError, check_range
+from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.interfaces import Callback, CallbackConfig, CallbackContext, Metrics
+from tinygpt.registry import register
+
+if TYPE_CHECKING:
+    from tinygpt.training.state import TrainState
+
+
+@register("callback")
+@dataclass
+class SampleConfig(SamplingConfig, CallbackConfig):
+    """Which prompts to continue and how; the draws are the same at every evaluation."""
+
+    name: str = "sample"
+    prompts: list[str] = field(default_factory=lambda: ["Once upon a time"])  # "" starts anew
+    num_samples: int = 1  # texts per prompt; each costs max_new_tokens forwards
+
+    def __post_init__(self) -> None:
+        self.check_sampling("callback.sample.")
+        check_range("callback.sample.num_samples", self.num_samples, low=1)
+        if not self.prompts:
+            raise UserError(
+                "callback.sample.prompts=[] asks for nothing; "
+                "type callback.sample.prompts=[''] for texts from their beginning"
+            )
+
+    def build(self, context: CallbackContext) -> Sample:
+        return Sample(self, context)
+
+
+class Sample(Callback):
+    """Writes `samples/step-<step>.txt`; disturbs no random number generator of the training."""
+
+    def __init__(self, config: SampleConfig, context: CallbackContext) -> None:
+        self.config = config
+        self.context = context
+
+    def on_eval(self, state: TrainState, metrics: Metrics) -> str | None:
+        tokenizer = self.context.tokenizer
+        prompts = [p for p in self.config.prompts for _ in range(self.config.num_samples)]
+        prompt_ids = [tokenizer.encode(prompt) for prompt in prompts]
+        samples = generate(
+            state.model,
+            prompt_ids,
+            config=self.config,
+            seq_len=self.context.seq_len,
+            eot_id=tokenizer.eot_id,
+        )
+        texts = [
+            # replace: unlike tokenizer.decode never a lone surrogate, which no file could hold
+            tokenizer.decode_bytes(ids + new).decode("utf-8", "replace")
+            for ids, new in zip(prompt_ids, samples, strict=True)
+        ]
+        path = self.context.folder / "samples" / f"step-{state.step:08d}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            "".join(
+                f"--- prompt: {p!r}\n{text}\n\n" for p, text in zip(prompts, texts, strict=True)
+            ),
+            encoding="utf-8",
+        )
+        self.context.logger.samples(state.step, texts)
+        return None

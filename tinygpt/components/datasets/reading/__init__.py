@@ -1,0 +1,1 @@
+"""Documents from local files of every supported format."""

@@ -1,0 +1,150 @@
+"""The documents of one file: .txt, .jsonl, .csv or .parquet, each read lazily."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tinygpt.components.datasets.reading.compressed import opened, split_ending
+from tinygpt.components.datasets.reading.local_files import check_column
+from tinygpt.components.datasets.reading.parquet_files import ParquetFile, ParquetRows
+from tinygpt.components.datasets.reading.sieve import Sieve
+from tinygpt.errors import UserError
+
+KINDS = (".txt", ".jsonl", ".csv", ".parquet")
+PIECE = 4 << 20  # bytes; a longer document of a .txt is cut into several, where lines end
+_CHUNK = 1 << 20  # bytes read at a time, and about what a batch of parquet rows holds
+_BOM = b"\xef\xbb\xbf"
+
+
+def read(path: Path, *, text_column: str, separator: str | None, sieve: Sieve) -> Iterator[str]:
+    """The documents of one file, empty ones too; raises UserError with the place of what is wrong.
+
+    Memory holds a piece of a .txt, one row of a .jsonl or .csv, a few rows of a .parquet.
+    """
+    kind = split_ending(path)[0]
+    if kind == ".parquet":
+        yield from _parquet(path, text_column, sieve)
+        return
+    with opened(path) as file:
+        match kind:
+            case ".txt":
+                yield from _txt(path, file, separator or "", sieve)
+            case ".jsonl":
+                yield from _jsonl(path, file, text_column, sieve)
+            case ".csv":
+                yield from _csv(path, file, text_column, sieve)
+
+
+def contains(path: Path, separator: str) -> bool:
+    """Whether the separator is in the file; reads up to its first occurrence."""
+    wanted = separator.encode()
+    end = b""
+    with opened(path) as file:
+        while chunk := file.read(_CHUNK):
+            if wanted in end + chunk:
+                return True
+            end = (end + chunk)[-len(wanted) :]
+    return False
+
+
+def _txt(path: Path, file: BinaryIO, separator: str, sieve: Sieve) -> Iterator[str]:
+    for offset, data in _separated(file, separator.encode()):
+        bom = len(_BOM) if not offset and data.startswith(_BOM) else 0
+        text = sieve.decode(data[bom:], path=path, offset=offset + bom)
+        if text is not None:
+            yield text
+
+
+def _separated(file: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes]]:
+    """What stands between separators (b"": there are none), each with its offset, and in pieces."""
+    pending, offset = b"", 0
+    while chunk := file.read(_CHUNK):
+        searched = max(0, len(pending) - len(separator) + 1)
+        pending += chunk
+        if separator and pending.find(separator, searched) >= 0:
+            *whole, pending = pending.split(separator)
+            for document in whole:
+                yield from _pieces(offset, document)
+                offset += len(document) + len(separator)
+        # so long that a separator which has only begun cannot end the document before the cut
+        while len(pending) > PIECE + len(separator):
+            cut = _cut(pending)
+            yield offset, pending[:cut]
+            pending, offset = pending[cut:], offset + cut
+    yield from _pieces(offset, pending)
+
+
+def _pieces(offset: int, document: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(document) > PIECE:
+        cut = _cut(document)
+        yield offset, document[:cut]
+        document, offset = document[cut:], offset + cut
+    yield offset, document
+
+
+def _cut(document: bytes) -> int:
+    """Where the first piece ends: at the last end of a line in it, else between characters."""
+    cut = document.rfind(b"\n", 0, PIECE) + 1
+    if not cut:
+        cut = PIECE
+        while cut > PIECE - 3 and document[cut] & 0xC0 == 0x80:  # inside a character
+            cut -= 1
+    return cut
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines without a byte order mark, each with its offset."""
+    offset = 0
+    for line in file:
+        bom = len(_BOM) if not offset and line.startswith(_BOM) else 0
+        yield offset + bom, line[bom:]
+        offset += len(line)
+
+
+def _jsonl(path: Path, file: BinaryIO, text_column: str, sieve: Sieve) -> Iterator[str]:
+    for number, (offset, data) in enumerate(_lines(file), start=1):
+        line = sieve.decode(data, path=path, offset=offset)
+        if line is None or line.isspace():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f'{path}:{number} must be an object, such as {{"text": "..."}}')
+        if not isinstance(row.get(text_column, 0), str | None):
+            types = {
+                name: "string" if isinstance(value, str | None) else type(value).__name__
+                for name, value in row.items()
+            }
+            check_column(text_column, types, where=f"{path}:{number}")
+        text = sieve.mended(row[text_column] or "", where=f"{path}:{number}")
+        if text is not None:
+            yield text
+
+
+def _csv(path: Path, file: BinaryIO, text_column: str, sieve: Sieve) -> Iterator[str]:
+    csv.field_size_limit(sys.maxsize)  # a story may be longer than 128 KB
+    lines = (sieve.decode_part(data, path=path, offset=offset) for offset, data in _lines(file))
+    rows = csv.reader(lines, strict=True)
+    try:
+        header = next(rows, [])
+        check_column(text_column, dict.fromkeys(header, "string"), where=str(path))
+        column = header.index(text_column)
+        for row in rows:
+            if row and len(row) != len(header):
+                raise csv.Error(f"{len(row)} fields where the first line has {len(header)}")
+            if row:
+                text = sieve.mended(row[column], where=f"{path}:{rows.line_num}")
+                if text is not None:
+                    yield text
+    except csv.Error as error:
+        raise UserError(f"{path}:{rows.line_num} is not CSV: {error}") from None
+
+
+def _parquet(path: Path, text_column: str, sieve: Sieve) -> Iterator[str]:
+    for name, row, column in ParquetRows([ParquetFile(path, text_column)]).columns(0, None):
+        yield from sieve.texts(column, where=name, first_row=row)

@@ -1,0 +1,1 @@
+"""Endless short stories from a grammar with exact probabilities."""

@@ -1,0 +1,18 @@
+"""The TinyStories that GPT-4 wrote, without copies and in ASCII, in one file."""
+
+from dataclasses import dataclass
+
+from tinygpt.components.datasets.hub.config import HubConfig
+from tinygpt.registry import register
+
+
+@register("dataset")
+@dataclass
+class TinyStoriesCleanConfig(HubConfig):
+    """Rows 0 to 9,999 are the published test set: nothing here reads them."""
+
+    name: str = "tiny_stories_clean"
+    repo: str | None = "karpathy/tinystories-gpt4-clean"
+    train_rows: str | None = "20000:"
+    validation_split: str | None = "train"
+    validation_rows: str | None = "10000:20000"

@@ -1,0 +1,44 @@
+"""AdamW (arXiv 1711.05101): weights of two or more dimensions decay; biases and norms do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tinygpt.errors import check_range
+from tinygpt.interfaces import OptimizerConfig
+from tinygpt.registry import register
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+@register("optimizer")
+@dataclass
+class AdamWConfig(OptimizerConfig):
+    """How far, how smoothly and towards what size the weights move."""
+
+    name: str = "adamw"
+    lr: float = 1e-3  # peak; larger models want less
+    beta1: float = 0.9  # memory of the direction: nearer 1 is smoother and slower to turn
+    beta2: float = 0.95  # memory of the scale: nearer 1 is steadier, but slow to see a jump
+    eps: float = 1e-8  # larger damps the steps of parameters with tiny gradients
+    weight_decay: float = 0.1  # times lr: the share of a weight lost per step
+
+    def __post_init__(self) -> None:
+        check_range("optimizer.lr", self.lr, above=0)
+        check_range("optimizer.beta1", self.beta1, low=0, below=1)
+        check_range("optimizer.beta2", self.beta2, low=0, below=1)
+        check_range("optimizer.eps", self.eps, above=0)
+        check_range("optimizer.weight_decay", self.weight_decay, low=0)
+
+    def build(self, model: nn.Module) -> Optimizer:
+        from tinygpt.components.optimizers.adamw_torch import AdamW
+
+        parameters = [p for p in model.parameters() if p.requires_grad]  # tied ones come once
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        return AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps)

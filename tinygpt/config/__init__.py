@@ -1,0 +1,38 @@
+"""A run's settings, typed: the schema, its resolution from text and files, and back."""
+
+from tinygpt.config.files import load, read, save, to_dict, to_yaml
+from tinygpt.config.resolution import convert, resolve, unknown_key
+from tinygpt.config.schema import (
+    DEFAULT_MAX_TOKENS,
+    HORIZONS,
+    OBJECTIVES,
+    DataConfig,
+    DeviceConfig,
+    PrepareConfig,
+    RunConfig,
+    SweepConfig,
+    TrainerConfig,
+)
+from tinygpt.config.units import parse_count, parse_duration
+
+__all__ = [
+    "DEFAULT_MAX_TOKENS",
+    "HORIZONS",
+    "OBJECTIVES",
+    "DataConfig",
+    "DeviceConfig",
+    "PrepareConfig",
+    "RunConfig",
+    "SweepConfig",
+    "TrainerConfig",
+    "convert",
+    "load",
+    "parse_count",
+    "parse_duration",
+    "read",
+    "resolve",
+    "save",
+    "to_dict",
+    "to_yaml",
+    "unknown_key",
+]

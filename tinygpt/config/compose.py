@@ -1,0 +1,97 @@
+"""From overrides to checked configs: Hydra composes, our classes check."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tinygpt import config, registry
+from tinygpt.config import DataConfig, PrepareConfig, RunConfig, SweepConfig, mistakes
+from tinygpt.config.overrides import CONF, field_names, parse, quoted
+from tinygpt.errors import UserError
+
+CONFIG_CLASSES = {
+    "train": RunConfig,
+    "prepare": PrepareConfig,
+    "data": DataConfig,
+    "sweep": SweepConfig,
+}
+# Hydra 1.4 deprecates version_base; 1.3 changes the working directory without it
+VERSION_BASE = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
+
+
+def publish() -> None:
+    """Register every component, and the root schemas, with Hydra."""
+    registry.import_all()
+    for name, cls in CONFIG_CLASSES.items():
+        ConfigStore.instance().store(
+            group="schema", name="run" if name == "train" else name, node=cls, package="_global_"
+        )
+
+
+@contextmanager
+def hydra_conf() -> Iterator[None]:
+    """Hydra's compose API over our conf folder and the registered components."""
+    publish()
+    with initialize_config_dir(str(CONF), job_name="tinygpt", **VERSION_BASE):
+        yield
+
+
+def compose(entry: str, overrides: Sequence[str], *, config_dir: Path | None = None) -> Any:
+    """The checked config of one job: of the entry point's class in CONFIG_CLASSES."""
+    return compose_all(entry, [list(overrides)], config_dir=config_dir)[0]
+
+
+def compose_all(
+    entry: str, jobs: Sequence[Sequence[str]], *, config_dir: Path | None = None
+) -> list[Any]:
+    """The checked config of each job; raises UserError for the first mistake in any of them."""
+    where = quoted(f"file://{config_dir}") if config_dir else ""
+    with hydra_conf():
+        choices = groups(entry, config_dir)
+        return [_compose(entry, job, choices, [f"hydra.searchpath=[{where}]"]) for job in jobs]
+
+
+def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
+    """The groups that an entry point takes, and the choices of each."""
+    names = [*registry.KINDS, "trainer", "device", "experiment"]
+    if entry == "sweep":
+        names = [*registry.SWEEP_KINDS, "sweep"]
+    elif entry != "train":
+        names = [name for name in names if name in field_names(PrepareConfig)]
+    folders = [CONF, config_dir] if config_dir else [CONF]
+    return {
+        name: sorted(
+            {path.stem for folder in folders for path in (folder / name).glob("*.yaml")}
+            | set(registry.without_yaml(name))
+        )
+        for name in names
+    }
+
+
+def _compose(
+    entry: str, overrides: Sequence[str], choices: Mapping[str, list[str]], search: list[str]
+) -> Any:
+    parsed = parse(overrides)
+    chosen = [override for override in parsed if override.key_or_group in choices]
+    for override in chosen:
+        mistakes.check_choice(override, choices[override.key_or_group])
+    try:
+        raw = hydra.compose(entry, overrides=[*overrides, *search])
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        try:
+            base = hydra.compose(entry, overrides=[*(str(o.input_line) for o in chosen), *search])
+        except (HydraException, OmegaConfBaseException, YAMLError) as broken:
+            raise UserError(mistakes.in_a_line(broken)) from None
+        # from the last on: what was typed comes after what a file says
+        values = [override for override in reversed(parsed) if override not in chosen]
+        found = (mistakes.mistake_of(entry, base, override, choices) for override in values)
+        raise next(filter(None, found), UserError(mistakes.in_a_line(error))) from None
+    return config.resolve(raw, CONFIG_CLASSES[entry])

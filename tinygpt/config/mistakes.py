@@ -1,0 +1,141 @@
+"""Which override is wrong and why, when Hydra refuses: the error in the words of its user."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError
+from yaml import YAMLError
+
+from tinygpt import config, registry
+from tinygpt.config import RunConfig
+from tinygpt.config.overrides import choice_of, field_names, unchanging
+from tinygpt.errors import UserError, nearest, not_a_choice
+
+ALL_KINDS = (*registry.KINDS, *registry.SWEEP_KINDS)
+# what a user of another trainer types first
+PEERS_NAMES = {
+    "encoding_type": "tokenizer",
+    "data_percentage": "dataset.fraction",
+    "block_size": "trainer.seq_len",
+    "context_length": "trainer.seq_len",
+    "batch_size": "trainer.micro_batch_size",
+    "gradient_accumulation_steps": "trainer.tokens_per_step",
+    "trainer.eval_tokens": "trainer.eval_bytes",
+    "max_iters": "trainer.max_steps",
+    "epochs": "trainer.max_epochs",
+    "learning_rate": "optimizer.lr",
+    "n_embd": "model.d_model",
+    "out_dir": "output_dir",
+    "init_from": "resume",
+}
+
+
+def check_choice(override: Override, options: Sequence[str]) -> None:
+    """Raise UserError unless the override names one of the options, or some where many may be."""
+    group, value = override.key_or_group, override.value()
+    many = group in registry.MANY
+    for name in value if many and isinstance(value, list) else [value]:
+        if not isinstance(name, str) or name not in options:
+            typed = name if isinstance(name, str) else str(override.input_line).partition("=")[2]
+            hint = f"\n  several are typed as {group}=[A,B], none as {group}=[]" if many else ""
+            raise UserError(f"{not_a_choice(group, typed, options)}{hint}")
+
+
+def mistake_of(
+    entry: str, base: DictConfig, override: Override, choices: Mapping[str, list[str]]
+) -> UserError | None:
+    """What is wrong with one value override, given the composed rest."""
+    path = override.key_or_group
+    node: Any = base
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, DictConfig) or part not in node:
+            return _unknown(entry, base, node, ".".join(parts[:depth]), path, choices)
+        parent, node = node, node[part] if not OmegaConf.is_missing(node, part) else None
+    cls = OmegaConf.get_type(parent)
+    if is_dataclass(cls) and "${" not in str(override.input_line):
+        try:
+            config.convert(cls, parts[-1], override.value(), field_name=path)
+        except UserError as error:
+            return error
+    return None
+
+
+def _unknown(
+    entry: str,
+    base: DictConfig,
+    node: Any,
+    prefix: str,
+    path: str,
+    choices: Mapping[str, list[str]],
+) -> UserError:
+    """The error for a path that leads nowhere: `prefix` is the part of it that leads to `node`."""
+    if path in PEERS_NAMES:
+        return UserError(f"{path} is not a field of tinygpt; here it is {PEERS_NAMES[path]}=")
+    if path == "until":
+        return UserError("until=STEP pauses a run that goes on; type resume=RUN with it")
+    part, leaf = path.removeprefix(f"{prefix}.").partition(".")[0], path.rpartition(".")[2]
+    if not prefix:
+        return _unknown_at_the_top(entry, base, path, choices)
+    if not isinstance(node, DictConfig):
+        return UserError(f"{path} is not a field: {prefix} is a single value, type {prefix}=VALUE")
+    if prefix in registry.MANY:
+        if part not in choices[prefix]:
+            return not_a_choice(prefix, part, choices[prefix])
+        together = ",".join([*(str(key) for key in node), part])
+        typed = f"{prefix}=[{together}]" if node else f"{prefix}={part}"
+        return UserError(f"{path}: {prefix} {part} is not chosen; type {typed} too")
+    error = config.unknown_key(path, [f"{prefix}.{name!s}" for name in node])
+    others = [
+        f"{prefix}={choice_of(prefix, name)}"
+        for name, cls in (registry.classes(prefix) if prefix in ALL_KINDS else {}).items()
+        if leaf in field_names(cls)
+    ]
+    return UserError(f"{error}\n  it belongs to {', '.join(others)}") if others else error
+
+
+def _unknown_at_the_top(
+    entry: str, base: DictConfig, path: str, choices: Mapping[str, list[str]]
+) -> UserError:
+    top = path.partition(".")[0]
+    if entry != "train" and top in (*field_names(RunConfig), "experiment"):
+        return unchanging(entry, path)
+    everything = sorted({*(str(key) for key in base), *choices})
+    leaves = {leaf.rpartition(".")[2]: leaf for leaf in dotted_keys(base)}
+    match = leaves.get(path) or nearest(top, everything) or leaves.get(nearest(path, leaves) or "")
+    hint = f"; did you mean {match}?" if match else ""
+    return UserError(f"{path} is not a field{hint}\n  top level: {', '.join(everything)}")
+
+
+def dotted_keys(node: Any, prefix: str = "") -> list[str]:
+    """The full names of all leaves, such as trainer.max_steps."""
+    if not isinstance(node, DictConfig):
+        return [prefix]
+    keys: list[str] = []
+    for key in node:
+        path = f"{prefix}.{key!s}" if prefix else str(key)
+        missing = OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, str(key))
+        keys += [path] if missing else dotted_keys(node[key], path)
+    return keys
+
+
+def in_a_line(error: Exception) -> str:
+    """An error of Hydra's without its chain of causes, naming the YAML that it is about."""
+    if isinstance(error, YAMLError):
+        return " ".join(str(error).split())
+    in_file = re.match(r"In '((\w+).*?)': .*\n(.*)", str(error))
+    if in_file:
+        file, group, reason = in_file.groups()
+        untyped = f"not in '{group.title()}Config'" in reason
+        hint = f"; begin with\n  defaults: [/schema/{group}/NAME@_here_, _self_]" if untyped else ""
+        return f"{file}.yaml: {reason}{hint}"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, GrammarParseError):
+        return "a text has a ${ in it that begins no interpolation; type \\${ for the characters"
+    return str(cause).strip().splitlines()[0]

@@ -1,0 +1,134 @@
+"""A composed or saved config as a checked dataclass."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tinygpt import registry
+from tinygpt.config.schema import DeviceConfig, TrainerConfig
+from tinygpt.errors import UserError, as_typed, nearest
+
+T = TypeVar("T")
+
+
+def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
+    """Type and check a composed or saved config; raises UserError for what does not fit.
+
+    Every key must be a field, also one that came in through `+`.
+    """
+    try:
+        raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
+        plain = OmegaConf.to_container(raw, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {error.msg or error}".splitlines()[0]) from None
+    assert isinstance(plain, dict)
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # T is always a dataclass
+    values: dict[str, Any] = {}
+    scalars: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key not in names:
+            raise unknown_key(str(key), names)
+        if key in registry.MANY:
+            if not isinstance(value, Mapping):
+                raise UserError(f"{key}={as_typed(value)} must hold components by name")
+            values[key] = {n: _component(key, v, f"{key}.{n}") for n, v in value.items()}
+        elif key in (*registry.KINDS, *registry.SWEEP_KINDS):
+            values[key] = _component(key, value, key)
+        elif key in ("trainer", "device"):
+            values[key] = _typed(TrainerConfig if key == "trainer" else DeviceConfig, value, key)
+        else:
+            scalars[key] = value
+    values |= _check_types(cls, scalars, "")
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.name not in values and f.default is NO_DEFAULT and f.default_factory is NO_DEFAULT:
+            raise UserError(f"{f.name} is not chosen; type {f.name}=NAME")
+    return cls(**values)
+
+
+def _component(kind: str, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise UserError(f"{path}={as_typed(value)} names no component; type {kind}=NAME")
+    return _typed(registry.lookup(kind, value["name"]), value, path)
+
+
+def _typed(cls: type, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        example = f"{path}.{fields(cls)[0].name}="
+        raise UserError(f"{path}={as_typed(value)} must hold fields, such as {example}")
+    return cls(**_check_types(cls, value, f"{path}."))
+
+
+def _check_types(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The values converted to the types of the dataclass's fields."""
+    types = {f.name: f.type for f in fields(cls)}
+    node = OmegaConf.structured(cls)
+    converted = {}
+    for key, value in values.items():
+        if key not in types:
+            raise unknown_key(prefix + str(key), [prefix + name for name in types])
+        if value == "???":
+            raise UserError(f"{prefix}{key} is missing; type {prefix}{key}=...")
+        converted[key] = _convert(node, cls, key, value, field_name=prefix + key)
+    return converted
+
+
+def convert(cls: type, key: str, value: Any, *, field_name: str) -> Any:
+    """`value` as the type of the dataclass's field `key`; raises UserError."""
+    return _convert(OmegaConf.structured(cls), cls, key, value, field_name=field_name)
+
+
+def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> Any:
+    try:
+        node[key] = escaped(value)
+        converted = node[key]
+    except OmegaConfBaseException:
+        hint = next(f.type for f in fields(cls) if f.name == key)
+        raise UserError(
+            f"{field_name}={as_typed(value)} is of the wrong type: "
+            f"the field takes {_type_words(hint)}"
+        ) from None
+    is_list = OmegaConf.is_config(converted)
+    return OmegaConf.to_container(converted, resolve=True) if is_list else converted
+
+
+def escaped(value: Any) -> Any:
+    """The value with its texts written so that OmegaConf sees no ${interpolation} in them."""
+    if isinstance(value, Mapping):
+        return {key: escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escaped(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    return value
+
+
+def _type_words(hint: Any) -> str:
+    """The annotation in a user's words."""
+    text = hint.__name__ if isinstance(hint, type) else str(hint)
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "str": "text",
+        "bool": "true or false",
+        "None": "null",
+        "list[str]": "a list of texts, such as [a,b]",
+        "list[int]": "a list of whole numbers, such as [1,2]",
+    }
+    return " or ".join(words.get(part.strip(), part.strip()) for part in text.split("|"))
+
+
+def unknown_key(path: str, choices: Iterable[str]) -> UserError:
+    """The error for a field that does not exist, among the full names of those that do."""
+    prefix, dot, leaf = path.rpartition(".")
+    # beside the field where there are any: a long prefix in common would make all of them look near
+    beside = {c.rpartition(".")[2]: c for c in choices if c.rpartition(".")[0] == prefix}
+    names = beside or dict.fromkeys(choices)
+    match = nearest(leaf if beside else path, names)
+    hint = f"; did you mean {prefix + dot + match if beside else match}?" if match else ""
+    listed = ", ".join(sorted(beside.values() or names))
+    return UserError(f"{path} is not a field{hint}\n  fields: {listed}")

@@ -1,0 +1,225 @@
+"""The fields of a run, a sweep and prepared data, with their rules."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tinygpt.config.units import parse_count, parse_duration
+from tinygpt.errors import UserError, check_choice, check_range
+from tinygpt.interfaces import (
+    CallbackConfig,
+    DatasetConfig,
+    LauncherConfig,
+    LoggerConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SearchConfig,
+    StoppingConfig,
+    TokenizerConfig,
+)
+
+HORIZONS = ("max_tokens", "max_steps", "max_epochs", "max_flops", "max_time")
+DEFAULT_MAX_TOKENS = 10_000_000
+
+
+@dataclass
+class TrainerConfig:
+    """How long, in what portions, and how often to look, log and save."""
+
+    seq_len: int = 256  # tokens the model sees at once, T
+    # sequences per forward; changes memory, never the result but for its last bits; auto: measured
+    # when the run begins, the fastest that fits
+    micro_batch_size: int | str = 16
+    tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
+    # the length of the run: one of the five; none of them means max_tokens=10M
+    max_tokens: int | float | str | None = None
+    max_steps: int | None = None
+    max_epochs: float | None = None
+    max_flops: float | None = None  # such as 1e15: equal compute, whatever the model
+    max_time: int | float | str | None = (
+        None  # wall clock, such as 15m; then the result depends on speed
+    )
+    grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
+    # steps; null: as often as costs next to nothing, up to 20 times
+    eval_every: int | None = None
+    eval_bytes: int | float | str | None = (
+        100_000  # of validation text, in whole documents, at least one; null is all of it
+    )
+    log_every: int | None = None  # steps; null: 500 times
+    # steps; null: every minute, large models less often, and with the best evaluation
+    save_every: int | None = None
+    keep_checkpoints: int = 1  # newest ones to keep, beside the best
+
+    def __post_init__(self) -> None:
+        set_horizons = [name for name in HORIZONS if getattr(self, name) is not None]
+        if len(set_horizons) > 1:
+            values = " and ".join(f"trainer.{name}={getattr(self, name)}" for name in set_horizons)
+            raise UserError(
+                f"{values} are both set, but a run has one length; "
+                f"turn one off with trainer.{set_horizons[0]}=null"
+            )
+        if self.max_tokens is not None:
+            self.max_tokens = parse_count("trainer.max_tokens", self.max_tokens)
+        if self.max_time is not None:
+            self.max_time = parse_duration("trainer.max_time", self.max_time)
+        if self.eval_bytes is not None:
+            self.eval_bytes = parse_count("trainer.eval_bytes", self.eval_bytes)
+        if self.max_flops is not None:
+            check_range("trainer.max_flops", self.max_flops, above=0)
+        if self.max_epochs is not None:
+            check_range("trainer.max_epochs", self.max_epochs, above=0)
+        if isinstance(self.micro_batch_size, str):
+            if self.micro_batch_size != "auto":
+                raise UserError(
+                    f"trainer.micro_batch_size={self.micro_batch_size} must be a whole number, or "
+                    "auto"
+                )
+        else:
+            check_range("trainer.micro_batch_size", self.micro_batch_size, low=1)
+        whole = ("seq_len", "tokens_per_step", "max_steps", "keep_checkpoints")
+        for name in (*whole, "eval_every", "log_every", "save_every"):
+            value = getattr(self, name)
+            if value is not None:
+                check_range(f"trainer.{name}", value, low=1)
+        check_range("trainer.grad_clip", self.grad_clip, low=0)
+        self.grad_accum()
+
+    def grad_accum(self, *, ranks: int = 1, measured: int | None = None) -> int:
+        """Forwards per optimizer update on each rank; raises UserError if they are not whole.
+
+        `measured` is what micro_batch_size=auto came to; before it is known it counts as 1.
+        """
+        size = self.micro_batch_size
+        size = (measured or 1) if isinstance(size, str) else size
+        factors = {"micro_batch_size": size, "seq_len": self.seq_len}
+        if ranks > 1:
+            factors["ranks"] = ranks
+        portion = math.prod(factors.values())
+        if self.tokens_per_step % portion == 0:
+            return self.tokens_per_step // portion
+        below = self.tokens_per_step // portion * portion
+        choices = [str(n) for n in (below, below + portion) if n]
+        smaller = next(
+            (
+                smaller_size
+                for smaller_size in range(size - 1, 0, -1)
+                if self.tokens_per_step % (smaller_size * self.seq_len * ranks) == 0
+            ),
+            None,
+        )
+        same = f"; trainer.micro_batch_size={smaller} changes nothing else" if smaller else ""
+        raise UserError(
+            f"trainer.tokens_per_step={self.tokens_per_step} is not a multiple of "
+            f"{' * '.join(factors)} = {' * '.join(map(str, factors.values()))} = {portion}; "
+            f"nearest {'are' if len(choices) > 1 else 'is'} {' and '.join(choices)}"
+            + same
+            * (ranks > 1)
+        )
+
+    @property
+    def planned_steps(self) -> int | None:
+        """The length of the run in steps; None where data, model or clock determine it."""
+        if self.max_steps is not None:
+            return self.max_steps
+        if any((self.max_epochs, self.max_flops, self.max_time)):
+            return None
+        return max(1, round(int(self.max_tokens or DEFAULT_MAX_TOKENS) / self.tokens_per_step))
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences per optimizer update."""
+        return self.tokens_per_step // self.seq_len
+
+
+@dataclass
+class DeviceConfig:
+    """Which hardware, and in what precision."""
+
+    type: str = "auto"  # auto takes cuda, then mps, then cpu
+    precision: str = "auto"  # auto: bf16 where the GPU or CPU multiplies it, else fp32
+    compile: str = "auto"  # auto compiles when the run is long enough to gain from it
+    kernels: str = "auto"  # fused in C on a CPU where gcc is, else torch; changes the last bits
+    parallel: str = "auto"  # ranks: ddp copies the model, fsdp spreads it; auto: ddp if that fits
+    threads: int | None = None  # CPU threads; null leaves it to torch; changes the last bits
+
+    def __post_init__(self) -> None:
+        check_choice("device.type", self.type, ("auto", "cpu", "cuda", "mps"))
+        check_choice("device.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        check_choice("device.compile", self.compile, ("auto", "always", "never"))
+        check_choice("device.kernels", self.kernels, ("auto", "fused", "torch"))
+        check_choice("device.parallel", self.parallel, ("auto", "ddp", "fsdp"))
+        if self.threads is not None:
+            check_range("device.threads", self.threads, low=1)
+
+
+@dataclass(kw_only=True)
+class PrepareConfig:
+    """What determines the prepared tokens, and where they are kept."""
+
+    dataset: DatasetConfig
+    tokenizer: TokenizerConfig
+    cache_dir: str = "~/.cache/tinygpt"  # prepared tokens, shared by all runs
+    workers: int | None = None  # processes that encode; null: one per core; 1: only this one
+
+    def __post_init__(self) -> None:
+        check_choice("dataset.window", self.dataset.window, ("packed", "document"))
+        if self.workers is not None:
+            check_range("workers", self.workers, low=1)
+
+
+@dataclass(kw_only=True)
+class DataConfig(PrepareConfig):
+    """What `python -m tinygpt.data` looks at."""
+
+    # vocabulary sizes that are compared; none of them: []
+    candidates: list[int] = field(default_factory=lambda: [512, 1024, 2048, 4096, 8192])
+    out: str | None = None  # the picture, a .png; null puts it beside the prepared tokens
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for size in self.candidates:
+            check_range("candidates", size, low=258)  # end of text, newline, bytes
+        if self.out is not None and Path(self.out).suffix != ".png":
+            raise UserError(f"out={self.out} must end in .png; type out={Path(self.out).stem}.png")
+
+
+@dataclass(kw_only=True)
+class RunConfig(PrepareConfig):
+    """Everything that determines a run; config.yaml in its folder loads back to an equal one."""
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    logger: dict[str, LoggerConfig] = field(default_factory=dict)
+    callback: dict[str, CallbackConfig] = field(default_factory=dict)
+    seed: int = 0  # weights, order of the data and dropout; not the data itself
+    output_dir: str = "outputs"  # run folders are made in here
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("seed", self.seed, low=0)
+        if self.dataset.mask_documents and not self.model.masks_documents:
+            raise UserError(
+                f"dataset.mask_documents=true needs a model that can keep documents apart, and "
+                f"{self.model.name} cannot; type dataset.mask_documents=false"
+            )
+
+
+OBJECTIVES = ("val/bpb", "val/loss", "train/loss")
+
+
+@dataclass(kw_only=True)
+class SweepConfig:
+    """How a multirun goes: which configs, how far each, and where. No run depends on it."""
+
+    search: SearchConfig
+    stopping: StoppingConfig
+    launcher: LauncherConfig
+    objective: str = "val/bpb"  # what searches and stopping rules compare; lower is better
+    retry_failed: bool = False  # whether runs that failed are tried again when a sweep goes on
+
+    def __post_init__(self) -> None:
+        check_choice("objective", self.objective, OBJECTIVES)

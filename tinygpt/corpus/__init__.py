@@ -1,0 +1,1 @@
+"""Text to prepared tokens on disk."""

@@ -1,0 +1,159 @@
+"""Prepared tokens: a cache folder per (dataset, tokenizer), made once, checked when it is opened.
+
+Each split is a stream of token ids: end of text, then every document followed by end of text.
+"""
+
+import hashlib
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tinygpt.config import PrepareConfig
+from tinygpt.corpus.overlap import Overlap
+from tinygpt.corpus.preparation import CONFIG, Preparation, keep_config
+from tinygpt.corpus.shards import (
+    ShardedArray,
+    SplitInfo,
+    documents_of,
+    first_damage,
+    json_sha256,
+    path_of,
+    read_sealed,
+    tokens_of,
+)
+from tinygpt.errors import UserError
+from tinygpt.interfaces import SPLITS, Split, Tokenizer
+
+FORMAT = 2  # raise it when the files change, and old caches are left alone
+
+Say = Callable[[str], None]
+
+
+class Damaged(UserError):
+    """A file of prepared tokens is not what was written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"{path} is damaged: it is not what was written")
+
+
+class Prepared:
+    """A folder of prepared tokens; opening it reads all of it once, at the speed of the disk.
+
+    Raises Damaged for the first file that is not what was written.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+        manifest = read_sealed(folder / "manifest.json")
+        if manifest is None:
+            raise Damaged(folder / "manifest.json")
+        self.manifest: dict[str, Any] = manifest
+        if tokenizer.fingerprint() != manifest["tokenizer_fingerprint"]:
+            raise Damaged(folder / "tokenizer")
+        self.overlap = Overlap.from_dict(manifest["overlap"])
+        self.splits: dict[Split, SplitInfo] = {}
+        for split in SPLITS:
+            self.splits[split] = SplitInfo.from_dict(manifest["splits"][split])
+            for shard in self.splits[split].shards:
+                if path := first_damage(folder, split, shard):
+                    raise Damaged(path)
+
+    def tokens(self, split: Split) -> ShardedArray:
+        """All token ids of a split, memory-mapped: (tokens,)."""
+        return tokens_of(self.folder, split, self.splits[split].shards, self.manifest["dtype"])
+
+    def document_ends(self, split: Split) -> ShardedArray:
+        """Per document, tokens and UTF-8 bytes up to and with it, memory-mapped: (documents, 2)."""
+        return documents_of(self.folder, split, self.splits[split].shards)
+
+    def text_checksum(self, split: Split, documents: int) -> str:
+        """sha256 hex of the texts of the first documents of a split, whatever their tokens."""
+        digest, left = hashlib.sha256(), 8 * documents
+        for shard in self.splits[split].shards:
+            with path_of(self.folder, split, shard.index, "digests").open("rb") as file:
+                data = file.read(left)
+            digest.update(data)
+            left -= len(data)
+        return digest.hexdigest()
+
+
+def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
+    """The prepared tokens of a config: opened if they exist, else made, whoever comes first.
+
+    Raises UserError for text that cannot be had or used, for a disk that is too small, and for
+    tokens that are damaged; with `repair` the damaged files are made again instead.
+    """
+    source = cfg.dataset.open()
+    identity = {
+        "format": FORMAT,
+        "dataset": {"name": cfg.dataset.name, **source.identity},
+        "tokenizer": cfg.tokenizer.identity,
+    }
+    folder = _folder(cfg, json_sha256(identity))
+    try:
+        if prepared := _opened(cfg, folder):
+            return prepared
+    except Damaged as damaged:
+        if not repair:
+            command = _command(cfg, folder)
+            raise UserError(f"{damaged}; to make it again type\n  {command}") from None
+        say(f"{damaged.path} is damaged")
+    with _locked(cfg, folder, say):
+        with suppress(Damaged):
+            if prepared := _opened(cfg, folder):  # by who had the lock before
+                return prepared
+        Preparation(cfg, source, folder=folder, identity=identity, say=say).run()
+    prepared = _opened(cfg, folder)
+    assert prepared
+    return prepared
+
+
+def _folder(cfg: PrepareConfig, key: str) -> Path:
+    """Where the tokens of this config are kept: named by everything that determines them."""
+    cache = Path(cfg.cache_dir).expanduser().absolute()
+    return cache / cfg.dataset.name / f"{cfg.tokenizer.name}-{key[:12]}"
+
+
+def _opened(cfg: PrepareConfig, folder: Path) -> Prepared | None:
+    """The tokens, or None if they were never finished; raises Damaged."""
+    if not (folder / "manifest.json").is_file():
+        return None
+    try:
+        tokenizer = cfg.tokenizer.load(folder / "tokenizer")
+    except UserError:
+        raise Damaged(folder / "tokenizer") from None
+    return Prepared(folder, tokenizer)
+
+
+@contextmanager
+def _locked(cfg: PrepareConfig, folder: Path, say: Say) -> Iterator[None]:
+    """Only one process works on a folder; the others wait."""
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"another process is preparing {folder}; waiting for it")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cache_dir={cfg.cache_dir} cannot be written ({error.strerror}); type cache_dir=FOLDER"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _command(cfg: PrepareConfig, folder: Path) -> str:
+    """What to type to mend a damaged folder."""
+    with suppress(OSError):  # then the config of the day it was made has to do
+        keep_config(cfg, folder)
+    setting = shlex.quote(f"config_file={folder / CONFIG}")
+    return f"python -m tinygpt.prepare {setting}"

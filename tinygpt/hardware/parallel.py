@@ -1,0 +1,135 @@
+"""A model on several ranks: a copy on each (DDP), or spread over all of them (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from tinygpt.hardware.ranks import Ranks
+
+# fp32 weights and gradients, and two moments of AdamW; activations come on top
+STATE_BYTES_PER_PARAMETER = 16
+
+Loss = Callable[[Tensor], Tensor]
+
+
+class MeanGradients:
+    """A loss whose gradients, after the last micro step, are means over all ranks.
+
+    Copies of a model have them made by DDP, while the backward still runs.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, *, copies: bool) -> None:
+        self._loss: Loss = loss
+        self._not_yet: Callable[[], AbstractContextManager[None]] = nullcontext
+        if copies:
+            from torch.nn.parallel import DistributedDataParallel
+
+            copy = DistributedDataParallel(_AsModule(model, loss), gradient_as_bucket_view=True)
+            self._loss, self._not_yet = copy, copy.no_sync
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """The loss on this rank."""
+        return self._loss(tokens)
+
+    def micro_step(self, *, last: bool) -> AbstractContextManager[None]:
+        """The context of a forward and its backward; copies exchange gradients in the last one."""
+        return nullcontext() if last else self._not_yet()
+
+
+class _AsModule(nn.Module):
+    """A function of a model's weights as a module, which is what DDP wraps."""
+
+    def __init__(self, model: nn.Module, function: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.function(tokens)
+
+
+def spread(model: nn.Module, *, device_type: str, size: int, blocks_in_bf16: bool) -> None:
+    """Leave each rank its share of every weight, in place, and on the device.
+
+    Whole, a block at a time exists there: it is gathered before its forward and its backward.
+    Weights, gradients and the optimizer stay fp32; `blocks_in_bf16` gathers half as many bytes.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import (
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    mesh = init_device_mesh(device_type, (size,))
+    in_blocks = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if blocks_in_bf16 else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # what flows from block to block stays fp32, as on one device
+    )
+    # from the inside out, so that each weight belongs to the smallest part that has it
+    for block in reversed(blocks(model)):
+        fully_shard(block, mesh=mesh, mp_policy=in_blocks, reshard_after_forward=True)
+    # not to reshard is the default for the root: then weights would be whole after an evaluation
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    if hasattr(model, "loss"):  # it uses weights as `forward` does
+        register_fsdp_forward_method(model, "loss")
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The parts that a model repeats, outer ones first: what its ModuleLists hold."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    found = dict.fromkeys(block for modules in lists for block in modules)
+    return [block for block in found if not isinstance(block, nn.ModuleList | nn.ModuleDict)]
+
+
+@contextmanager
+def whole_on_main(model: nn.Module) -> Iterator[None]:
+    """The main rank may use the model alone in here, while the others wait.
+
+    A model that is spread is gathered on every rank for that time, in the type that blocks use.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(True, recurse=False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor: if ranks hold shares of it, all of them must ask for it."""
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return gather() if gather else tensor
+
+
+def is_spread(tensor: Tensor) -> bool:
+    """Whether this rank holds only a share of the tensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def handed_out(value: Tensor, like: Tensor, ranks: Ranks) -> Tensor:
+    """The main rank's value on every rank, or shares of it if `like` has its shape and is spread.
+
+    The other ranks come with an empty tensor of the same shape and type.
+    """
+    if ranks.size == 1:
+        return value
+    value = value.to(like.device)
+    if is_spread(like) and value.shape == like.shape:
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(like, DTensor)
+        return distribute_tensor(value, like.device_mesh, like.placements)
+    torch.distributed.broadcast(value, 0)
+    return value

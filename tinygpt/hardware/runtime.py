@@ -1,0 +1,366 @@
+"""Hardware: device, precision, compilation, threads.  The only file that says cuda."""
+
+import ctypes
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tinygpt import kernels
+from tinygpt.config import DeviceConfig
+from tinygpt.errors import UserError
+from tinygpt.hardware import parallel
+from tinygpt.hardware.parallel import MeanGradients
+from tinygpt.hardware.ranks import Ranks
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PLACES = {
+    "none": "one process",
+    "ddp": "{ranks} ranks, each with a copy of the model (DDP)",
+    "fsdp": "{ranks} ranks, over which the model is spread (FSDP)",
+}
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+NORM_ELEMENTS = 1 << 16  # of a tensor whose norm a CPU takes at once: it is 4e-7 off at most
+# compiling takes about a minute; shorter runs do not earn it back
+COMPILE_PAYS_AFTER_STEPS = {"cuda": 500, "cpu": 20_000}
+# on a CPU it saves the time between operations, which larger matrices hide
+COMPILE_PAYS_BELOW_FLOPS = 8e9
+
+
+class Runtime:
+    """The device that a config asks for; raises UserError if this machine does not have it.
+
+    Of several ranks, which have met, each makes one, and it connects them.
+    """
+
+    def __init__(self, cfg: DeviceConfig, ranks: Ranks | None = None) -> None:
+        self.cfg = cfg
+        self.ranks = ranks or Ranks(alone=True)
+        # of several ranks none may choose for itself
+        kind = self.ranks.from_main(lambda: _best_device() if cfg.type == "auto" else cfg.type)
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise UserError(_missing("cuda", "a CUDA build of torch and a visible NVIDIA GPU"))
+        if kind == "mps" and not torch.backends.mps.is_available():
+            raise UserError(_missing("mps", "an Apple GPU and a torch built for it"))
+        self.device = self._own_device(kind)
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        self.precision = self._precision()
+        self._choose_kernels()
+        if kind == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32 where fp32 is left
+            torch.cuda.reset_peak_memory_stats()  # of the run before, in the same process
+        if kind == "cpu" and platform.libc_ver()[0] == "glibc":
+            _keep_freed_memory()
+        self.parallel = self._parallel()
+        self.ranks.connect(kind)
+
+    def _own_device(self, kind: str) -> torch.device:
+        ranks = self.ranks
+        if ranks.size == 1 or kind == "cpu":
+            return torch.device(kind)
+        if kind == "mps":
+            raise UserError(
+                f"device=mps is one device, and there are {ranks.size} ranks; type device=cpu, or "
+                "start one process, without torchrun"
+            )
+        if ranks.local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {ranks.rank} finds no GPU of its own: torchrun started more than "
+                f"{ranks.local_rank} processes on a machine with {torch.cuda.device_count()}; "
+                f"type --nproc_per_node={torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(ranks.local_rank)
+        return torch.device("cuda", ranks.local_rank)
+
+    def _parallel(self) -> str:
+        """Of DDP and FSDP what is asked for; auto becomes FSDP in `place`, where it must be."""
+        wanted = self.cfg.parallel
+        if self.ranks.size == 1:
+            if wanted != "auto":
+                raise UserError(
+                    f"device.parallel={wanted} is for several processes, and there is one; type "
+                    "device.parallel=auto, or start it by\n"
+                    "  torchrun --nproc_per_node=2 -m tinygpt.train ..."
+                )
+            return "none"
+        if wanted == "fsdp" and self.precision == "fp16":
+            raise UserError(
+                "device.precision=fp16 scales the loss, which is not made for "
+                "device.parallel=fsdp; type device.precision=bf16, or fp32"
+            )
+        return "ddp" if wanted == "auto" else wanted
+
+    def _choose_kernels(self) -> None:
+        """Begin to compile those of a CPU, beside what goes on until a step needs them."""
+        on_cpu = self.device.type == "cpu"
+        if self.cfg.kernels == "fused" and not on_cpu:
+            raise UserError(
+                f"device.kernels=fused is for a CPU, and this is {self.device.type}; type "
+                "device.kernels=auto"
+            )
+        fuses = on_cpu and self.cfg.kernels != "torch"
+        kernels.choose(DTYPES[self.precision] if fuses else None)
+        if self.cfg.kernels == "fused" and (lack := kernels.lacking()):
+            raise UserError(
+                f"device.kernels=fused is not possible here: {lack}; type device.kernels=auto"
+            )
+
+    def place(self, model: nn.Module) -> str:
+        """Put a model that was built on the CPU where it is trained, in place; where, in words."""
+        why = ""
+        if self.parallel == "ddp" and self.cfg.parallel == "auto" and self._is_too_large(model):
+            self.parallel = "fsdp"
+            why = ": weights, gradients and the optimizer do not fit one GPU"
+        if self.parallel != "fsdp":
+            model.to(self.device)
+        else:  # from the CPU: no GPU ever holds more than a block of it whole
+            parallel.spread(
+                model,
+                device_type=self.device.type,
+                size=self.ranks.size,
+                blocks_in_bf16=self._bf16_blocks,
+            )
+        return _PLACES[self.parallel].format(ranks=self.ranks.size) + why
+
+    @property
+    def _bf16_blocks(self) -> bool:
+        """Whether FSDP gathers blocks in bf16.
+
+        LayerNorm then has weights of another type than its input: CUDA's autocast converts them,
+        that of a CPU does not.
+        """
+        return self.precision == "bf16" and self.device.type == "cuda"
+
+    def _is_too_large(self, model: nn.Module) -> bool:
+        """Whether any rank's GPU is too small for a copy of the model and what trains it."""
+        if self.device.type != "cuda" or self.precision == "fp16":
+            return False
+        needed = parallel.STATE_BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())
+        lacking = needed - torch.cuda.get_device_properties(self.device).total_memory
+        return self.ranks.most(lacking)[0] > 0
+
+    def mean_gradients(self, model: nn.Module, loss: Callable[[Tensor], Tensor]) -> MeanGradients:
+        """The loss for training: its gradients become means over all ranks."""
+        return MeanGradients(model, loss, copies=self.parallel == "ddp")
+
+    def _precision(self) -> str:
+        kind, wanted = self.device.type, self.cfg.precision
+        has_bf16 = kind == "cpu" or (
+            kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+        if wanted == "auto":
+            gains = has_bf16 and (kind == "cuda" or _cpu_multiplies_bf16())
+            wanted = self.ranks.from_main(lambda: "bf16" if gains else "fp32")
+        if wanted == "fp16" and kind != "cuda":
+            raise UserError(
+                f"device.precision=fp16 is only safe on cuda, where the loss is scaled; "
+                f"on {kind} type device.precision={'bf16' if has_bf16 else 'fp32'}"
+            )
+        if wanted == "bf16" and not has_bf16:
+            raise UserError(
+                f"device.precision=bf16 is not supported by this {kind} device; "
+                "type device.precision=fp32"
+            )
+        return wanted
+
+    @contextmanager
+    def model_on_main(self, model: nn.Module) -> Iterator[None]:
+        """The context in which the main rank uses the model alone, and the others wait."""
+        if self.parallel != "fsdp":
+            yield
+            return
+        with parallel.whole_on_main(model), self.autocast() if self._bf16_blocks else nullcontext():
+            yield
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which a forward runs."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss for fp16, and does nothing otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def compile(
+        self,
+        model: nn.Module,
+        *,
+        planned_steps: int | None,
+        flops: float,
+        before: bool | None = None,
+    ) -> tuple[nn.Module, str]:
+        """The model, compiled if that is wanted and pays, and the reason in words.
+
+        `planned_steps` is the length of the whole run; `flops` is the work of a micro batch,
+        forward and backward. `before` is what was decided when a run that goes on began: compiled
+        or not, it has other last bits.
+        """
+        wanted, kind = self.cfg.compile, self.device.type
+        if self.parallel == "fsdp" and wanted != "never":
+            return model, f"device.compile={wanted}: not compiled, FSDP gathers between operations"
+        if wanted == "never":
+            return model, "device.compile=never"
+        if wanted == "auto" and before is False:
+            return model, "device.compile=auto: not compiled, as before"
+        if wanted == "auto" and before is None:
+            if kind == "mps":
+                return model, "device.compile=auto: not compiled, on mps it gains nothing"
+            if kind == "cpu" and self.ranks.size > 1:
+                return model, "device.compile=auto: not compiled, several ranks share this CPU"
+            if kind == "cpu" and kernels.multiply():
+                return model, "device.compile=auto: not compiled, the fused kernels are quicker"
+            if kind == "cpu" and flops > COMPILE_PAYS_BELOW_FLOPS:
+                return model, "device.compile=auto: not compiled, matrices this large gain nothing"
+            enough = COMPILE_PAYS_AFTER_STEPS[kind]
+            # without a number of steps the clock ends the run, on a CPU often within a minute
+            steps = planned_steps or (0 if kind == "cpu" else enough)
+            if steps < enough:
+                words = (
+                    f"for {planned_steps:,} steps" if planned_steps else "for a run by the clock"
+                )
+                return model, f"device.compile=auto: not compiled {words}"
+        if kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            return model, f"device.compile={wanted}: not compiled, there is no C++ compiler"
+        torch._dynamo.config.suppress_errors = True  # a graph that fails to compile runs as it is
+        compiled = torch.compile(model)
+        return cast(
+            nn.Module, compiled
+        ), f"device.compile={wanted}: compiled; the first step takes up to a minute"
+
+    def seed(self, seed: int) -> None:
+        """Begin the random numbers of the device, those of dropout, anew."""
+        if self.device.type == "cpu":  # for all devices it takes a hundred times as long
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
+    def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+        """Bring the norm of all gradients down to `limit`, 0 being none; what it was before.
+
+        A CPU adds in a running total, which in fp32 swallows what comes late: the norm of 80
+        million elements at once is 0.8 % too small, that of the norms of their rows is not.
+        """
+        parameters = list(parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            gradients = [
+                gradient
+                if gradient.numel() <= NORM_ELEMENTS
+                else torch.linalg.vector_norm(gradient, dim=-1)
+                for gradient in gradients
+            ]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        whole_norm = parallel.whole(norm)
+        # elsewhere it is quicker to multiply by one than to wait and see whether that is needed
+        if limit and not (on_cpu and whole_norm <= limit):
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return whole_norm
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether the device works on its own while Python goes on."""
+        return self.device.type == "cuda"
+
+    def pin(self, tensor: Tensor) -> Tensor:
+        """The tensor in memory from which the device copies without anybody waiting."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """A copy on the device, without waiting for it where the device allows."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def peak_mem_bytes(self) -> int | None:
+        """Most memory allocated so far on any rank's device; None where that does not say."""
+        if self.device.type != "cuda":
+            return None
+        return int(self.ranks.most(torch.cuda.max_memory_allocated())[0])
+
+    def describe(self) -> dict[str, Any]:
+        """Hardware and precision, for run.json."""
+        return {
+            "device": self.device.type,
+            "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else _cpu(),
+            "precision": self.precision,
+            "kernels": kernels.describe(),
+            "threads": torch.get_num_threads(),
+            "cpu_count": os.cpu_count(),
+            "platform": platform.platform(),
+        }
+
+
+def host_copies(
+    *groups: Mapping[str, Tensor],
+) -> tuple[list[dict[str, Tensor]], Callable[[], None]]:
+    """Copies in main memory that are what the tensors are now, and what waits for them.
+
+    A GPU makes them in the order of its work, so nobody has to wait before the next step.
+    """
+    copies = [{name: _host_copy(tensor) for name, tensor in group.items()} for group in groups]
+    if not any(tensor.is_cuda for group in groups for tensor in group.values()):
+        return copies, lambda: None
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own
+    done.record()
+    return copies, done.synchronize
+
+
+def _host_copy(tensor: Tensor) -> Tensor:
+    tensor = parallel.whole(tensor)
+    if not tensor.is_cuda:
+        return tensor.to("cpu", copy=True)
+    # into pageable memory the copy would not be asynchronous
+    pinned = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for it; without them bf16 is slower than fp32."""
+    has: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # torch before 2.11 cannot say
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next step, which asks for the same again.
+
+    It gives large blocks back to the system at once, and taking them anew costs a page fault for
+    each 4 KiB: a tenth of a step. Other C libraries stay as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20)):
+        mallopt(parameter, value)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _missing(kind: str, needs: str) -> str:
+    return (
+        f"device={kind} is not available: it needs {needs}, and torch {torch.__version__} sees "
+        "none; type device=cpu or device=auto"
+    )
+
+
+def _cpu() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,86 @@
+"""The loss of a linear output layer without all of its logits in memory.
+
+N tokens, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tinygpt.kernels import kernels_for
+
+
+class Blocks(NamedTuple):
+    """How logits are made: about so many at a time, of a vocabulary that is filled up."""
+
+    elements: int
+    multiple: int  # of which the vocabulary becomes one, by rows of zeros
+
+
+CPU_BLOCKS = Blocks(elements=1 << 25, multiple=1)
+# large enough that launches do not matter, and rows of 128 bytes, without which tensor cores are
+# slow (NVIDIA, "Matrix Multiplication Background User's Guide", "Requirements to Use Tensor Cores")
+GPU_BLOCKS = Blocks(elements=1 << 27, multiple=64)
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean nats of targets (N,) under logits x (N, C) times weight (V, C) transposed.
+
+    The gradients are made on the way, block by block, so that no more logits exist than are in one.
+    """
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    if dtype == torch.float16:  # gradients this small are lost unless the loss is scaled before
+        logits = F.linear(x, weight)
+        return F.cross_entropy(logits.float(), targets)
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return _LinearCrossEntropy.apply(x, weight, targets, dtype, needs_grad)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        needs_grad: bool,
+    ) -> Tensor:
+        n_tokens, n_vocab = len(x), len(weight)
+        blocks = CPU_BLOCKS if x.device.type == "cpu" else GPU_BLOCKS
+        exact = torch.promote_types(dtype, torch.float32)
+        kernels = kernels_for(x, dtype)
+        w = kernels.rounded(weight, dtype)
+        if n_vocab % blocks.multiple:
+            w = F.pad(w, (0, 0, 0, -n_vocab % blocks.multiple))
+        nats = torch.zeros((), dtype=exact, device=x.device)
+        d_x: list[Tensor] = []
+        d_weight: Tensor | None = None
+        rows = max(1, blocks.elements // len(w))
+        for start in range(0, n_tokens, rows):
+            block = slice(start, start + rows)
+            x_block = x[block].to(dtype)
+            logits = kernels.linear(x_block, w)
+            scale = 1 / n_tokens if needs_grad else None
+            nats += kernels.cross_entropy_(logits[:, :n_vocab], targets[block], scale)
+            if needs_grad:  # logits are their own gradients now; those of the zeros are still 0
+                d_x.append(kernels.linear_backward(logits, w))
+                part = kernels.linear_weights(logits, x_block, weight.dtype)
+                if len(part) > n_vocab:  # only then: autograd adds to no view in place
+                    part = part[:n_vocab]
+                d_weight = part if d_weight is None else d_weight.add_(part)
+        if needs_grad:
+            ctx.save_for_backward(torch.cat(d_x), d_weight)
+            ctx.x_dtype = x.dtype
+        return nats / n_tokens
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        d_x, d_weight = ctx.saved_tensors
+        return d_x.to(ctx.x_dtype).mul_(grads[0]), d_weight.mul_(grads[0]), None, None, None

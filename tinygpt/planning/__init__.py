@@ -1,0 +1,1 @@
+"""What a run or sweep will take: memory, disk and time."""

@@ -1,0 +1,111 @@
+"""What a run will take: parameters, work, memory, disk and time, before it is begun.
+
+Work follows from the config. Time and memory are measured: a few real steps on random tokens.
+"""
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
+
+from tinygpt.config import RunConfig
+from tinygpt.errors import UserError
+from tinygpt.training.trial import MARGIN, Sizes, Trial, candidates, timed
+
+SECONDS = 8.0  # of steps that are timed
+WARM_S = 1.0  # of steps before them
+OPTIMIZER_STATE = 12  # bytes per parameter in a checkpoint: the weight and Adam's two moments
+ROW_BYTES = 330  # of a row of metrics
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a few real steps took."""
+
+    step_s: float
+    eval_s_per_token: float
+    peak_bytes: int  # of a GPU, or of the process, with torch and all that a run imports
+    device: str
+
+
+def measure(cfg: RunConfig, vocab_size: int, *, seconds: float) -> Measured:
+    """Train some steps on random tokens in a process of its own, whose memory is its own too.
+
+    Raises UserError if the process ends badly, as by too little memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_and_tell, args=(cfg, vocab_size, seconds, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return cast(Measured, ours.recv())
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        size = cfg.trainer.micro_batch_size
+        raise UserError(
+            f"the trial of trainer.micro_batch_size={size} ended with exit code {code}; if that "
+            "was for too little memory, type a smaller one"
+        ) from None
+    finally:
+        process.join()
+
+
+def _measure_and_tell(cfg: RunConfig, vocab_size: int, seconds: float, pipe: Any) -> None:
+    from tinygpt import registry
+
+    registry.import_all()
+    pipe.send(_measure(cfg, vocab_size, seconds))
+
+
+def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
+    from tinygpt.hardware.runtime import Runtime
+
+    import_module("matplotlib.backends.backend_agg")  # a run draws its curve
+    runtime = Runtime(cfg.device)
+    with Trial(cfg, runtime, vocab_size) as trainer:
+        step_s = _mean_step(trainer, seconds=seconds)
+        trainer.evaluate()
+        began = time.perf_counter()
+        trainer.evaluate()
+        eval_s = (time.perf_counter() - began) / len(trainer.validation.tokens)
+        on_device = runtime.peak_mem_bytes()
+        peak = _peak_rss() if on_device is None else on_device
+        return Measured(step_s, eval_s, peak, str(runtime.describe()["device_name"]))
+
+
+def _peak_rss() -> int:
+    """The most memory that this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _mean_step(trainer: Any, *, seconds: float) -> float:
+    """Seconds of a step over a time, stalls of the machine included: a run has them too."""
+    warm = seconds * WARM_S / SECONDS
+    while (once := timed(trainer, 1)) < warm:
+        warm -= once
+    return timed(trainer, max(1, round(seconds / once)))
+
+
+def checkpoint_bytes(count: Sizes) -> int:
+    """Of one checkpoint."""
+    return OPTIMIZER_STATE * count.total
+
+
+def largest_that_fits(
+    cfg: RunConfig, measured: Callable[[int], int], *, free: int
+) -> tuple[int | None, int]:
+    """The largest micro batch within the memory, and bytes per sequence, from two sizes measured.
+
+    None if not even one sequence fits.
+    """
+    small, large = measured(4), measured(16)
+    each = max((large - small) // 12, 1)
+    fitting = [s for s in candidates(cfg) if small + (s - 4) * each < MARGIN * free]
+    return (max(fitting) if fitting else None), each

@@ -1,0 +1,1 @@
+"""Many runs: scheduling, folders, searches, stopping rules and launchers."""

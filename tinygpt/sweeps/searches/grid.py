@@ -1,0 +1,36 @@
+"""Every combination of the values that are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinygpt.config.overrides import expand
+from tinygpt.interfaces import Search, SearchConfig
+from tinygpt.registry import register
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+
+@register("search")
+@dataclass
+class GridConfig(SearchConfig):
+    """The combinations, the last list varying fastest."""
+
+    name: str = "grid"
+
+    def build(self, space: Sequence[Override], *, folder: Path) -> Grid:
+        return Grid(space)
+
+
+class Grid(Search):
+    """Knows all of its trials from the start."""
+
+    def __init__(self, space: Sequence[Override]) -> None:
+        self._jobs = expand(space)
+
+    def planned(self) -> list[list[str]]:
+        return self._jobs

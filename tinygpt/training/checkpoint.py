@@ -1,0 +1,327 @@
+"""TrainState <-> folder, atomically: a checkpoint is whole and verified, or it does not exist.
+
+`checkpoints/step-00000100/` holds model.safetensors, optimizer.safetensors, state.json and
+checksums.json.  It is written under another name, flushed to the disk, and renamed, by a thread of
+its own from a copy of the state: until it is written, that takes as much memory as the state does.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tinygpt.errors import UserError
+from tinygpt.hardware.parallel import handed_out, whole
+from tinygpt.hardware.ranks import Ranks
+from tinygpt.hardware.runtime import host_copies
+from tinygpt.training.state import TrainState
+
+_TENSORS = ("model", "optimizer", "scaler")  # the fields of TrainState that state.json leaves out
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CHUNK = 1 << 24  # bytes hashed at a time: each chunk has to wait for Python's lock
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest `keep`, and the best.
+
+    Where several ranks train one model, `writes` is for the main one; it needs the others only to
+    give it their shares of a model that is spread over them.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 1, writes: bool = True) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.writes = writes
+        self.took_s = 0.0  # the newest one, from its beginning until the disk held it
+        self._writing: Future[None] | None = None
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first."""
+        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, state: TrainState) -> Path:
+        """Write the state and remove what is older, except the best; raises UserError.
+
+        Whenever the process dies in here, this checkpoint or the one before it is whole.
+        """
+        self.start_saving(state)
+        self.wait()
+        return self.path(state.step)
+
+    def start_saving(self, state: TrainState) -> None:
+        """Do what `save` does to a copy of the state, while the state goes on changing.
+
+        Waits for the checkpoint before, and raises what went wrong with that one.
+        """
+        if not self.writes:
+            for tensor in [
+                *_model_tensors(state.model).values(),
+                *_optimizer_state(state)[0].values(),
+            ]:
+                whole(tensor)
+            return
+        self.wait()
+        began = time.perf_counter()
+        snapshot, written = _Snapshot.of(state), Future[None]()
+
+        def write() -> None:
+            try:
+                self._save(snapshot)
+                self.took_s = time.perf_counter() - began
+                written.set_result(None)
+            except BaseException as error:  # `wait` raises it where somebody sees it
+                written.set_exception(error)
+
+        self._writing = written
+        # no daemon: Python would end it inside of a library, which aborts the process
+        Thread(target=write, name="checkpoint").start()
+
+    def wait(self) -> None:
+        """Until what was begun is on the disk; raises, once, what went wrong."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Nothing is left to write when this ends, in whatever way."""
+        try:
+            yield
+        finally:
+            self.wait()
+
+    def _save(self, snapshot: "_Snapshot") -> None:
+        step = snapshot.step
+        target = self.path(step)
+        partial = self.folder / f"partial-{step:08d}"
+        for leftover in self.folder.glob("partial-*"):  # of a process that died
+            shutil.rmtree(leftover)
+        try:
+            _write(snapshot, partial)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not any(os.strerror(code) in str(error) for code in _DISK_FULL):
+                raise
+            raise UserError(
+                f"the disk of {self.folder} is full: the checkpoint of step {step} does not "
+                f"fit; make room and go on with resume={self.folder.parent}"
+            ) from None
+        if target.exists():  # a damaged one that a resumed run came back to
+            shutil.rmtree(target)
+        partial.rename(target)
+        _flush(self.folder)
+        # newer ones are damaged, or the run would not have come back to this step
+        past = [saved for saved in self.steps() if saved <= step]
+        for old in {*self.steps()} - {*past[-self.keep :], snapshot.best_step}:
+            shutil.rmtree(self.path(old))
+
+    def latest(self, warn: Callable[[str], None]) -> Path | None:
+        """The newest undamaged checkpoint, or None; a damaged one is named and passed over."""
+        for step in reversed(self.steps()):
+            damage = _damage(self.path(step))
+            if damage is None:
+                return self.path(step)
+            warn(f"checkpoint {self.path(step)} is damaged and passed over: {damage}")
+        return None
+
+    def best(self, warn: Callable[[str], None]) -> Path | None:
+        """The checkpoint with the lowest val/bpb, else the newest; None without any."""
+        latest = self.latest(warn)
+        if latest is None:
+            return None
+        best_step = json.loads((latest / "state.json").read_text())["best_step"]
+        best = self.path(best_step) if best_step is not None else latest
+        damage = _damage(best)
+        if damage is None:
+            return best
+        warn(f"the best checkpoint, {best}, is damaged: {damage}; using {latest.name}, the newest")
+        return latest
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """All of a state as it was at one moment."""
+
+    step: int
+    best_step: int | None
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    plain: str  # the rest, as JSON
+    copied: Callable[[], None]  # waits until the tensors hold their values
+
+    @classmethod
+    def of(cls, state: TrainState) -> "_Snapshot":
+        """A copy; a device makes its part of it when it comes to that."""
+        tensors, scalars = _optimizer_state(state)
+        (model, optimizer), copied = host_copies(_model_tensors(state.model), tensors)
+        plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _TENSORS}
+        plain |= {"optimizer": scalars, "scaler": state.scaler.state_dict()}
+        text = json.dumps(plain, indent=2)
+        return cls(state.step, state.best_step, model, optimizer, text, copied)
+
+
+def _write(snapshot: _Snapshot, folder: Path) -> None:
+    """Write all files of a checkpoint and have the disk hold them."""
+    folder.mkdir(parents=True)
+    snapshot.copied()
+    save_file(snapshot.model, folder / "model.safetensors")
+    save_file(snapshot.optimizer, folder / "optimizer.safetensors")
+    (folder / "state.json").write_text(snapshot.plain)
+    sums = {name: _sha256(folder / name) for name in _FILES}
+    (folder / "checksums.json").write_text(json.dumps(sums, indent=2))
+    for path in [*folder.iterdir(), folder]:
+        _flush(path)
+
+
+def load_model(model: nn.Module, path: Path | None, ranks: Ranks | None = None) -> None:
+    """Copy a checkpoint's weights into the model; raises UserError if they do not fit.
+
+    Of several ranks only the main one reads, and so needs a path.
+    """
+    own = _model_tensors(model)
+    saved = _SavedTensors(path and path / "model.safetensors", ranks or Ranks(alone=True))
+    if saved.shapes.keys() != own.keys():
+        odd = sorted(saved.shapes.keys() ^ own.keys())
+        raise UserError(f"{path} is of another model: it differs in {', '.join(odd[:3])}")
+    for name, tensor in own.items():
+        if tensor.shape != saved.shapes[name]:
+            raise UserError(
+                f"{path} is of another model: {name} is {tuple(saved.shapes[name])} there "
+                f"and {tuple(tensor.shape)} here"
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(saved.take(name, like=tensor))
+
+
+def load_state(state: TrainState, path: Path | None, ranks: Ranks | None = None) -> None:
+    """Put a checkpoint's values into a freshly built state; paths are as in `load_model`."""
+    ranks = ranks or Ranks(alone=True)
+    load_model(state.model, path, ranks)
+    plain = ranks.from_main(lambda: _plain(path))
+    saved = _SavedTensors(path and path / "optimizer.safetensors", ranks)
+    own = dict(state.model.named_parameters())
+    tensors = {key: saved.take(key, like=own[key.rsplit("/", 1)[0]]) for key in saved.shapes}
+    _load_optimizer(state, tensors, plain.pop("optimizer"))
+    if scaler := plain.pop("scaler"):  # {} of a run in another precision
+        state.scaler.load_state_dict(scaler)
+    for name, value in plain.items():
+        setattr(state, name, value)
+
+
+def _plain(path: Path | None) -> dict[str, Any]:
+    assert path, "the main rank has one"
+    content: dict[str, Any] = json.loads((path / "state.json").read_text())
+    return content
+
+
+class _SavedTensors:
+    """The tensors of a file, one at a time, which the main rank reads and hands out."""
+
+    def __init__(self, path: Path | None, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._file: Any = safe_open(path, "pt") if path else None
+        entries: dict[str, tuple[str, list[int]]] = ranks.from_main(self._entries)
+        self.shapes = {name: torch.Size(shape) for name, (_, shape) in entries.items()}
+        self._types = {name: getattr(torch, dtype) for name, (dtype, _) in entries.items()}
+
+    def _entries(self) -> dict[str, tuple[str, list[int]]]:
+        assert self._file, "the main rank reads one"
+        tensors = {name: self._file.get_tensor(name) for name in self._file.keys()}  # noqa: SIM118
+        return {n: (str(t.dtype).removeprefix("torch."), [*t.shape]) for n, t in tensors.items()}
+
+    def take(self, name: str, *, like: Tensor) -> Tensor:
+        """The tensor, or this rank's share of it if `like` is spread; all ranks take the same."""
+        if self._file:
+            value = self._file.get_tensor(name)
+        else:
+            value = torch.empty(self.shapes[name], dtype=self._types[name])
+        return handed_out(value, like, self._ranks)
+
+
+def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name; a tied weight appears once."""
+    persistent = model.state_dict(keep_vars=True)
+    buffers = [(name, t) for name, t in model.named_buffers() if name in persistent]
+    return {name: t.detach() for name, t in [*model.named_parameters(), *buffers]}
+
+
+def _optimizer_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's memory, tensors apart from plain values, keyed `<parameter>/<what>`."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    names = _parameter_names(state.model, state.optimizer)
+    for index, entries in state.optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            target: dict[str, Any] = tensors if isinstance(value, Tensor) else scalars
+            target[f"{names[index]}/{key}"] = value
+    return tensors, scalars
+
+
+def _load_optimizer(state: TrainState, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+    indices = {name: i for i, name in enumerate(_parameter_names(state.model, state.optimizer))}
+    entries: dict[int, dict[str, Any]] = {}
+    for path, value in (tensors | scalars).items():
+        name, key = path.rsplit("/", 1)
+        entries.setdefault(indices[name], {})[key] = value
+    # groups, such as weight decay, follow from the config and stay as they were built
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def _parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """The model's name of each parameter, in the optimizer's order."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, in words, or None."""
+    try:
+        sums = json.loads((path / "checksums.json").read_text())
+        for name in _FILES:
+            if _sha256(path / name) != sums[name]:
+                return f"{name} has another checksum"
+    except OSError as error:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    except (ValueError, TypeError, KeyError):
+        return "checksums.json does not list the files"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold what was written, so that a rename cannot overtake it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

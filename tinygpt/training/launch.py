@@ -1,0 +1,221 @@
+"""What surrounds a run: its folder, how it ended and what is said of it."""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tinygpt import config, console, registry
+from tinygpt.config import RunConfig, mistakes, overrides
+from tinygpt.errors import AlreadyFinished, UserError
+from tinygpt.hardware.ranks import RankLost, Ranks
+from tinygpt.records.folder import RunFolder, find_run
+
+# what a resumed run keeps: with another value of these it would be another run
+_FROZEN = ("dataset", "tokenizer", "model", "seed", "trainer.seq_len", "trainer.tokens_per_step")
+_EXIT_CODES = {"finished": 0, "paused": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
+
+
+@dataclass
+class Job:
+    """One run to make: what was typed, what it means, and where it goes."""
+
+    cfg: RunConfig
+    overrides: list[str]
+    path: Path
+    run_id: str
+    group: str | None = None
+    resumed: bool = False
+    pause_at: int | None = None  # step after which it ends for now
+    compiled: bool | None = None  # what was decided when it began
+
+
+def launch(job: Job) -> int:
+    """Run one job in its folder; its exit code. A failure is recorded and told, not raised.
+
+    Raises UserError for a device or text that is not there, before there is a folder.
+    """
+    from tinygpt.training.run import check, run  # with torch, only when there is something to run
+
+    ranks = Ranks()
+    if ranks.restarts and not job.resumed:
+        raise UserError(
+            "torchrun has restarted its ranks, which would begin a new run; type --max-restarts=0, "
+            "and go on with resume=latest"
+        )
+    job.cfg.trainer.grad_accum(ranks=ranks.size)
+    ranks.meet()
+    ranks.from_main(
+        lambda: {
+            "config": config.to_dict(job.cfg),
+            "folder": str(job.path),
+            "resumed": job.resumed,
+            "pause_at": job.pause_at,
+            "compiled": job.compiled,
+        }
+    )
+    runtime = check(job.cfg, ranks)
+    if job.resumed:
+        folder = RunFolder.reopen(
+            job.path, cfg=job.cfg, overrides=job.overrides, pause_at=job.pause_at
+        )
+    else:
+        folder = RunFolder.create(
+            job.path, cfg=job.cfg, overrides=job.overrides, run_id=job.run_id, group=job.group
+        )
+    code = _in_folder(
+        job,
+        folder,
+        lambda: run(
+            job.cfg,
+            folder,
+            runtime,
+            resumed=job.resumed,
+            pause_at=job.pause_at,
+            compiled=job.compiled,
+        ),
+        ranks,
+    )
+    ranks.leave(code)
+    return code
+
+
+def _in_folder(job: Job, folder: RunFolder, work: Callable[[], str | None], ranks: Ranks) -> int:
+    """Do the work of a job; how it ended is recorded and told, and becomes the exit code."""
+
+    def last_word() -> None:
+        error = "did not end after a signal; a rank that it waits for may be gone"
+        console.log_error(f"{error}\n  run folder: {job.path}")
+        folder.write_run(status="failed", error=error)
+
+    try:
+        with ranks.watched(last_word):
+            ended_by = work()
+    except AlreadyFinished as error:
+        folder.close("finished")
+        console.log_error(str(error))
+        return _EXIT_CODES["failed"]
+    except RankLost as error:
+        folder.close("failed", str(error))
+        console.log_error(f"{error}\n  {_go_on(job.path, ranks)}")
+        return _EXIT_CODES["failed"]
+    except UserError as error:
+        folder.close("failed", str(error))
+        console.log_error(f"{error}\n  run folder: {job.path}")
+        return _EXIT_CODES["failed"]
+    except KeyboardInterrupt as error:
+        ended_by = str(error) or "SIGINT"
+    except Exception as error:
+        console.log_error(f"the run in {job.path} failed", traceback=True)
+        folder.close("failed", f"{type(error).__name__}: {error}")
+        return _EXIT_CODES["failed"]
+    if ended_by == "paused":
+        folder.close("paused")
+        console.say(f"paused after step {job.pause_at}; {_go_on(job.path, ranks)}")
+        return _EXIT_CODES[ended_by]
+    if ended_by:
+        folder.close("interrupted", ended_by)
+        console.say(f"{ended_by}: interrupted; {_go_on(job.path, ranks)}")
+        return _EXIT_CODES[ended_by]
+    folder.close("finished")
+    where = shlex.quote(f"run={job.path}")
+    console.say(
+        f"everything is in {job.path}; write with it:\n"
+        f'  python -m tinygpt.sample {where} prompt="Once upon a time"'
+    )
+    return _EXIT_CODES["finished"]
+
+
+def _go_on(path: Path, ranks: Ranks) -> str:
+    """What to type to go on with a run, on as many ranks as one likes."""
+    start = "torchrun ... -m" if ranks.size > 1 else "python -m"
+    return f"go on with\n  {start} tinygpt.train {shlex.quote(f'resume={path}')}"
+
+
+def take_part() -> int:
+    """Be another rank of the run that the main one begins; the exit code.
+
+    It says nothing, unless it fails alone or the main rank cannot speak any more.
+    """
+    from tinygpt.training import run
+
+    ranks, path, code = Ranks(), Path(), _EXIT_CODES["failed"]
+    registry.import_all()
+    try:
+        ranks.meet()
+        order: dict[str, Any] = ranks.from_main(dict)
+        path = Path(order["folder"])
+        cfg = config.resolve(order["config"], RunConfig)
+        runtime = run.check(cfg, ranks)
+        with ranks.watched():
+            interrupted = run.take_part(
+                cfg,
+                path,
+                runtime,
+                resumed=order["resumed"],
+                pause_at=order["pause_at"],
+                compiled=order["compiled"],
+            )
+        code = _EXIT_CODES[interrupted or "finished"]
+    except RankLost as error:
+        if error.rank == 0 and ranks.rank == 1:  # one voice is enough
+            console.log_error(f"{error}\n  {_go_on(path, ranks)}")
+    except UserError as error:
+        if not ranks.main_fails_too():
+            console.log_error(f"rank {ranks.rank}: {error}")
+    except KeyboardInterrupt:
+        code = _EXIT_CODES["SIGINT"]
+    except Exception:
+        console.log_error(f"rank {ranks.rank} failed", traceback=True)
+    ranks.leave(code)
+    return code
+
+
+def resumed(settings: Sequence[str]) -> Job:
+    """The run named by `resume=`, with the changes that a run may see while it goes on.
+
+    Raises UserError for a change that would make it another run.
+    """
+    registry.import_all()
+    which = [text.partition("=")[2] for text in settings if text.startswith("resume=")]
+    until = [text.partition("=")[2] for text in settings if text.startswith("until=")]
+    typed = [text for text in settings if not text.startswith(("resume=", "until="))]
+    outputs = [text.partition("=")[2] for text in typed if text.startswith("output_dir=")]
+    if len(which) > 1:
+        raise UserError(f"resume= goes on with one run, and is typed for {' and '.join(which)}")
+    path = find_run(which[-1], field="resume", output_dir=Path(*outputs[-1:] or ["outputs"]))
+    content = config.read(path / "config.yaml")
+    for override in overrides.parse(overrides.layered([], typed)):
+        key = override.key_or_group
+        if any(key == frozen or key.startswith(f"{frozen}.") for frozen in _FROZEN):
+            again = shlex.join([f"config_file={path / 'config.yaml'}", str(override.input_line)])
+            raise UserError(
+                f"{override.input_line} would make resume={path} another run; "
+                f"for a new one type\n  python -m tinygpt.train {again}"
+            )
+        if isinstance(content.get(key), dict):
+            raise UserError(
+                f"{override.input_line} is a choice, and a run that goes on keeps those it began "
+                "with; single fields may change, such as optimizer.lr=1e-4 or trainer.max_steps=500"
+            )
+        _assign(content, key, override.value())
+    cfg = config.resolve(content, RunConfig)
+    pause_at = config.parse_count("until", until[-1]) if until else None
+    record = json.loads((path / "run.json").read_bytes())
+    compiled = record.get("derived", {}).get("compiled")
+    return Job(cfg, typed, path, run_id="", resumed=True, pause_at=pause_at, compiled=compiled)
+
+
+def _assign(content: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted field of a saved config; raises UserError if there is none."""
+    *parents, leaf = path.split(".")
+    node: Any = content
+    for part in parents:
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
+        raise config.unknown_key(path, mistakes.dotted_keys(OmegaConf.create(content)))
+    node[leaf] = value

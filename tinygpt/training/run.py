@@ -1,0 +1,313 @@
+"""One run: build what the config names, introduce the parts to each other, run the loop."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinygpt import config, console
+from tinygpt.components.loggers.console import ConsoleLogger
+from tinygpt.components.loggers.fanout import Fanout
+from tinygpt.components.loggers.jsonl import JsonlLogger, read_rows
+from tinygpt.config import RunConfig
+from tinygpt.corpus.prepared import Prepared, prepare
+from tinygpt.errors import AlreadyFinished, UserError
+from tinygpt.hardware.ranks import Ranks
+from tinygpt.hardware.runtime import Runtime
+from tinygpt.interfaces import Callback, CallbackContext, Logger, Metrics, RunInfo
+from tinygpt.records import plots
+from tinygpt.records.folder import RunFolder
+from tinygpt.training import trial
+from tinygpt.training.checkpoint import Checkpoints, load_state
+from tinygpt.training.state import TrainState
+from tinygpt.training.trainer import Trainer
+
+
+def check(cfg: RunConfig, ranks: Ranks) -> Runtime:
+    """The hardware to run on; raises UserError if this machine lacks it or the text.
+
+    Ranks that have met are connected then.
+    """
+    cfg.dataset.open()
+    _ = cfg.tokenizer.identity  # reads the file that it is made from, if there is one
+    return Runtime(cfg.device, ranks)
+
+
+def run(
+    cfg: RunConfig,
+    folder: RunFolder,
+    runtime: Runtime,
+    *,
+    resumed: bool,
+    pause_at: int | None = None,
+    compiled: bool | None = None,
+) -> str | None:
+    """Train to the end, or to a pause; the signal that interrupted it, "paused", or None."""
+    choices = [choice.build() for choice in cfg.logger.values()]
+    logger = Fanout([ConsoleLogger(), JsonlLogger(folder.metrics), *choices])
+    prepared = _prepared(cfg, runtime.ranks)
+    if warning := prepared.overlap.warning(cfg.dataset):
+        console.warn(warning)
+    tokenizer = prepared.tokenizer
+    _bind(folder, prepared)
+    known = (folder.run.get("derived") or {}).get("micro_batch_size") if resumed else None
+    micro_batch_size = known or _micro_batch_size(cfg, runtime, tokenizer.vocab_size)
+    context = CallbackContext(tokenizer, folder.path, logger, cfg.trainer.seq_len)
+    trainer = _trainer(
+        cfg,
+        runtime,
+        prepared,
+        checkpoints=Checkpoints(folder.checkpoints, keep=cfg.trainer.keep_checkpoints),
+        logger=logger,
+        callbacks={name: choice.build(context) for name, choice in cfg.callback.items()},
+        resumed=resumed,
+        pause_at=pause_at,
+        compiled=compiled,
+        micro_batch_size=micro_batch_size,
+    )
+    state = trainer.state
+    derived = {
+        "n_params": sum(p.numel() for p in state.model.parameters()),
+        "flops_per_token": trainer.flops_per_token,
+        "vocab_size": tokenizer.vocab_size,
+        "world_size": runtime.ranks.size,
+        "parallel": runtime.parallel,
+        "micro_batch_size": trainer.micro_batch_size,
+        "grad_accum": trainer.grad_accum,
+        "compiled": trainer.model_loss is not trainer.plain_loss,
+        "max_steps": trainer.max_steps,
+        "max_time_s": trainer.max_time_s,
+        "steps_per_epoch": trainer.batches.steps_per_epoch,
+        "eval_every": trainer.eval_every,
+        "validation": {
+            "documents": trainer.validation.documents,
+            "utf8_bytes": trainer.validation.utf8_bytes,
+            "text_sha256": trainer.validation.checksum,
+        },
+        "floor_bpb": trainer.validation.floor_bpb,
+        "hardware": runtime.describe(),
+    }
+    if resumed and (changes := _changes_of_hardware(folder.run.get("derived"), derived)):
+        console.warn(f"{changes}: the last bits of what follows may be other ones")
+    folder.write_run(derived=derived)
+    _introduce(trainer, derived)
+    info = RunInfo(
+        folder=folder.path,
+        id=folder.run["id"],
+        group=folder.run["group"],
+        config=config.to_dict(cfg),
+        derived=derived,
+        resumed_at=state.step if resumed else None,
+        rows=_rows_before(folder, state.step) if resumed else [],
+    )
+    status, summary = "failed", {}
+    began = time.perf_counter()
+    try:
+        with runtime.ranks.watched():
+            logger.start(info)
+            summary = {"run": info.id, "n_params": derived["n_params"], **trainer.fit()}
+        folder.write_summary(summary)
+        if trainer.interrupted:
+            status = "interrupted"
+        else:
+            status = "paused" if trainer.paused else "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        logger.finish(status, summary)
+        _draw(folder, floor_bpb=trainer.validation.floor_bpb)
+    if status == "paused":
+        return status
+    if not trainer.interrupted:
+        console.say(_outcome(summary, time.perf_counter() - began))
+    return trainer.interrupted
+
+
+def _changes_of_hardware(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    """What computes the numbers of a run differently from before, in words."""
+    had, has = (before or {}).get("hardware"), now["hardware"]
+    if not had:  # frozen, and never begun
+        return ""
+    keys = ("device", "device_name", "precision", "kernels", "threads")
+    return ", ".join(
+        f"{key} was {had.get(key, 'torch')} and is {has[key]}"  # kernels have not always been named
+        for key in keys
+        if had.get(key, "torch") != has[key]
+    )
+
+
+def _rows_before(folder: RunFolder, step: int) -> list[Metrics]:
+    """The rows of a run that goes on after this step."""
+    if not folder.metrics.exists():  # it was frozen, and has not begun
+        return []
+    return [row for row in read_rows(folder.metrics) if row["step"] <= step]
+
+
+def take_part(
+    cfg: RunConfig,
+    path: Path,
+    runtime: Runtime,
+    *,
+    resumed: bool,
+    pause_at: int | None,
+    compiled: bool | None,
+) -> str | None:
+    """What `run` does on the main rank, on another: train, and leave the rest to that one."""
+    prepared = _prepared(cfg, runtime.ranks)
+    trainer = _trainer(
+        cfg,
+        runtime,
+        prepared,
+        micro_batch_size=_micro_batch_size(cfg, runtime, prepared.tokenizer.vocab_size),
+        checkpoints=Checkpoints(path / "checkpoints", writes=False),
+        logger=Logger(),
+        callbacks={},
+        resumed=resumed,
+        pause_at=pause_at,
+        compiled=compiled,
+    )
+    trainer.fit()
+    return trainer.interrupted
+
+
+def _prepared(cfg: RunConfig, ranks: Ranks) -> Prepared:
+    """The same tokens on every rank: the main one prepares them, where all see the same disk."""
+    prepared = ranks.main_first(lambda: prepare(cfg, console.say))
+    own = _checksums(prepared)
+    if ranks.from_main(lambda: own) != own:
+        raise UserError(
+            f"the tokens in {prepared.folder} are not those of the main rank; "
+            "copy its folder here, or type a cache_dir that all machines see"
+        )
+    return prepared
+
+
+def _micro_batch_size(cfg: RunConfig, runtime: Runtime, vocab_size: int) -> int:
+    """What was typed, or what is measured on the main rank."""
+    if isinstance(cfg.trainer.micro_batch_size, int):
+        return cfg.trainer.micro_batch_size
+    return runtime.ranks.from_main(lambda: trial.micro_batch_size(cfg, runtime, vocab_size))
+
+
+def _trainer(
+    cfg: RunConfig,
+    runtime: Runtime,
+    prepared: Prepared,
+    *,
+    checkpoints: Checkpoints,
+    logger: Logger,
+    callbacks: Mapping[str, Callback],
+    resumed: bool,
+    pause_at: int | None,
+    micro_batch_size: int,
+    compiled: bool | None,
+) -> Trainer:
+    """The model where it is trained, in the state in which the run goes on.
+
+    Raises AlreadyFinished if it has nowhere to go.
+    """
+    ranks = runtime.ranks
+    torch.manual_seed(cfg.seed)
+    model = cfg.model.build(vocab_size=prepared.tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
+    place = runtime.place(model)
+    if ranks.size > 1:
+        console.say(place)
+    state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
+    saved = ranks.from_main(lambda: _newest(checkpoints, resumed=resumed))
+    if saved:
+        load_state(state, Path(saved) if ranks.is_main else None, ranks)
+    trainer = Trainer(
+        cfg,
+        state,
+        runtime=runtime,
+        prepared=prepared,
+        logger=logger,
+        callbacks=callbacks,
+        checkpoints=checkpoints,
+        say=console.say,
+        pause_at=pause_at,
+        compiled=compiled,
+        micro_batch_size=micro_batch_size,
+    )
+    if trainer.done():
+        raise AlreadyFinished(
+            f"resume={checkpoints.folder.parent}: the run is finished, {state.step} steps; "
+            f"to go on type a longer one, such as trainer.max_steps={2 * state.step}"
+        )
+    return trainer
+
+
+def _newest(checkpoints: Checkpoints, *, resumed: bool) -> str | None:
+    """The checkpoint that a resumed run goes on from."""
+    saved = checkpoints.latest(console.warn) if resumed else None
+    if saved is None and checkpoints.steps():
+        raise UserError(
+            f"every checkpoint in {checkpoints.folder} is damaged; "
+            "remove that folder to begin this run again"
+        )
+    return str(saved) if saved else None
+
+
+def _checksums(prepared: Prepared) -> dict[str, str]:
+    return {split: info.checksum for split, info in prepared.splits.items()}
+
+
+def _bind(folder: RunFolder, prepared: Prepared) -> None:
+    """The tokenizer travels with the run, and a resume needs the tokens that it began with."""
+    sums = _checksums(prepared)
+    before = folder.run.get("data")
+    if before is None:
+        shutil.copytree(prepared.folder / "tokenizer", folder.tokenizer, dirs_exist_ok=True)
+        folder.write_run(data={"prepared": str(prepared.folder), "checksums": sums})
+    elif before.get("checksums") != sums:
+        raise UserError(
+            f"the tokens in {prepared.folder} are not those that the run began with, so it cannot "
+            "go on; restore the dataset, or train a new run"
+        )
+
+
+def _draw(folder: RunFolder, *, floor_bpb: float | None) -> None:
+    """The curve of the run; a full disk must not hide why the run ended."""
+    try:
+        rows = read_rows(folder.metrics)
+        plots.loss_curve(
+            rows, folder.path / "loss.png", title=folder.run["id"], floor_bpb=floor_bpb
+        )
+    except OSError as error:
+        console.warn(f"no picture was drawn: {error}")
+
+
+def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
+    """What is about to run, in a few lines."""
+    hardware, validation = derived["hardware"], trainer.validation
+    length = (
+        f"{trainer.max_steps:,} steps"
+        if trainer.max_steps is not None
+        else f"{trainer.max_time_s:,.0f} s in steps"
+    )
+    console.say(
+        f"{derived['n_params']:,} parameters, vocabulary {derived['vocab_size']:,}, "
+        f"{length} of {trainer.cfg.tokens_per_step:,} tokens\n"
+        f"{hardware['device']} ({hardware['device_name']}), {hardware['precision']}, "
+        f"{hardware['threads']} threads, kernels: {hardware['kernels']}; {trainer.compile_note}\n"
+        f"validation: {validation.documents:,} of {validation.all_documents:,} documents, "
+        f"{validation.utf8_bytes:,} bytes, every token predicted once"
+    )
+    if trainer.state.step:
+        console.say(f"going on after step {trainer.state.step:,}")
+
+
+def _outcome(summary: dict[str, Any], seconds: float) -> str:
+    """The result in a line."""
+    above, floor = "", summary["floor_bpb"]
+    if floor:
+        above = f", {summary['val/bpb'] - floor:.4f} above the entropy floor {floor:.4f}"
+    reason = f" ({summary['stop_reason']})" if summary["stop_reason"] else ""
+    return (
+        f"finished{reason} in {seconds:.0f} s: val/loss {summary['val/loss']:.4f}, "
+        f"val/bpb {summary['val/bpb']:.4f}{above}"
+    )

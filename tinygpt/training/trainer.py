@@ -1,0 +1,474 @@
+"""The loop, in the order things happen.  B sequences, T tokens per sequence, V vocabulary."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinygpt.config import RunConfig
+from tinygpt.corpus.prepared import Prepared
+from tinygpt.errors import UserError
+from tinygpt.hardware.runtime import Runtime
+from tinygpt.interfaces import Callback, Logger, Metrics
+from tinygpt.training.batches import Ahead, TrainBatches, eval_batches
+from tinygpt.training.checkpoint import Checkpoints
+from tinygpt.training.losses import ModelLoss, bits_per_byte
+from tinygpt.training.state import TrainState
+
+T = TypeVar("T")
+
+# where the config leaves open how often things happen
+EVAL_SHARE = 1 / 80  # of the run's time for evaluations
+EVAL_COST = 1 / 2  # of what it costs to train on a token
+EVALS = (2, 20)  # at least and at most so many of them
+ROWS, ROW_S = 500, 10.0  # rows of a run; at most so long between them if the clock ends it
+SAVE_SHARE = 1 / 100  # of the run's time for checkpoints, by a thread beside the training
+SAVE_EVERY_S = (60.0, 600.0)  # at least and at most so long between them
+
+
+class Diverged(UserError):
+    """The loss is not finite any more."""
+
+
+class Validation:
+    """The pinned part of the validation split: its first documents, of up to `max_bytes` UTF-8.
+
+    At least one: a novel has no second one, and half a document would end elsewhere in each
+    tokenizer's tokens.
+
+    Bytes, not tokens: then it is the same text for every tokenizer.
+    """
+
+    def __init__(self, prepared: Prepared, *, max_bytes: int | None) -> None:
+        ends = prepared.document_ends("validation")
+        fits = len(ends) if max_bytes is None else max(1, int((ends[:, 1] <= max_bytes).sum()))
+        info = prepared.splits["validation"]
+        self.documents, self.all_documents = fits, len(ends)
+        n_tokens, self.utf8_bytes = map(int, ends[fits - 1])
+        self.tokens = prepared.tokens("validation")[:n_tokens]
+        self.checksum = prepared.text_checksum("validation", fits)
+        # the floor is known for the whole split only
+        self.floor_bpb = info.floor_bpb if fits == len(ends) else None
+
+
+class Trainer:
+    """Trains the model of `state` until its horizon; `fit` may be called once.
+
+    Each of several ranks has one; they see other sequences of a step, and take each step together.
+    """
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        state: TrainState,
+        *,
+        runtime: Runtime,
+        prepared: Prepared,
+        logger: Logger,
+        callbacks: Mapping[str, Callback],
+        checkpoints: Checkpoints,
+        say: Callable[[str], None],
+        pause_at: int | None = None,  # step after which the run evaluates, saves and ends for now
+        micro_batch_size: int | None = None,  # what trainer.micro_batch_size=auto came to
+        compiled: bool | None = None,  # what device.compile=auto came to when the run began
+    ) -> None:
+        self.cfg = cfg.trainer
+        self.micro_batch_size = micro_batch_size or int(cfg.trainer.micro_batch_size)
+        self.pause_at = pause_at
+        self.seed = cfg.seed
+        self.schedule = cfg.schedule
+        self.state = state
+        self.runtime = runtime
+        self.ranks = runtime.ranks
+        self.logger = logger
+        self.callbacks = callbacks
+        self.checkpoints = checkpoints
+        self.say = say
+        self.batches = TrainBatches(
+            prepared.tokens("train"),
+            seq_len=self.cfg.seq_len,
+            sequences_per_step=self.cfg.sequences_per_step,
+            seed=cfg.seed,
+            document_ends=(
+                prepared.document_ends("train") if cfg.dataset.window == "document" else None
+            ),
+        )
+        # on a CPU a thread would take from the step as much time as it gives
+        self.sequences = Ahead(self._sequences) if runtime.works_ahead else self._sequences
+        self.masked_eot = prepared.tokenizer.eot_id if cfg.dataset.mask_documents else None
+        eval_bytes = self.cfg.eval_bytes
+        self.validation = Validation(
+            prepared, max_bytes=None if eval_bytes is None else int(eval_bytes)
+        )
+        self.flops_per_token = cfg.model.flops_per_token(
+            vocab_size=prepared.tokenizer.vocab_size, seq_len=self.cfg.seq_len
+        )
+        self.max_steps = self._max_steps()
+        self.eval_every, self.log_every = self._eval_every(), self._log_every()
+        self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)
+        self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
+        self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        self.plain_loss = ModelLoss(state.model)
+        self.model_loss, self.compile_note = runtime.compile(
+            self.plain_loss,
+            planned_steps=self.max_steps,
+            flops=self.flops_per_token * self.micro_batch_size * self.cfg.seq_len,
+            before=compiled,
+        )
+        self.shared_loss = runtime.mean_gradients(state.model, self.loss)
+        self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size, measured=self.micro_batch_size)
+        sequences = self.cfg.sequences_per_step // self.ranks.size
+        self.own_sequences = slice(self.ranks.rank * sequences, (self.ranks.rank + 1) * sequences)
+        self.loss_sum = torch.tensor(state.loss_sum, device=runtime.device)
+        self.grad_norm = torch.zeros((), device=runtime.device)
+        self.bad_step = torch.tensor(-1, device=runtime.device)
+        self.last_eval: Metrics = {}
+        self.stop_reason: str | None = None  # why it ended before its horizon
+        self.signal = 0  # the number of the one that asked this rank to end
+        self.interrupted: str | None = None  # its name, when all ranks know of it
+        # when these happened last; what happens by the clock of all ranks changes no result
+        self.evaluated_s = self.logged_s = self.saved_s = state.elapsed_s
+        self.save_takes_s = 0.0
+        self.clock = _Clock()
+
+    def _max_steps(self) -> int | None:
+        """The length of the run in steps; None when the clock ends it."""
+        cfg = self.cfg
+        if cfg.max_epochs is not None:
+            return max(1, round(cfg.max_epochs * self.batches.steps_per_epoch))
+        if cfg.max_flops is not None:
+            return max(1, round(cfg.max_flops / (self.flops_per_token * cfg.tokens_per_step)))
+        return cfg.planned_steps
+
+    def _eval_every(self) -> int | None:
+        """Steps between evaluations; None if they are by the clock."""
+        if self.cfg.eval_every is not None or self.max_steps is None:
+            return self.cfg.eval_every
+        trained = self.max_steps * self.cfg.tokens_per_step
+        times = affordable_evals(trained=trained, evaluated=len(self.validation.tokens))
+        return math.ceil(self.max_steps / times)
+
+    def _log_every(self) -> int | None:
+        """Steps between rows; None if the clock says when."""
+        if self.cfg.log_every is not None or self.max_steps is None:
+            return self.cfg.log_every
+        return math.ceil(self.max_steps / ROWS)
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end, or until somebody asks to stop; the summary of the run."""
+        state = self.state
+        began = time.perf_counter() - state.elapsed_s
+        with self.signals_handled(), self.checkpoints.settled():
+            while not self.done() and not self.interrupted and not self.paused:
+                row = self.train_step()  # advances state.step by one
+                self.agree(elapsed_s=time.perf_counter() - began)
+                evaluates = self.eval_due() or self.paused
+                if evaluates:
+                    row |= self.evaluate()
+                    self.watch(row)
+                if evaluates or self.row_due():
+                    self.logger.log(state.step, row | self.since_last_row())
+                ends_here = self.interrupted or self.paused
+                if self.save_due() or state.best_step == state.step or ends_here:
+                    self.save()  # last, so it remembers all of the above
+        state.elapsed_s = time.perf_counter() - began  # the last evaluation and checkpoint too
+        if self.done() and not self.interrupted:
+            self.on_main(self._end_callbacks)
+        return self.summary()
+
+    def agree(self, *, elapsed_s: float) -> None:
+        """Let all ranks know the main one's clocks, and the signal that any of them was sent."""
+        own_clock = elapsed_s if self.ranks.is_main else 0.0
+        self.state.elapsed_s, self.save_takes_s, number = self.ranks.most(
+            own_clock, self.checkpoints.took_s, self.signal
+        )
+        if number:
+            self.interrupted = signal.Signals(int(number)).name
+
+    def train_step(self) -> Metrics:
+        """One optimizer update."""
+        state, cfg = self.state, self.cfg
+        # dropout, whatever came before
+        self.runtime.seed(_step_seed(self.seed, state.step, self.ranks.rank))
+        lr_ratio = self.schedule.multiplier(self.progress())
+        for group, peak in zip(state.optimizer.param_groups, self.peak_lrs, strict=True):
+            group["lr"] = peak * lr_ratio
+        with self.clock.waiting_for_data():
+            sequences = self.sequences(state.step)
+        batch = self.runtime.to_device(sequences)
+        loss = torch.zeros((), device=self.runtime.device)
+        for number, micro_batch in enumerate(torch.split(batch, self.micro_batch_size), start=1):
+            with self.shared_loss.micro_step(last=number == self.grad_accum):
+                part = self.shared_loss(micro_batch) / self.grad_accum  # (B, T + 1)
+                state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch's own
+            loss += part.detach()
+        loss = self.ranks.mean(loss)
+        state.scaler.unscale_(state.optimizer)
+        grad_norm = self.runtime.clip(self.parameters, cfg.grad_clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        # fp16 meets infinite gradients while it looks for its scale, and skips those updates
+        watched = loss if state.scaler.is_enabled() else loss + grad_norm
+        broken = ~torch.isfinite(watched) & (self.bad_step < 0)
+        self.bad_step = torch.where(broken, state.step + 1, self.bad_step)
+        self.grad_norm = grad_norm
+        self.loss_sum += loss
+        state.loss_count += 1
+        self.clock.row_steps += 1
+        state.step += 1
+        state.tokens += cfg.tokens_per_step
+        return {"optim/lr": self.peak_lrs[0] * lr_ratio, "tokens": state.tokens}
+
+    def _sequences(self, step: int) -> Tensor:
+        """The sequences of a step that this rank sees: (B, T + 1), in main memory."""
+        return self.runtime.pin(torch.from_numpy(self.batches.step(step)[self.own_sequences]))
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Mean nats per target of (B, T + 1) tokens."""
+        return self._nats(self.model_loss, tokens)
+
+    def _nats(self, model_loss: nn.Module, tokens: Tensor) -> Tensor:
+        inputs, targets, documents = tokens[:, :-1], tokens[:, 1:], None
+        if self.masked_eot is not None:
+            documents = (inputs == self.masked_eot).cumsum(1)
+        with self.runtime.autocast():
+            loss: Tensor = model_loss(inputs, targets, documents)
+        return loss
+
+    def since_last_row(self) -> Metrics:
+        """What a row says of the steps since the row before; the only wait for the device."""
+        self.check_finite()
+        state = self.state
+        self.logged_s = state.elapsed_s
+        row = {
+            "train/loss": self.loss_sum.item() / state.loss_count,
+            "optim/grad_norm": self.grad_norm.item(),
+            "elapsed_s": state.elapsed_s,
+            **self.clock.row(self.cfg.tokens_per_step),
+        }
+        self.loss_sum.zero_()
+        state.loss_count = 0
+        return row
+
+    def watch(self, row: Metrics) -> None:
+        """Let the callbacks see an evaluation; each may ask to stop."""
+
+        def ask() -> str | None:
+            reason = None
+            for callback in self.callbacks.values():
+                reason = callback.on_eval(self.state, row) or reason
+            return reason
+
+        with self.clock.paused():
+            self.stop_reason = self.on_main(ask) or self.stop_reason
+
+    def _end_callbacks(self) -> None:
+        for callback in self.callbacks.values():
+            callback.on_end(self.state)
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work` gives on the main rank, which has the model for itself meanwhile."""
+        with self.runtime.model_on_main(self.state.model):
+            return self.ranks.from_main(work)
+
+    @torch.no_grad()
+    def evaluate(self) -> Metrics:
+        """Loss over the pinned part of the validation split, every token predicted once."""
+        self.check_finite()
+        state, nats = self.state, 0.0
+        self.evaluated_s = state.elapsed_s
+        with self.clock.paused():
+            state.model.eval()
+            batches = eval_batches(
+                self.validation.tokens,
+                seq_len=self.cfg.seq_len,
+                batch_size=self.micro_batch_size,
+            )
+            for batch, counts in self.ranks.share(batches):
+                tokens = self.runtime.to_device(torch.from_numpy(batch))
+                # compiled once more, for no gradients and each shape, it would take minutes
+                loss = self._nats(self.plain_loss, tokens).item()
+                nats += loss * tokens[:, 1:].numel() if counts else 0.0
+            state.model.train()
+            nats = self.ranks.total(nats)
+        bpb = bits_per_byte(nats, self.validation.utf8_bytes)
+        row = {"val/loss": nats / (len(self.validation.tokens) - 1), "val/bpb": bpb}
+        if self.validation.floor_bpb is not None:
+            row["val/bpb_above_floor"] = bpb - self.validation.floor_bpb
+        if not math.isfinite(bpb):
+            raise Diverged(f"val/loss is not finite after step {state.step}; {self._way_out()}")
+        if state.best_bpb is None or bpb < state.best_bpb:
+            state.best_bpb, state.best_step = bpb, state.step
+        self.last_eval = row
+        return row
+
+    def save(self) -> None:
+        """Begin to write a checkpoint; never one with a loss that is not finite."""
+        self.check_finite()
+        with self.clock.paused():
+            self.state.loss_sum = self.loss_sum.item()
+            self.saved_s = self.state.elapsed_s
+            self.checkpoints.start_saving(self.state)
+
+    def check_finite(self) -> None:
+        """Raise Diverged if a step since the last check had a loss that is not finite."""
+        step = int(self.bad_step.item())
+        if step >= 0:
+            raise Diverged(f"the loss is not finite at step {step}; {self._way_out()}")
+
+    def _way_out(self) -> str:
+        self.checkpoints.wait()
+        saved = self.checkpoints.steps()
+        kept = f"the checkpoint of step {saved[-1]} is intact; " if saved else ""
+        return f"{kept}train again with a lower optimizer.lr, or a lower trainer.grad_clip"
+
+    def progress(self) -> float:
+        """Fraction of the run at the middle of the next update."""
+        if self.max_steps is not None:
+            return (self.state.step + 0.5) / self.max_steps
+        assert self.max_time_s is not None
+        return min(self.state.elapsed_s / self.max_time_s, 1.0)
+
+    def done(self) -> bool:
+        """Whether the last step has been made."""
+        if self.stop_reason is not None:
+            return True
+        if self.max_steps is not None:
+            return self.state.step >= self.max_steps
+        assert self.max_time_s is not None
+        return self.state.elapsed_s >= self.max_time_s
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run has come as far as it was asked to for now, before its end."""
+        return self.pause_at is not None and self.state.step >= self.pause_at and not self.done()
+
+    def due(self, every: int | None) -> bool:
+        """Whether something that happens every so many steps happens now; true at the last step."""
+        return self.done() or (every is not None and self.state.step % every == 0)
+
+    def eval_due(self) -> bool:
+        """Whether an evaluation is due: by steps, or as often as the clock affords."""
+        if self.eval_every is not None or self.done():
+            return self.due(self.eval_every)
+        assert self.max_time_s is not None
+        step_s_per_token = self.state.elapsed_s / self.state.tokens
+        takes_s = EVAL_COST * step_s_per_token * len(self.validation.tokens)
+        portion_s = max(self.max_time_s / EVALS[1], takes_s / EVAL_SHARE)
+        left_s = self.max_time_s - self.state.elapsed_s  # there is one more at the end
+        return self.state.elapsed_s - self.evaluated_s >= portion_s and left_s >= portion_s / 2
+
+    def row_due(self) -> bool:
+        """Whether a row is due: by steps, or by the clock."""
+        if self.log_every is not None:
+            return self.due(self.log_every)
+        assert self.max_time_s is not None
+        return self.state.elapsed_s - self.logged_s >= min(self.max_time_s / ROWS, ROW_S)
+
+    def save_due(self) -> bool:
+        """Whether a checkpoint is due: by steps, or by the clock, which changes no result."""
+        if self.cfg.save_every is not None:
+            return self.due(self.cfg.save_every)
+        least, most = SAVE_EVERY_S
+        portion_s = min(max(self.save_takes_s / SAVE_SHARE, least), most)
+        return self.done() or self.state.elapsed_s - self.saved_s > portion_s
+
+    def summary(self) -> dict[str, Any]:
+        """What the run came to."""
+        state = self.state
+        return {
+            "step": state.step,
+            "tokens": state.tokens,
+            "epochs": state.step / self.batches.steps_per_epoch,
+            **self.last_eval,
+            "best_val_bpb": state.best_bpb,
+            "best_step": state.best_step,
+            "floor_bpb": self.validation.floor_bpb,
+            "elapsed_s": state.elapsed_s,
+            "tokens_per_sec": self.clock.overall(self.cfg.tokens_per_step),
+            "peak_mem_bytes": self.runtime.peak_mem_bytes(),
+            "stop_reason": self.stop_reason,
+        }
+
+    @contextmanager
+    def signals_handled(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the step at hand; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            name = signal.Signals(number).name
+            if self.signal:
+                raise KeyboardInterrupt(name)
+            self.signal = number
+            self.say(f"{name}: saving after this step; once more ends it at once")
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def affordable_evals(*, trained: int, evaluated: int) -> int:
+    """How often a run of `trained` tokens evaluates, if nobody says."""
+    least, most = EVALS
+    return min(max(int(EVAL_SHARE * trained / (EVAL_COST * evaluated)), least), most)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of one step's random numbers; neighbours share nothing."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+
+
+class _Clock:
+    """Time spent training, without evaluations and checkpoints; read when the device is done."""
+
+    def __init__(self) -> None:
+        self.row_began = time.perf_counter()
+        self.row_steps, self.paused_s, self.data_wait_s = 0, 0.0, 0.0
+        self.steps, self.training_s = 0, 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in here is not training; the caller has waited for the device."""
+        began = time.perf_counter()
+        yield
+        self.paused_s += time.perf_counter() - began
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time in here is training, in which the loop can do nothing else."""
+        began = time.perf_counter()
+        yield
+        self.data_wait_s += time.perf_counter() - began
+
+    def row(self, tokens_per_step: int) -> Metrics:
+        """Speed of the steps since the row before."""
+        now = time.perf_counter()
+        steps, seconds = self.row_steps, now - self.row_began - self.paused_s
+        data_wait_ratio = self.data_wait_s / seconds
+        self.row_began, self.row_steps, self.paused_s, self.data_wait_s = now, 0, 0.0, 0.0
+        self.steps += steps
+        self.training_s += seconds
+        return {
+            "perf/data_wait_ratio": data_wait_ratio,
+            "perf/step_ms": 1000 * seconds / steps,
+            "perf/tokens_per_sec": steps * tokens_per_step / seconds,
+        }
+
+    def overall(self, tokens_per_step: int) -> float | None:
+        """Tokens per second of all steps that were logged."""
+        return self.steps * tokens_per_step / self.training_s if self.steps else None
