@@ -1,5 +1,6 @@
 """What a user can get wrong, and the words that help: the rule and the nearest valid choice."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from math import inf
@@ -14,6 +15,27 @@ class UserError(ValueError):
 
 class AlreadyFinished(UserError):
     """A run that was asked to go on and has nothing left to do."""
+
+
+# Characters that a terminal obeys instead of showing: C0 and C1 controls except tab and newline,
+# marks that change the direction of writing, line separators, and halves of surrogate pairs, which
+# cannot be encoded at all.
+_OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with each character that a terminal would obey written as its escape, as in \\x1b.
+
+    Tabs and newlines stay, and a Windows line ending becomes a newline. Use it wherever a text from
+    a document, a model, a file or the command line is printed.
+    """
+    return _OBEYED.sub(_escape, text.replace("\r\n", "\n"))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 _ALSO_CALLED = {"gpu": "cuda", "metal": "mps"}  # `gpu` looks like cpu and never means it
