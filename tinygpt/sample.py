@@ -10,7 +10,6 @@ from typing import Any
 
 from tinygpt import config, console, registry
 from tinygpt.cli.arguments import unknown_flag
-from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError, as_typed, check_choice, check_range
 from tinygpt.generation.sampling import SamplingConfig, generate
 from tinygpt.records.folder import find_run
@@ -96,33 +95,20 @@ def write(settings: SampleConfig) -> None:
     registry.import_all()
     run = find_run(settings.run, field="run", output_dir=Path(settings.output_dir).expanduser())
 
-    from tinygpt.hardware.runtime import Runtime
-    from tinygpt.training.checkpoint import Checkpoints, load_model
+    from tinygpt.training.trained import load_trained  # torch, only when there is a run
 
-    cfg = config.load(run / "config.yaml")
-    checkpoints = Checkpoints(run / "checkpoints")
-    saved = (checkpoints.best if settings.checkpoint == "best" else checkpoints.latest)(
-        console.warn
+    trained = load_trained(
+        run, checkpoint=settings.checkpoint, device=settings.device, warn=console.warn
     )
-    if saved is None:
-        raise UserError(
-            f"run={run} has no checkpoint to write with; go on training it with\n"
-            f"  python -m tinygpt.train resume={run}"
-        )
-    runtime = Runtime(DeviceConfig(type=settings.device))
-    tokenizer = cfg.tokenizer.load(run / "tokenizer")
-    model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
-    load_model(model, saved)
-    model.to(runtime.device)
-
+    tokenizer = trained.tokenizer
     prompts = [prompt for prompt in settings.prompt for _ in range(settings.num_samples)]
     writer = _Writer(prompts, tokenizer.decode_bytes)
-    print(f"{run}, {saved.name}, on {runtime.device}", file=sys.stderr)
+    print(f"{run}, {trained.checkpoint.name}, on {trained.device}", file=sys.stderr)
     generate(
-        model,
+        trained.model,
         [tokenizer.encode(prompt) for prompt in prompts],
         config=settings,
-        seq_len=cfg.trainer.seq_len,
+        seq_len=trained.cfg.trainer.seq_len,
         eot_id=tokenizer.eot_id,
         on_token=writer.token,
     )

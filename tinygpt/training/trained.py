@@ -1,0 +1,52 @@
+"""A trained model with its tokenizer, loaded from a run folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tinygpt import config
+from tinygpt.config import DeviceConfig, RunConfig
+from tinygpt.errors import UserError, check_choice
+from tinygpt.hardware.runtime import Runtime
+from tinygpt.interfaces import Tokenizer
+from tinygpt.training.checkpoint import Checkpoints, load_model
+
+CHECKPOINTS = ("best", "latest")  # the lowest val/bpb, or the newest
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run folder holds for writing and scoring text."""
+
+    cfg: RunConfig
+    model: nn.Module  # in evaluation mode, on `device`
+    tokenizer: Tokenizer
+    checkpoint: Path  # the folder that the weights are from
+    device: torch.device
+
+
+def load_trained(
+    run: Path, *, checkpoint: str = "best", device: str = "auto", warn: Callable[[str], None]
+) -> Trained:
+    """Load the weights and the tokenizer of a run; components must be registered.
+
+    Raises UserError for a damaged folder and for one without a checkpoint.
+    """
+    check_choice("checkpoint", checkpoint, CHECKPOINTS)
+    cfg = config.load(run / "config.yaml")
+    checkpoints = Checkpoints(run / "checkpoints")
+    saved = (checkpoints.best if checkpoint == "best" else checkpoints.latest)(warn)
+    if saved is None:
+        raise UserError(
+            f"run={run} has no checkpoint to write with; go on training it with\n"
+            f"  python -m tinygpt.train resume={run}"
+        )
+    runtime = Runtime(DeviceConfig(type=device))
+    tokenizer = cfg.tokenizer.load(run / "tokenizer")
+    model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
+    load_model(model, saved)
+    model.to(runtime.device)
+    return Trained(cfg, model.eval(), tokenizer, saved, runtime.device)
