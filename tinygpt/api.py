@@ -1,0 +1,293 @@
+"""tinygpt from Python: train, load and find runs, score and write text, rank runs.
+
+Everything here raises UserError with the text that the command line would print.
+
+    import tinygpt
+    run = tinygpt.run(["model=nano", "dataset=storyworld", "trainer.max_steps=100"])
+    print(run.summary["val/bpb"], run.generate("Once upon a time"))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinygpt import config, console, registry
+from tinygpt.config import RunConfig, compose, overrides
+from tinygpt.errors import UserError, check_range, nearest
+from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.records.folder import find_run, new_run_id
+from tinygpt.records.read import RunRecord, find_runs, read_run, read_runs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tinygpt.comparison.statistics import Comparison
+    from tinygpt.components.loggers.jsonl import Row
+    from tinygpt.interfaces import Tokenizer
+    from tinygpt.training.trained import Trained
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a scored text."""
+
+    id: int
+    text: str  # U+FFFD where the token holds only a part of a character
+    logprob: float  # natural logarithm of the probability that the model gave it
+
+
+class Run:
+    """A run folder. The model is loaded when it is first used."""
+
+    def __init__(self, path: Path, *, checkpoint: str = "best", device: str = "auto") -> None:
+        self.path = path
+        self._checkpoint, self._device = checkpoint, device
+
+    def __repr__(self) -> str:
+        bpb = self.summary.get("val/bpb")
+        known = "" if bpb is None else f", val/bpb {bpb:.4f}"
+        return f"<Run {self.path}: {self.status}{known}>"
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """The folder's files, as `tinygpt.runs` and `tinygpt.compare` read them."""
+        return read_run(self.path)
+
+    @property
+    def status(self) -> str:
+        """finished, running, paused, interrupted, failed, queued, dead or damaged."""
+        return self.record.status
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The complete config; raises UserError if it cannot be read."""
+        registry.import_all()
+        return config.load(self.path / "config.yaml")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Final numbers, such as "val/bpb"; empty until the run has finished."""
+        return self.record.summary
+
+    @property
+    def metrics(self) -> list[Row]:
+        """The logged rows in order, each with its "step": `pandas.DataFrame(run.metrics)`."""
+        return self.record.rows
+
+    @cached_property
+    def _trained(self) -> Trained:
+        from tinygpt.training.trained import load_trained
+
+        registry.import_all()
+        return load_trained(
+            self.path, checkpoint=self._checkpoint, device=self._device, warn=console.warn
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained network in evaluation mode: `model(tokens (B, T)) -> logits (B, T, V)`."""
+        return self._trained.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back."""
+        return self._trained.tokenizer
+
+    def logits(self, text: str) -> Tensor:
+        """Float32 logits (T, V) for the end-of-text token and the text's tokens, T - 1 of them.
+
+        Row t predicts what follows token t, so row 0 predicts the first token of a document.
+        Raises UserError for a text longer than the context window.
+        """
+        import torch
+
+        seq_len = self._trained.cfg.trainer.seq_len
+        ids = [self.tokenizer.eot_id, *self.tokenizer.encode(text)]
+        if len(ids) > seq_len:
+            raise UserError(
+                f"the text has {len(ids) - 1} tokens, and logits takes at most {seq_len - 1}, "
+                f"one less than trainer.seq_len={seq_len}; pass a shorter text, or use logprobs"
+            )
+        with torch.no_grad():
+            logits: Tensor = self.model(torch.tensor([ids], device=self._trained.device))
+        return logits[0].float()
+
+    def logprobs(self, text: str) -> list[Token]:
+        """Every token of the text with its log-probability, as a document of its own.
+
+        A text longer than the context window is scored as validation text is: in windows of
+        trainer.seq_len that follow each other.
+        """
+        import numpy as np
+        import torch
+
+        from tinygpt.training.batches import eval_batches
+
+        tokenizer, trained = self.tokenizer, self._trained
+        ids = tokenizer.encode(text)
+        nats: list[float] = []
+        windows = eval_batches(
+            np.array([tokenizer.eot_id, *ids]), seq_len=trained.cfg.trainer.seq_len, batch_size=1
+        )
+        with torch.no_grad():
+            for window in windows:
+                tokens = torch.from_numpy(window).to(trained.device)
+                scores = self.model(tokens[:, :-1]).float().log_softmax(-1)
+                nats += scores.gather(-1, tokens[:, 1:, None]).flatten().tolist()
+        return [Token(i, tokenizer.decode([i]), p) for i, p in zip(ids, nats, strict=True)]
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        num_samples: int = 1,
+        on_text: Callable[[int, str], None] | None = None,
+        **sampling: Any,
+    ) -> list[str]:
+        """New text after each prompt: `num_samples` texts for each, without the prompt.
+
+        `sampling` takes the fields of SamplingConfig, such as temperature, top_k and seed.
+        `on_text(number of the text, its text so far)` is called after each token.
+        """
+        names = [f.name for f in fields(SamplingConfig)]
+        for name in sampling:
+            if name not in names:
+                match = nearest(name, names)
+                hint = f"; did you mean {match}?" if match else ""
+                raise UserError(f"{name} is not a field of sampling{hint}\n  fields: {names}")
+        check_range("num_samples", num_samples, low=1)
+        tokenizer = self.tokenizer
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        written: dict[int, list[int]] = {}
+
+        def on_token(index: int, token: int) -> None:
+            written.setdefault(index, []).append(token)
+            if on_text:
+                on_text(index, tokenizer.decode(written[index]))
+
+        samples = generate(
+            self.model,
+            [tokenizer.encode(text) for text in prompts for _ in range(num_samples)],
+            config=SamplingConfig(**sampling),
+            seq_len=self._trained.cfg.trainer.seq_len,
+            eot_id=tokenizer.eot_id,
+            on_token=on_token if on_text else None,
+        )
+        return [tokenizer.decode(ids) for ids in samples]
+
+
+class Ranking:
+    """The tables of a comparison: print it, or let a notebook show it."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+
+    def __str__(self) -> str:
+        from tinygpt.comparison import tables
+
+        return tables.markdown(self.comparison)
+
+    _repr_markdown_ = __str__
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row for each configuration: `pandas.DataFrame(ranking.rows)`."""
+        from tinygpt.comparison import tables
+
+        content = tables.to_dict(self.comparison)
+        return [
+            {
+                "protocol": table["protocol"],
+                "rank": group["rank"],
+                **group["values"],
+                "seeds": len(group["metrics"]["val/bpb"]["values"]),
+                **{name: of["mean"] for name, of in group["metrics"].items()},
+                "half_width_95": group["metrics"]["val/bpb"]["half_width_95"],
+                "difference": group["difference"],
+                "p_value": group["p_value"],
+                "words": group["words"],
+            }
+            for table in content["tables"]
+            for group in table["configurations"]
+        ]
+
+
+def load(
+    run: str | Path = "latest",
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    output_dir: str | Path = "outputs",
+) -> Run:
+    """Open a run folder; "latest" is the newest one in `output_dir`.
+
+    `checkpoint` is "best" (lowest val/bpb) or "latest"; `device` auto, cpu, cuda or mps.
+    Raises UserError if there is no such run.
+    """
+    path = find_run(str(run), field="run", output_dir=Path(output_dir).expanduser())
+    return Run(path, checkpoint=checkpoint, device=device)
+
+
+def find(
+    *patterns: str | Path, status: str | None = None, output_dir: str | Path = "outputs"
+) -> Iterator[Run]:
+    """The runs in folders, sweeps and patterns, such as find("outputs", status="finished").
+
+    Without a pattern, all of `output_dir`.  Raises UserError for a pattern that holds no run.
+    """
+    names = [str(pattern) for pattern in patterns or (output_dir,)]
+    paths = find_runs(names, output_dir=Path(output_dir).expanduser())
+    for record in read_runs(paths):
+        if status is None or record.status == status:
+            run = Run(record.path)
+            run.record = record
+            yield run
+
+
+def rank(runs: Iterable[Run], *, baseline: Run | None = None) -> Ranking:
+    """Compare runs as `python -m tinygpt.compare` does; the best configuration is first.
+
+    Raises UserError if the baseline has not finished.
+    """
+    from tinygpt.comparison.statistics import compare
+
+    records = [run.record for run in runs]
+    measure = None
+    if baseline is not None:
+        measure = next((r for r in records if r.path == baseline.path), baseline.record)
+        if measure not in records:
+            records.append(measure)
+    return Ranking(compare(records, baseline=measure))
+
+
+def run(settings: Sequence[str]) -> Run:
+    """Train one run in this process and return it, finished or paused.
+
+    `settings` are what `python -m tinygpt.train` takes, `resume=RUN` included; sweeps are not
+    (type `-m` on the command line).  Raises UserError for settings that do not fit and for a run
+    that failed, and KeyboardInterrupt for one that was interrupted (it is saved).
+    """
+    from tinygpt.training import launch
+
+    for text in settings:
+        if text.startswith("-") or "=" not in text:
+            raise UserError(f"{text!r} is not a setting; pass settings as key=value, without flags")
+    if any(text.startswith("resume=") for text in settings):
+        job = launch.resumed(settings)
+    else:
+        (typed,) = overrides.jobs(settings, multirun=False)
+        cfg = compose.compose("train", typed)
+        name = new_run_id()
+        job = launch.Job(cfg, typed, Path(cfg.output_dir).expanduser() / name, run_id=name)
+    code = launch.launch(job)
+    if code:
+        record = json.loads((job.path / "run.json").read_bytes())
+        if record["status"] == "interrupted":
+            raise KeyboardInterrupt(f"{record['error']}; go on with resume={job.path}")
+        raise UserError(f"{record['error']}\n  run folder: {job.path}")
+    return Run(job.path)
