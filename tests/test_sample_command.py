@@ -263,16 +263,13 @@ def test_the_newest_run_is_taken_and_without_any_the_mistake_is_one_line(
     assert texts(capsys.readouterr().out) == ["xb\n"]
 
 
-def test_a_terminal_without_a_character_shows_another_in_its_place(
-    spelled: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_prompt_and_a_text_cannot_command_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    screen = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
-    monkeypatch.setattr(sys, "stdout", screen)
-    prompts = ["prompt=a", "prompt=\udcff"]  # a byte that was no UTF-8 when it was typed
-    sample.main([f"run={spelled}", *prompts, "temperature=0", "device=cpu"])
-    screen.flush()
-    screen.seek(0)
-    assert texts(screen.read()) == ["a?ßéb\n", "?éb\n"]
+    run = make_run(tmp_path / "wild", chain_of("a\x1bb"))
+    # \udcff is a byte of the command line that is no UTF-8
+    sample.main([f"run={run}", "prompt=\x1b]0;\x07\r\n\udcffa", "temperature=0", "device=cpu"])
+    assert texts(capsys.readouterr().out) == ["\\x1b]0;\\x07\n\\udcffa\\x1bb\n"]
 
 
 def test_help_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: Sequence[str]) -> None:
+    console.printing_the_result()
     args = parse_arguments("data", arguments)
     if args.help:
         print_help("data")

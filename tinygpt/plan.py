@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: Sequence[str]) -> int:
+    console.printing_the_result()
     args = parse_arguments("plan", arguments)
     if args.help:
         print(HELP, end="")

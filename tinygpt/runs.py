@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: Sequence[str]) -> int:
+    console.printing_the_result()
     if {"-h", "--help"}.intersection(arguments):
         print(HELP, end="")
         return 0

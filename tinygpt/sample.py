@@ -10,7 +10,7 @@ from typing import Any
 
 from tinygpt import config, console, registry
 from tinygpt.cli.arguments import unknown_flag
-from tinygpt.errors import UserError, as_typed, check_choice, check_range
+from tinygpt.errors import UserError, as_typed, check_choice, check_range, visible
 from tinygpt.generation.sampling import SamplingConfig, generate
 from tinygpt.records.folder import find_run
 
@@ -56,8 +56,7 @@ def _main(arguments: Sequence[str]) -> None:
         print(_HELP + "\n".join(_field_lines()))
         return
     console.log_to_console()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of the text
+    console.printing_the_result()
     write(parse(arguments))
 
 
@@ -116,14 +115,19 @@ def write(settings: SampleConfig) -> None:
 
 
 class _Writer:
-    """Streams samples to standard output; a character appears when its last byte is there."""
+    """Prints samples as they are made; a character appears when its last byte is there.
+
+    Characters that a terminal would obey are shown as escapes.
+    """
 
     def __init__(self, prompts: Sequence[str], decode_bytes: Any) -> None:
         self.prompts = prompts
         self.decode_bytes = decode_bytes
         self.sample = -1
         self.pending: list[int] = []  # tokens that make a byte only together
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        # a Windows line ending becomes a newline, also where its halves come from two tokens
+        self.decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
 
     def token(self, sample: int, token: int) -> None:
         """One more token of a sample."""
@@ -132,21 +136,26 @@ class _Writer:
         self.pending.append(token)
         if data := self.decode_bytes(self.pending):
             self.pending = []
-            print(self.decoder.decode(data), end="", flush=True)
+            print(visible(self.decoder.decode(data)), end="", flush=True)
 
     def next_sample(self) -> None:
         """End the sample at hand and begin the next with its prompt."""
         if self.sample >= 0:
-            print(self.decoder.decode(b"", final=True))
+            self._end_sample()
         self.pending = []
         self.sample += 1
-        print(f"\n--- sample {self.sample + 1}\n{self.prompts[self.sample]}", end="", flush=True)
+        prompt = visible(self.prompts[self.sample])
+        print(f"\n--- sample {self.sample + 1}\n{prompt}", end="", flush=True)
 
     def close(self) -> None:
         """Show samples that ended without a token, and end the line."""
         while self.sample < len(self.prompts) - 1:
             self.next_sample()
-        print(self.decoder.decode(b"", final=True))
+        self._end_sample()
+
+    def _end_sample(self) -> None:
+        print(visible(self.decoder.decode(b"", final=True)))
+        self.decoder.reset()
 
 
 def _field_lines() -> list[str]:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tinygpt import console
 from tinygpt.errors import UserError
 
 
@@ -14,6 +15,7 @@ def print_help(entry: str) -> int:
     """What the entry point takes; the exit code."""
     from tinygpt.cli import help
 
+    console.printing_the_result()
     print(help.text(entry))
     return 0
 
@@ -22,6 +24,7 @@ def print_config(cfg: Any) -> int:
     """A resolved config, as its run folder would hold it; the exit code."""
     from tinygpt import config
 
+    console.printing_the_result()
     print(config.to_yaml(cfg), end="")
     return 0
 

@@ -17,7 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 import tinygpt
-from tinygpt import config
+from tinygpt import config, console
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError, nearest
 
@@ -42,8 +42,7 @@ class RunFolder:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise UserError(f"{path} is in use by another process; wait or stop it") from None
-        self._log = logging.FileHandler(path / "train.log", encoding="utf-8")
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._log = console.LogFile(path / "train.log")
         logging.getLogger("tinygpt").addHandler(self._log)
 
     @classmethod

@@ -9,6 +9,7 @@ from itertools import pairwise
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tinygpt.errors import visible
 from tinygpt.interfaces import Logger, Metrics, RunInfo
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class ConsoleLogger(Logger):
             return
         text = texts[0]
         short = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " ..."
-        # a model may write anything: escape sequences must not reach the terminal
-        safe = "".join(c if c.isprintable() else "?" for c in " ".join(short.split()))
+        safe = visible(" ".join(short.split()))
         lines = ["", f"  sample at step {step}", *(f"    {part}" for part in wrap(safe, 76)), ""]
         for line in lines:
             self._print(line)
