@@ -1,9 +1,7 @@
-"""The kernels in C against the formulas in float64, and what happens where gcc is not."""
+"""The kernels in C against the formulas in float64."""
 
 import math
-import weakref
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +11,8 @@ from torch import Tensor
 
 from tests.kernels.near import assert_near, random
 from tinygpt import kernels
-from tinygpt.kernels import Formulas, build
-from tinygpt.kernels.build import Build, NotBuiltError
+from tinygpt.kernels import Formulas
+from tinygpt.kernels.build import Build
 from tinygpt.kernels.fused import Fused
 
 EXACT = Formulas()
@@ -255,63 +253,3 @@ def test_what_is_chosen_is_what_is_used() -> None:
     kernels.choose(None)
     assert type(kernels.kernels_for(x, half)) is Formulas
     assert kernels.describe() == "torch"
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and nothing built in this process."""
-    monkeypatch.setattr(build, "CACHE", tmp_path / "kernels")
-    monkeypatch.setattr(kernels, "_builds", {})
-    return tmp_path / "kernels"
-
-
-@pytest.mark.gcc
-def test_a_library_is_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Build(torch.float32).finish()
-    (library,) = fresh.iterdir()
-    assert library.suffix == ".so"
-    monkeypatch.setattr(build, "_Compiler", None)  # a second compilation would fail
-    Build(torch.float32).finish()
-    with pytest.raises(TypeError):
-        Build(torch.bfloat16)
-
-
-@pytest.mark.gcc
-def test_other_flags_or_another_source_are_another_library(
-    fresh: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Build(torch.float32).finish()
-    monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-DANOTHER"])
-    Build(torch.float32).finish()
-    assert len(list(fresh.iterdir())) == 2
-
-
-def test_without_gcc_it_is_said_and_the_formulas_are_used(
-    fresh: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(fresh))
-    kernels.choose(torch.bfloat16)
-    assert kernels.describe() == "torch (fused ones need Linux and gcc)"
-    x = torch.ones(1)
-    alive = weakref.ref(x)
-    assert type(kernels.kernels_for(x, torch.bfloat16)) is Formulas
-    del x
-    assert alive() is None  # an error that is raised again and again would keep all activations
-
-
-@pytest.mark.gcc
-def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "FLAGS", ["-fno-such-flag"])
-    with pytest.raises(NotBuiltError, match="no-such-flag"):
-        Build(torch.float32).finish()
-    assert not list(fresh.iterdir())
-
-
-@pytest.mark.gcc
-def test_a_cache_that_cannot_be_written_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(build, "CACHE", tmp_path / "file" / "kernels")
-    with pytest.raises(NotBuiltError, match="file/kernels"):
-        Build(torch.float32).finish()

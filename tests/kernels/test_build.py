@@ -1,0 +1,171 @@
+"""The library of kernels: compiled once, kept, checked before it is loaded."""
+
+import _ctypes
+import os
+import shlex
+import shutil
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinygpt import kernels
+from tinygpt.kernels import Formulas, build
+from tinygpt.kernels.build import Build, NotBuiltError
+
+
+@pytest.fixture(autouse=True)
+def formulas_afterwards() -> Iterator[None]:
+    yield
+    kernels.choose(None)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and nothing built in this process."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(kernels, "_builds", {})
+    return tmp_path / ".cache" / "tinygpt" / "kernels"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds one library, compiled for float32."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        Build(torch.float32).finish()
+    (path,) = home.glob(".cache/tinygpt/kernels/*")
+    return path
+
+
+def compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this shell script be the only gcc."""
+    folder.mkdir()
+    gcc = folder / "gcc"
+    gcc.write_text(f"#!/bin/sh\n{script}\n")
+    gcc.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+@pytest.fixture
+def quick_gcc(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that takes no time: whatever the source, it links the library above."""
+    script = f'case "$*" in *-shared*) /bin/cp {shlex.quote(str(library))} kernels.so ;; esac'
+    compiler(tmp_path / "quick", script, monkeypatch)
+
+
+@pytest.mark.gcc
+@pytest.mark.usefixtures("quick_gcc")
+@pytest.mark.parametrize("damage", ["half", "empty", "flipped", "another", "shared", "old name"])
+def test_a_library_that_is_not_as_it_was_compiled_is_compiled_again(
+    damage: str, fresh: Path
+) -> None:
+    Build(torch.float32).finish()
+    (kept,) = fresh.iterdir()
+    content = kept.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes(b ^ 255 for b in content[middle:])
+    another = Path(_ctypes.__file__).read_bytes()
+    damaged = {"half": content[:middle], "empty": b"", "flipped": flipped, "another": another}
+    kept.unlink()  # this process has it in memory: writing into it would end the process
+    old_name = fresh / f"{kept.stem.split('-')[0]}.so"
+    written = old_name if damage == "old name" else kept
+    written.write_bytes(damaged.get(damage, content))
+    written.chmod(0o777 if damage == "shared" else 0o700)
+    Build(torch.float32).finish()  # would end the process, or fail, if it loaded what is there
+    assert list(fresh.iterdir()) == [kept]
+    assert kept.read_bytes() == content
+    assert kept.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.gcc
+def test_an_intact_library_is_loaded_without_a_compiler_at_work(library: Path, fresh: Path) -> None:
+    fresh.mkdir(parents=True)
+    shutil.copy(library, fresh)
+    before = (fresh / library.name).stat().st_ino
+    Build(torch.float32).finish()
+    assert (fresh / library.name).stat().st_ino == before
+
+
+@pytest.mark.gcc
+@pytest.mark.usefixtures("quick_gcc")
+def test_nobody_else_may_write_into_the_cache(fresh: Path) -> None:
+    fresh.mkdir(parents=True)
+    fresh.chmod(0o777)
+    Build(torch.float32).finish()
+    assert fresh.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.gcc
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_cache_of_another_user_is_not_trusted(fresh: Path) -> None:
+    fresh.mkdir(parents=True)
+    os.chown(fresh, 65534, 65534)
+    with pytest.raises(NotBuiltError, match="kernels belongs to another user"):
+        Build(torch.float32).finish()
+
+
+@pytest.mark.gcc
+def test_a_compiler_that_hangs_is_ended(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"/bin/sleep 987 &\necho $! >> {tmp_path}/children\nwait"
+    compiler(tmp_path / "bin", script, monkeypatch)
+    monkeypatch.setattr(build, "BUILD_S", 1.0)
+    with pytest.raises(NotBuiltError, match="gcc did not finish within 1 s"):
+        Build(torch.float32).finish()
+    assert not list(fresh.iterdir())
+    for child in (tmp_path / "children").read_text().split():
+        stat = Path(f"/proc/{child}/stat")  # gone, or dead and waiting for its exit code to be read
+        assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.gcc
+def test_another_compiler_makes_another_library(
+    library: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh.mkdir(parents=True)
+    shutil.copy(library, fresh)
+    path = os.environ["PATH"]
+    script = f'PATH={shlex.quote(path)}; exec {shutil.which("gcc")} "$@"'
+    compiler(tmp_path / "bin", script, monkeypatch)
+    Build(torch.float32).finish()
+    assert len(list(fresh.iterdir())) == 2
+
+
+def test_without_gcc_it_is_said_and_the_formulas_are_used(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(fresh))
+    kernels.choose(torch.bfloat16)
+    assert kernels.describe() == "torch (fused ones need Linux and gcc)"
+    x = torch.ones(1)
+    alive = weakref.ref(x)
+    assert type(kernels.kernels_for(x, torch.bfloat16)) is Formulas
+    del x
+    assert alive() is None  # an error that is raised again and again would keep all activations
+
+
+@pytest.mark.gcc
+def test_a_compiler_that_fails_is_quoted(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler(
+        tmp_path / "bin", 'echo "note" >&2; echo "gcc: error: no room" >&2; exit 1', monkeypatch
+    )
+    with pytest.raises(NotBuiltError, match=r"^gcc: error: no room$"):
+        Build(torch.float32).finish()
+    assert not list(fresh.iterdir())
+
+
+@pytest.mark.gcc
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".cache").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(NotBuiltError, match=r"\.cache/tinygpt"):
+        Build(torch.float32).finish()
