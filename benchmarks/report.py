@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.shapes import Shape
+from tinygpt.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,4 @@ def print_shape(name: str, summary: Mapping[str, Any]) -> None:
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """The JSON; a reader sees the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -153,7 +153,7 @@ def test_work_that_is_killed_again_and_again_comes_to_its_end(
 
 
 def test_finished_shards_are_kept_as_they_are(cfg: PrepareConfig) -> None:
-    killed(lambda: prepare(cfg, silent), 43, cfg.cache_dir)
+    killed(lambda: prepare(cfg, silent), 58, cfg.cache_dir)
     (partial,) = Path(cfg.cache_dir).glob("*/*.partial")
     finished = {path.stem for path in partial.glob("train-*.json")}
     before = {p.name: p.stat().st_ino for p in partial.iterdir() if p.name[:11] in finished}
@@ -168,7 +168,7 @@ def test_finished_shards_are_kept_as_they_are(cfg: PrepareConfig) -> None:
 def test_text_that_changed_is_not_mixed_with_what_was_finished(
     cfg: PrepareConfig, tmp_path: Path
 ) -> None:
-    killed(lambda: prepare(cfg, silent), 43, cfg.cache_dir)
+    killed(lambda: prepare(cfg, silent), 58, cfg.cache_dir)
     text = tmp_path / "gifts.txt"
     text.write_text("Dan has no kite.|" + text.read_text())
     anew = prepare(replace(cfg, cache_dir=str(tmp_path / "anew")), silent)
@@ -178,7 +178,7 @@ def test_text_that_changed_is_not_mixed_with_what_was_finished(
 def test_a_source_that_moved_on_since_the_work_began_starts_over(
     cfg: PrepareConfig, whole: dict[str, Any]
 ) -> None:
-    killed(lambda: prepare(cfg, silent), 43, cfg.cache_dir)
+    killed(lambda: prepare(cfg, silent), 58, cfg.cache_dir)
     (partial,) = Path(cfg.cache_dir).glob("*/*.partial")
     state = read_sealed(partial / "state.json")
     assert state

@@ -571,7 +571,7 @@ def test_everything_is_on_the_disk_before_the_name_is_and_the_name_at_the_end(
     """Power may fail too: then only what was flushed is there."""
     flushed: set[int] = set()
     renamed: list[set[int]] = []
-    fsync, rename = os.fsync, os.rename
+    fsync, rename = os.fsync, os.replace
 
     def noted_fsync(descriptor: int) -> None:
         fsync(descriptor)
@@ -584,7 +584,7 @@ def test_everything_is_on_the_disk_before_the_name_is_and_the_name_at_the_end(
         rename(source, target)
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "rename", noted_rename)
+    monkeypatch.setattr(os, "replace", noted_rename)
     Checkpoints(tmp_path).save(trained(1))
     assert renamed == [set()]
     assert tmp_path.stat().st_ino in flushed

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinygpt.config.resolution import escaped, resolve
 from tinygpt.config.schema import RunConfig
 from tinygpt.errors import UserError
+from tinygpt.files import write_atomically
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
@@ -28,9 +29,7 @@ def to_yaml(cfg: Any) -> str:
 
 def save(cfg: RunConfig, path: Path) -> None:
     """Write the config; a reader sees the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(to_yaml(cfg))
-    partial.replace(path)
+    write_atomically(path, to_yaml(cfg))
 
 
 def load(path: Path) -> RunConfig:

@@ -4,7 +4,6 @@ Everything grows in a folder of another name, which gets its own when all is the
 """
 
 import errno
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +33,7 @@ from tinygpt.corpus.shards import (
     write_sealed,
 )
 from tinygpt.errors import UserError
+from tinygpt.files import flush, partial_name, rename_durably
 from tinygpt.interfaces import SPLITS, Split, TextSource, Tokenizer
 
 CONFIG = "config.yaml"
@@ -55,7 +55,7 @@ class Preparation:
     ) -> None:
         self.cfg, self.source, self.identity, self.say = cfg, source, identity, say
         self.folder = folder
-        self.partial = folder.with_name(folder.name + ".partial")
+        self.partial = partial_name(folder)
         self._state = self.partial / "state.json"
 
     def run(self) -> None:
@@ -75,7 +75,7 @@ class Preparation:
                 manifest = self._manifest()
                 keep_config(self.cfg, self.partial)
                 write_sealed(self.partial / "manifest.json", manifest)
-                self.partial.rename(self.folder)
+                rename_durably(self.partial, self.folder)
         except NoText:
             shutil.rmtree(self.partial)
             raise
@@ -138,8 +138,7 @@ class Preparation:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder)
         for path in folder.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(path)
         write_sealed(self._state, new_state)
         return tokenizer
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from tinygpt.files import partial_name, rename_durably, write_atomically
 from tinygpt.interfaces import Split
 
 FILES = ("tokens", "documents", "digests")
@@ -103,7 +104,7 @@ class ShardWriter:
     def __init__(self, folder: Path, split: Split, index: int, *, before: Sequence[Shard]) -> None:
         self.folder, self.split, self.index = folder, split, index
         self._paths = {file: path_of(folder, split, index, file) for file in FILES}
-        self._files = {file: partial(path).open("wb") for file, path in self._paths.items()}
+        self._files = {file: partial_name(path).open("wb") for file, path in self._paths.items()}
         self._digests = {file: xxhash.xxh3_128() for file in FILES}
         self._before = np.array(
             [sum(s.tokens for s in before), sum(s.utf8_bytes for s in before)], np.int64
@@ -145,7 +146,7 @@ class ShardWriter:
             os.fsync(file.fileno())
             file.close()
         for path in self._paths.values():
-            partial(path).replace(path)
+            rename_durably(partial_name(path), path)
         shard = Shard(
             index=self.index,
             read=self.read,
@@ -162,22 +163,13 @@ class ShardWriter:
         for file, path in self._paths.items():
             with suppress(OSError):  # closing flushes what a full disk may not hold
                 self._files[file].close()
-            partial(path).unlink(missing_ok=True)
-
-
-def partial(path: Path) -> Path:
-    """The name of a file while it is written."""
-    return path.with_name(path.name + ".partial")
+            partial_name(path).unlink(missing_ok=True)
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON with its own checksum; after a crash there is the old file or the new one."""
     text = json.dumps({**content, "sha256": json_sha256(content)}, indent=2) + "\n"
-    with partial(path).open("w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial(path).replace(path)
+    write_atomically(path, text)
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from tinygpt.files import flush, rename_durably
 from tinygpt.kernels.fused import Fused
 from tinygpt.kernels.products import FusedProducts
 
@@ -164,18 +165,9 @@ def _keep(library: Path, cache: Path, key: str) -> Path:
     """Move a new library into the cache; after a power cut it is there whole or not at all."""
     kept = cache / f"{key}-{hashlib.sha256(library.read_bytes()).hexdigest()}.so"
     library.chmod(0o700)
-    _flush(library)
-    library.replace(kept)
-    _flush(cache)
+    flush(library)
+    rename_durably(library, kept)
     return kept
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _key(gcc: str, dtype: torch.dtype) -> str:

@@ -20,6 +20,7 @@ import tinygpt
 from tinygpt import config, console
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError, nearest
+from tinygpt.files import write_atomically
 
 _LIBRARIES = ("torch", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy")
 
@@ -112,7 +113,7 @@ def freeze(
 ) -> None:
     """Write into an empty folder all that its run is; `resume=` begins it."""
     config.save(cfg, path / "config.yaml")
-    (path / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
+    write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
     (path / "samples").mkdir()
     (path / "tokenizer").mkdir()
     queued = {"status": "queued", "error": None, "resumed": list[str]()}
@@ -174,11 +175,9 @@ def find_run(text: str, *, field: str, output_dir: Path) -> Path:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    # a byte on the command line that is no UTF-8 becomes the escape that JSON has for it
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-    partial.replace(path)
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    # a byte on the command line that is not UTF-8 becomes the escape that JSON has for it
+    write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def _now() -> str:

@@ -20,6 +20,7 @@ from tinygpt import config
 from tinygpt.components.loggers.jsonl import Row, read_rows
 from tinygpt.config import RunConfig, SweepConfig
 from tinygpt.errors import UserError, nearest
+from tinygpt.files import rename_durably, write_atomically
 from tinygpt.interfaces import Trial
 from tinygpt.records.folder import freeze, source_state, write_json
 from tinygpt.records.read import is_held
@@ -137,8 +138,8 @@ class SweepFolder:
             "git": source_state(partial),
         }
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        (partial / "sweep.yaml").write_text(text, encoding="utf-8")
-        partial.rename(path)
+        write_atomically(partial / "sweep.yaml", text)
+        rename_durably(partial, path)
         return cls(path)
 
     def add(self, overrides: Sequence[str], cfg: RunConfig) -> SweepRun:
@@ -149,17 +150,15 @@ class SweepFolder:
         partial = self.path / f".{number}.partial"
         _freeze(partial, self.path, number, overrides, cfg)
         final = self.path / str(number)
-        partial.rename(final)
+        rename_durably(partial, final)
         self.runs.append(SweepRun(final, objective=self.content["sweep"]["objective"]))
         return self.runs[-1]
 
     def remember(self, **changes: Any) -> None:
         """Change sweep.yaml."""
         self.content |= changes
-        partial = self.path / ".sweep.yaml.tmp"
         text = yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.path / "sweep.yaml")
+        write_atomically(self.path / "sweep.yaml", text)
 
     def close(self) -> None:
         """Let go of the folder."""

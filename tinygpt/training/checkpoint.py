@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tinygpt.errors import UserError
+from tinygpt.files import flush, rename_durably
 from tinygpt.hardware.parallel import handed_out, whole
 from tinygpt.hardware.ranks import Ranks
 from tinygpt.hardware.runtime import host_copies
@@ -129,8 +130,7 @@ class Checkpoints:
             ) from None
         if target.exists():  # a damaged one that a resumed run came back to
             shutil.rmtree(target)
-        partial.rename(target)
-        _flush(self.folder)
+        rename_durably(partial, target)
         # newer ones are damaged, or the run would not have come back to this step
         past = [saved for saved in self.steps() if saved <= step]
         for old in {*self.steps()} - {*past[-self.keep :], snapshot.best_step}:
@@ -191,7 +191,7 @@ def _write(snapshot: _Snapshot, folder: Path) -> None:
     sums = {name: _sha256(folder / name) for name in _FILES}
     (folder / "checksums.json").write_text(json.dumps(sums, indent=2))
     for path in [*folder.iterdir(), folder]:
-        _flush(path)
+        flush(path)
 
 
 def load_model(model: nn.Module, path: Path | None, ranks: Ranks | None = None) -> None:
@@ -316,12 +316,3 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold what was written, so that a rename cannot overtake it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,12 +6,12 @@ it is written as null, which pandas, jq and browsers all read, and `read_rows` g
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from tinygpt.errors import UserError
+from tinygpt.files import write_atomically
 from tinygpt.interfaces import Logger, Metrics, RunInfo
 
 Row = dict[str, float]  # `step` among them
@@ -49,12 +49,8 @@ class JsonlLogger(Logger):
 
     def _drop_after(self, step: int) -> None:
         """Remove the rows that the resumed run is about to write again."""
-        kept = self.path.with_name(self.path.name + ".tmp")
-        with kept.open("w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line, row in _lines(self.path) if row["step"] <= step)
-            file.flush()
-            os.fsync(file.fileno())
-        kept.replace(self.path)
+        kept = (line + "\n" for line, row in _lines(self.path) if row["step"] <= step)
+        write_atomically(self.path, "".join(kept))
 
 
 def _plain(value: float) -> float | None:

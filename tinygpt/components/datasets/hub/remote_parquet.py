@@ -18,6 +18,7 @@ from urllib.parse import quote
 from tinygpt.components.datasets.hub.http import RemoteFile
 from tinygpt.components.datasets.reading.parquet_files import ParquetFile, ParquetRows
 from tinygpt.errors import UserError
+from tinygpt.files import flush, rename_durably
 
 _PREFIX = "hf://datasets/"
 
@@ -156,7 +157,8 @@ def _made(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        partial.replace(path)
+        flush(partial)
+        rename_durably(partial, path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
