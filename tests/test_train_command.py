@@ -119,3 +119,18 @@ def test_a_run_that_goes_on_says_what_computes_its_numbers_differently(tiny, tmp
     run([*resume, "trainer.max_steps=14", "device.kernels=torch"])
     said = "kernels was fused and is torch: the last bits of what follows may be other ones"
     assert f"warning: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", [
+    ["dataset=hub", "dataset.repo=https://user:hunter2@host/x"],
+    ["output_dir='${oc.env:SECRET}'"],
+    ["logger=wandb", "logger.wandb.mode=offline"],
+])  # fmt: skip
+def test_a_secret_is_refused_before_there_is_a_folder(tiny, tmp_path, typed, monkeypatch, capsys):
+    monkeypatch.setenv("SECRET", "hunter2")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://user:hunter2@host")
+    before = sorted(tmp_path.rglob("*"))
+    run([*(text for text in tiny if typed[0][:7] != "dataset" or "dataset" not in text), *typed],
+        code=2)  # fmt: skip
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "hunter2" not in "".join(capsys.readouterr())

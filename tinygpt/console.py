@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinygpt import signals
-from tinygpt.errors import UserError, visible
+from tinygpt.errors import UserError, masked, visible
 
 # what the machine refuses, and no fault of this program
 _REFUSED = {
@@ -75,7 +75,7 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno == logging.WARNING else ""
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        print(mark + visible(self.format(record)), file=stream)
+        print(mark + visible(masked(self.format(record))), file=stream)
 
 
 class LogFile(logging.FileHandler):
@@ -87,7 +87,7 @@ class LogFile(logging.FileHandler):
         self._failed = False
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        return visible(masked(super().format(record)))
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._failed:

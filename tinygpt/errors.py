@@ -1,20 +1,35 @@
-"""What a user can get wrong, and the words that help: the rule and the nearest valid choice."""
+"""User-facing errors and helpers that phrase them."""
 
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from math import inf
 
+# https://USER:PASSWORD@host, and https://host?token=VALUE
+_USERINFO = re.compile(r"(\w://)[^\s/'\"]+@")
+_QUERY = re.compile(
+    r"(?i)([?&][\w-]*(?:token|key|secret|password|signature|credential)=)[^&\s'\"]+"
+)
+
+
+def masked(text: str) -> str:
+    """The text with *** for passwords and tokens in its URLs."""
+    return _QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
+
 
 class UserError(ValueError):
-    """A mistake that the user can mend; entry points print it without a traceback.
+    """An error that the user can fix; commands print it without a traceback.
 
-    The text names the field as typed, the value, the rule and what to type instead.
+    The text names the field as typed, the value, the rule and what to type instead. Passwords in
+    URLs are masked.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(masked(str(message)))
 
 
 class AlreadyFinished(UserError):
-    """A run that was asked to go on and has nothing left to do."""
+    """A finished run was resumed and has no steps left."""
 
 
 # Characters that a terminal obeys instead of showing: C0 and C1 controls except tab and newline,

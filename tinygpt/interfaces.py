@@ -257,6 +257,13 @@ class LoggerConfig(ABC):
 
     name: str = MISSING
 
+    def check(self) -> None:
+        """Raise UserError if this machine is not set up for it; called before a run has a folder.
+
+        By default there is nothing to check.
+        """
+        return
+
     @abstractmethod
     def build(self) -> Logger:
         """A logger; raises UserError if what it needs is missing."""

@@ -350,3 +350,72 @@ def test_a_plus_adds_no_field(plus: str) -> None:
         "optimizer.lrr is not a field; did you mean optimizer.lr?\n  fields: optimizer.beta1, "
     )
     assert mistake(*TEXT, f"{plus}foo.bar=1").startswith("foo.bar is not a field\n  top level: ")
+
+
+# Secrets
+
+ENVIRONMENT = (
+    "${oc.env:SECRET} would save a value of the environment in the config; type the value itself, "
+    'such as FIELD="$SECRET"'
+)
+
+
+@pytest.fixture
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of the environment that no config may hold."""
+    monkeypatch.setenv("SECRET", "hunter2")
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.env:SECRET}", "a ${ oc.env : SECRET, x}", "${oc.${cache_dir}:SECRET}",
+             "${oc.decode:${oc.env:SECRET}}"],
+)  # fmt: skip
+@pytest.mark.usefixtures("secret")
+def test_the_environment_is_read_by_no_file_and_no_setting(text: str, tmp_path: Path) -> None:
+    files = {"a.json": {"output_dir": text, "cache_dir": "env"}, "a.yaml": {"output_dir": text}}
+    for name, content in files.items():
+        said = mistake(*TEXT, "cache_dir=env", written(tmp_path / name, content))
+        assert said == f"output_dir: {ENVIRONMENT}"
+    typed = mistake(*TEXT, "cache_dir=env", f"output_dir='{text}'")
+    assert typed == f"output_dir: {ENVIRONMENT}"
+
+
+@pytest.mark.usefixtures("secret")
+def test_the_environment_is_not_read_by_choices_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    experiment = tmp_path / "experiment" / "theirs.yaml"
+    for content, said in {
+        "output_dir: ${oc.env:SECRET}": f"output_dir: {ENVIRONMENT}",
+        "defaults: [{override /model: '${oc.env:SECRET}'}]": (
+            "Error resolving interpolation '${oc.env:SECRET}', possible interpolation keys: "
+        ),
+    }.items():
+        experiment.write_text(f"# @package _global_\n{content}\n")
+        assert mistake(*TEXT, "experiment=theirs", config_dir=tmp_path).startswith(said)
+    saved = tmp_path / "config.yaml"
+    config.save(run_config(), saved)
+    saved.write_text(saved.read_text().replace("\nseed: 0", "\nseed: ${oc.env:SECRET}"))
+    with pytest.raises(UserError) as error:
+        config.load(saved)
+    assert str(error.value) == f"seed: {ENVIRONMENT}"
+    assert OmegaConf.to_container(OmegaConf.create({"a": "${oc.env:SECRET}"}), resolve=True) == {
+        "a": "hunter2"  # elsewhere OmegaConf is as it was
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("https://user:hunter2@host/x", "https://***@host/x"),
+        ("https://hunter2@host", "https://***@host"),
+        ("https://u:p@hunter2@host", "https://***@host"),
+        ("https://host/x?a=1&api_key=hunter2&b=2", "https://host/x?a=1&api_key=***&b=2"),
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(typed: str, shown: str) -> None:
+    assert mistake("dataset=hub", f"dataset.repo={typed}") == (
+        f"dataset.repo={shown} has a password or token in it, and configs are saved as plain text; "
+        "leave it out (HF_TOKEN and WANDB_API_KEY are read from the environment)"
+    )
+    for wrong in (["dataset=hub", f"repo={typed}"], [f"dataset=[{typed}"], [typed]):
+        assert "hunter2" not in mistake(*wrong)

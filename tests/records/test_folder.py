@@ -401,3 +401,24 @@ def test_a_folder_of_several_runs_is_refused_with_one_of_them(outputs: Path) -> 
         with pytest.raises(UserError) as error:
             find_run(text, field="run", output_dir=outputs)
         assert str(error.value) == f"run={text} holds several runs; choose one: run={sweep / '9'}"
+
+
+def test_a_password_in_an_error_stays_out_of_the_folder_and_the_console(
+    create: Callable[..., RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = create(tmp_path / "run")
+    console.log_to_console()
+    try:
+        raise RuntimeError("no answer from https://user:hunter2@proxy:8080")
+    except RuntimeError as error:
+        console.log_error("the run failed", traceback=True)
+        console.warn(str(error))
+        folder.close("failed", str(error))
+    said = "no answer from https://***@proxy:8080"
+    printed = "".join(capsys.readouterr())
+    assert printed.count(said) == 3  # the source line, the error and the warning
+    assert record(folder.path)["error"] == said
+    log = (folder.path / "train.log").read_text()
+    assert log.count(said) == 3
+    assert "Traceback" in log
+    assert "hunter2" not in printed + log

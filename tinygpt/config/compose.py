@@ -15,6 +15,7 @@ from yaml import YAMLError
 from tinygpt import config, registry
 from tinygpt.config import DataConfig, PrepareConfig, RunConfig, SweepConfig, mistakes
 from tinygpt.config.overrides import CONF, field_names, parse, quoted
+from tinygpt.config.resolution import environment_unread
 from tinygpt.errors import UserError
 
 CONFIG_CLASSES = {
@@ -54,7 +55,7 @@ def compose_all(
 ) -> list[Any]:
     """The checked config of each job; raises UserError for the first mistake in any of them."""
     where = quoted(f"file://{config_dir}") if config_dir else ""
-    with hydra_conf():
+    with hydra_conf(), environment_unread():
         choices = groups(entry, config_dir)
         return [_compose(entry, job, choices, [f"hydra.searchpath=[{where}]"]) for job in jobs]
 

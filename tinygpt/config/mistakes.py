@@ -127,6 +127,8 @@ def in_a_line(error: Exception) -> str:
     """An error of Hydra's without its chain of causes, naming the YAML that it is about."""
     if isinstance(error, YAMLError):
         return " ".join(str(error).split())
+    if refused := re.search(r"UserError raised while resolving interpolation: (.*)", str(error)):
+        return refused[1]
     in_file = re.match(r"In '((\w+).*?)': .*\n(.*)", str(error))
     if in_file:
         file, group, reason = in_file.groups()

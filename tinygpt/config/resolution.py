@@ -1,19 +1,22 @@
 """A composed or saved config as a checked dataclass."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from tinygpt import registry
 from tinygpt.config.schema import DeviceConfig, TrainerConfig
-from tinygpt.errors import UserError, as_typed, nearest
+from tinygpt.errors import UserError, as_typed, masked, nearest
 
 T = TypeVar("T")
+_RAISED_BY_RESOLVER = "UserError raised while resolving interpolation: "
 
 
 def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
@@ -23,10 +26,13 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
     """
     try:
         raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
-        plain = OmegaConf.to_container(raw, resolve=True)
+        with environment_unread():
+            plain = OmegaConf.to_container(raw, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {error.msg or error}".splitlines()[0]) from None
+        reason = str(error.msg or error).splitlines()[0].removeprefix(_RAISED_BY_RESOLVER)
+        raise UserError(f"{error.full_key}: {reason}") from None
     assert isinstance(plain, dict)
+    _check_no_secrets("", plain)
     names = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # T is always a dataclass
     values: dict[str, Any] = {}
     scalars: dict[str, Any] = {}
@@ -48,6 +54,38 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
         if f.name not in values and f.default is NO_DEFAULT and f.default_factory is NO_DEFAULT:
             raise UserError(f"{f.name} is not chosen; type {f.name}=NAME")
     return cls(**values)
+
+
+@contextmanager
+def environment_unread() -> Iterator[None]:
+    """Make `${oc.env:NAME}` an error: a config is saved and shared, its environment is private."""
+
+    def refuse(name: str, *_: Any) -> None:
+        raise UserError(
+            f"${{oc.env:{name}}} would save a value of the environment in the config; type the "
+            f'value itself, such as FIELD="${name}"'
+        )
+
+    OmegaConf.register_new_resolver("oc.env", refuse, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _check_no_secrets(path: str, value: Any) -> None:
+    """Raise UserError for a password or a token in a URL: the config is saved as plain text."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_no_secrets(f"{path}.{key}" if path else str(key), item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_no_secrets(path, item)
+    elif isinstance(value, str) and masked(value) != value:
+        raise UserError(
+            f"{path}={value} has a password or token in it, and configs are saved as plain text; "
+            "leave it out (HF_TOKEN and WANDB_API_KEY are read from the environment)"
+        )
 
 
 def _component(kind: str, value: Any, path: str) -> Any:

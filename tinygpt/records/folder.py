@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 import tinygpt
 from tinygpt import config, console
 from tinygpt.config import RunConfig
-from tinygpt.errors import UserError, nearest
+from tinygpt.errors import UserError, masked, nearest
 from tinygpt.files import write_atomically
 
 _LIBRARIES = ("torch", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy")
@@ -102,7 +102,7 @@ class RunFolder:
 
     def close(self, status: str, error: str | None = None) -> None:
         """Record how the run ended and let go of the folder."""
-        self.write_run(status=status, error=error, ended_at=_now())
+        self.write_run(status=status, error=error and masked(error), ended_at=_now())
         logging.getLogger("tinygpt").removeHandler(self._log)
         self._log.close()
         self._lock.release()

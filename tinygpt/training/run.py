@@ -33,6 +33,8 @@ def check(cfg: RunConfig, ranks: Ranks) -> Runtime:
     """
     cfg.dataset.open()
     _ = cfg.tokenizer.identity  # reads the file that it is made from, if there is one
+    for logger in cfg.logger.values():
+        logger.check()
     return Runtime(cfg.device, ranks)
 
 

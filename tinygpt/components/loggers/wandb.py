@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from tinygpt.errors import UserError, check_choice, check_range
+from tinygpt.errors import UserError, check_choice, check_range, masked
 from tinygpt.interfaces import Logger, LoggerConfig, Metrics, RunInfo
 from tinygpt.registry import register
 
@@ -57,6 +57,14 @@ class WandbConfig(LoggerConfig):
         for tag in self.tags:
             if not 1 <= len(tag) <= 64:
                 raise UserError(f"logger.wandb.tags: {tag!r} must have 1 to 64 characters")
+
+    def check(self) -> None:
+        server = os.environ.get("WANDB_BASE_URL", "")
+        if self.mode != "disabled" and masked(server) != server:
+            raise UserError(
+                f"WANDB_BASE_URL={server} has a password in it, which wandb writes to its "
+                "logs; set the URL without it, and WANDB_API_KEY"
+            )
 
     def build(self) -> Logger:
         return WandbLogger(self)
