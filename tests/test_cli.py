@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 TEXT = "dataset=text dataset.path=stories.txt"
 TRAIN_HELP = "\n  python -m tinygpt.train --help lists what there is"
 TOP = (
-    "cache_dir, callback, dataset, device, experiment, logger, model, optimizer, output_dir, "
-    "schedule, seed, tokenizer, trainer, workers"
+    "cache_dir, callback, dataset, device, experiment, logger, model, name, notes, optimizer, "
+    "output_dir, schedule, seed, tags, tokenizer, trainer, workers"
 )
 MODELS = "gpt2, gpt2_large, gpt2_medium, gpt2_xl, medium, nano, small, tiny"
 ADAMW = "beta1, beta2, eps, lr, name, weight_decay"

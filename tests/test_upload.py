@@ -48,6 +48,8 @@ def test_runs_reach_wandb_whole_while_they_train_and_from_their_folders_and_neve
         *tiny,
         "logger=wandb",
         "logger.wandb.tags=[lab]",
+        "name=base",
+        "tags=[paper]",
         "callback=[sample]",
         "callback.sample.max_new_tokens=5",
         "optimizer.lr=1e-3,1e30",
@@ -57,7 +59,7 @@ def test_runs_reach_wandb_whole_while_they_train_and_from_their_folders_and_neve
     done = command("train", ["-m", *settings], tmp_path, url)
     assert done.returncode == 1, done.stdout + done.stderr  # the second run diverges
     (sweep,) = (tmp_path / "outputs").iterdir()
-    assert_all_is_there(sweep, tags=["lab"], project="tinygpt")
+    assert_all_is_there(sweep, tags=["paper", "lab"], project="tinygpt")
     tables = [content for name, content in Server.files.items() if name.endswith(".table.json")]
     assert any(json.loads(content)["columns"] == ["step", "text"] for content in tables)
     assert KEY not in json.dumps(Server.received)
@@ -70,7 +72,7 @@ def test_runs_reach_wandb_whole_while_they_train_and_from_their_folders_and_neve
     Server.received.clear()
     elsewhere = command("upload", [f"run={sweep}", "project=later", "tags=[a,b]"], tmp_path, url)
     assert elsewhere.returncode == 0, elsewhere.stderr
-    assert_all_is_there(sweep, tags=["a", "b"], project="later")
+    assert_all_is_there(sweep, tags=["paper", "a", "b"], project="later")
     rows = read_rows(sweep / "0" / "metrics.jsonl")
     sent = history(Server.received, f"{sweep.name}-0")
     apart = sent[-1]["_timestamp"] - sent[0]["_timestamp"]
@@ -88,6 +90,7 @@ def assert_all_is_there(sweep: Path, *, tags: list[str], project: str) -> None:
     first = upserts(Server.received, good)[0]
     assert (first["project"], first["groupName"]) == (project, sweep.name)
     assert (first["jobType"], first["tags"]) == ("train", tags)
+    assert first["displayName"] == "base"
     config = json.loads(first["config"])
     assert config["optimizer"]["value"]["lr"] == 1e-3
     assert config["trainer"]["value"]["max_steps"] == 10

@@ -185,6 +185,10 @@ def test_a_number_of_something_is_at_least_one(name: str) -> None:
         ({"dataset": {"name": "text"}}, None),
         ({"dataset": {"name": "text", "path": "???"}}, "dataset.path is missing; type "
                                                        "dataset.path=..."),
+        ({"name": ""}, "name: '' must be one line of 1 to 128 characters; type name=TEXT"),
+        ({"name": "a\nb"}, "name: 'a\\nb' must be one line"),
+        ({"tags": ["a", "x" * 65]}, "tags: 'x"),
+        ({"tags": ["a", "a"]}, "tags=[a,a] has a tag twice; type each once"),
         ({"seed": "${nothing}"}, "seed: Interpolation key 'nothing' not found"),
     ],
 )  # fmt: skip
@@ -253,8 +257,9 @@ def test_a_saved_config_loads_back_equal(job: list[str], tmp_path: Path) -> None
 
 
 def test_all_loggers_and_callbacks_together_load_back_equal(tmp_path: Path) -> None:
+    named = ["name=base", "tags=[a,b]", "notes='why, and: how'"]
     typed = ["logger=[wandb,tensorboard]", "callback=[sample,early_stop]", "trainer.max_time=90"]
-    cfg = compose("train", [*TEXT, *typed, "logger.wandb.tags=[a,b]", "optimizer.lr=3e-4"])
+    cfg = compose("train", [*TEXT, *typed, *named, "logger.wandb.tags=[a,b]", "optimizer.lr=3e-4"])
     assert [*cfg.logger] == ["wandb", "tensorboard"]
     config.save(cfg, tmp_path / "config.yaml")
     assert config.load(tmp_path / "config.yaml") == cfg

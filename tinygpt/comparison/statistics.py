@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
+from tinygpt.config import NOT_IDENTITY
 from tinygpt.errors import UserError
 from tinygpt.records.read import RunRecord
 
-# fields that do not make another configuration: where files are, who watches, and the seed
-IGNORED = ("output_dir", "cache_dir", "workers", "seed", "logger", "callback.sample")
+# fields that do not make another configuration
+IGNORED = (*NOT_IDENTITY, "seed", "logger", "callback.sample")
 METRICS = {  # name in a summary -> its heading, and digits behind the point
     "val/bpb": ("val/bpb", 4),
     "val/loss": ("val/loss", 4),

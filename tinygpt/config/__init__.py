@@ -5,6 +5,7 @@ from tinygpt.config.resolution import convert, resolve, unknown_key
 from tinygpt.config.schema import (
     DEFAULT_MAX_TOKENS,
     HORIZONS,
+    NOT_IDENTITY,
     OBJECTIVES,
     DataConfig,
     DeviceConfig,
@@ -18,6 +19,7 @@ from tinygpt.config.units import parse_count, parse_duration
 __all__ = [
     "DEFAULT_MAX_TOKENS",
     "HORIZONS",
+    "NOT_IDENTITY",
     "OBJECTIVES",
     "DataConfig",
     "DeviceConfig",

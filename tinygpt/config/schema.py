@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinygpt.config.units import parse_count, parse_duration
-from tinygpt.errors import UserError, check_choice, check_range
+from tinygpt.errors import UserError, check_choice, check_range, visible
 from tinygpt.interfaces import (
     CallbackConfig,
     DatasetConfig,
@@ -19,6 +19,10 @@ from tinygpt.interfaces import (
     TokenizerConfig,
 )
 
+# fields of a run that do not change its results: where files are, and what people call the run
+NOT_IDENTITY = ("output_dir", "cache_dir", "workers", "name", "tags", "notes")
+MAX_NAME = 128  # characters of a name
+MAX_TAG = 64  # characters of a tag; W&B's own limit
 HORIZONS = ("max_tokens", "max_steps", "max_epochs", "max_flops", "max_time")
 DEFAULT_MAX_TOKENS = 10_000_000
 
@@ -197,15 +201,33 @@ class RunConfig(PrepareConfig):
     callback: dict[str, CallbackConfig] = field(default_factory=dict)
     seed: int = 0  # weights, order of the data and dropout; not the data itself
     output_dir: str = "outputs"  # run folders are made in here
+    name: str | None = None  # what you call the run; shown beside its id
+    tags: list[str] = field(default_factory=list)  # such as [baseline,paper]; `runs tags=paper`
+    notes: str | None = None  # a text for yourself, kept in the run folder
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("seed", self.seed, low=0)
+        if self.name is not None:
+            _check_line("name", self.name, longest=MAX_NAME)
+        for tag in self.tags:
+            _check_line("tags", tag, longest=MAX_TAG)
+        if len(set(self.tags)) < len(self.tags):
+            raise UserError(f"tags=[{','.join(self.tags)}] has a tag twice; type each once")
         if self.dataset.mask_documents and not self.model.masks_documents:
             raise UserError(
                 f"dataset.mask_documents=true needs a model that can keep documents apart, and "
                 f"{self.model.name} cannot; type dataset.mask_documents=false"
             )
+
+
+def _check_line(field_name: str, text: str, *, longest: int) -> None:
+    """Raise UserError unless the text is one line of 1 to `longest` characters."""
+    if not 1 <= len(text.strip()) <= longest or len(text.splitlines()) > 1:
+        raise UserError(
+            f"{field_name}: {visible(text)[:longest]!r} must be one line of 1 to {longest} "
+            f"characters; type {field_name}={'[A,B]' if field_name == 'tags' else 'TEXT'}"
+        )
 
 
 OBJECTIVES = ("val/bpb", "val/loss", "train/loss")

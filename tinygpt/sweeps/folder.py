@@ -18,15 +18,13 @@ from filelock import FileLock, Timeout
 
 from tinygpt import config
 from tinygpt.components.loggers.jsonl import Row, read_rows
-from tinygpt.config import RunConfig, SweepConfig
+from tinygpt.config import NOT_IDENTITY, RunConfig, SweepConfig
 from tinygpt.errors import UserError, nearest
 from tinygpt.files import rename_durably, write_atomically
 from tinygpt.interfaces import Trial
 from tinygpt.records.folder import freeze, source_state, write_json
 from tinygpt.records.read import is_held
 
-# fields of a config that say where files are and how fast they are made, not what a run is
-_NOT_THE_RUN = ("output_dir", "cache_dir", "workers")
 ENDED = ("finished", "stopped", "failed")
 ABANDONED_S = 3600  # making a sweep's folder takes seconds
 
@@ -175,7 +173,7 @@ def _freeze(
 
 def config_hash(cfg: RunConfig) -> str:
     """What a run is, as sha256 hex: equal for runs that give the same numbers."""
-    content = {k: v for k, v in config.to_dict(cfg).items() if k not in _NOT_THE_RUN}
+    content = {k: v for k, v in config.to_dict(cfg).items() if k not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
