@@ -139,11 +139,14 @@ def test_importance_is_the_share_of_variance_less_chance(tmp_path: Path) -> None
         for layers in (1, 2)
         for seed in (0, 1)
     ]
-    shares = importance(read_runs(runs), ["optimizer.lr", "model.n_layer"])
-    assert list(shares) == ["optimizer.lr", "model.n_layer"]
+    keys = ["optimizer.lr", "model.n_layer"]
+    (table,) = compare(read_runs(runs)).tables
+    shares = importance(table, keys)
+    assert list(shares) == keys
     assert shares["optimizer.lr"] > 0.99
     assert shares["model.n_layer"] == 0
-    assert importance(read_runs(runs[:7]), ["optimizer.lr"]) == {}
+    (small,) = compare(read_runs(runs[:7])).tables
+    assert importance(small, ["optimizer.lr"]) == {}
 
 
 def test_every_form_has_the_same_numbers(tmp_path: Path) -> None:

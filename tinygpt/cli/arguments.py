@@ -2,9 +2,10 @@
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tinygpt import console
@@ -51,6 +52,70 @@ def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
     if known.config_dir and not known.config_dir.is_dir():
         raise UserError(f"--config-dir {known.config_dir} is not a folder")
     return known
+
+
+def parse_settings(
+    entry: str,
+    arguments: Sequence[str],
+    *,
+    names: Collection[str],
+    repeatable: Collection[str] = (),
+    may_be_empty: Collection[str] = (),
+    is_word: Callable[[str], bool] = lambda argument: False,
+    peers_names: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The command line of a small command: its `key=value` settings, and its other words.
+
+    Everything after the first `=` is the value, with its commas and quotes. A setting has a list of
+    values, of which only those in `repeatable` have more than one. `is_word` tells what may stand
+    there beside settings, such as a folder. Raises UserError for the first argument that is wrong.
+    """
+    values: dict[str, list[str]] = {}
+    words: list[str] = []
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if argument.startswith("-"):
+            raise unknown_flag(
+                entry, argument, arguments, flags=("--help",), peers_names=peers_names
+            )
+        if not equals or key not in names:
+            if not is_word(argument):
+                raise _not_a_setting(argument, names, repeatable, peers_names)
+            words.append(argument)
+            continue
+        if not text and key not in may_be_empty:
+            raise UserError(f"{key}= has no value; type {key}=VALUE, or leave it out")
+        if key in values and key not in repeatable:
+            raise UserError(f"{key} is typed twice: {values[key][0]} and {text}")
+        values.setdefault(key, []).append(text)
+    return values, words
+
+
+def _not_a_setting(
+    argument: str,
+    names: Collection[str],
+    repeatable: Collection[str],
+    peers_names: Mapping[str, str],
+) -> UserError:
+    from tinygpt.config import unknown_key
+
+    key, equals, _ = argument.partition("=")
+    if not equals:
+        hint = f"type run={argument}" if "run" in repeatable else "settings are typed as key=value"
+        return UserError(f"{argument!r} is not understood; {hint}")
+    if key in peers_names:
+        return UserError(f"{key} is not a field of tinygpt; here it is {peers_names[key]}=")
+    return unknown_key(key, names)
+
+
+def output_folder(typed: Sequence[str]) -> Path:
+    """The folder of `output_dir=`, by default outputs; raises UserError if it is typed in vain."""
+    folder = Path(*typed[-1:] or ["outputs"]).expanduser()
+    if typed and not folder.is_dir():
+        raise UserError(
+            f"output_dir={typed[-1]} is not a folder; type the one that holds your runs"
+        )
+    return folder
 
 
 def unknown_flag(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinygpt.comparison.statistics import Comparison, importance, shown
+from tinygpt.comparison.statistics import Comparison, importance
 from tinygpt.comparison.tables import cells, conclusion, headings, introduction
 from tinygpt.components.loggers.jsonl import Row
+from tinygpt.errors import as_typed
 from tinygpt.records.read import RunRecord
 
 PARTS = Path(__file__).parent / "report_page"
@@ -49,9 +50,7 @@ def content(comparison: Comparison, *, x: str) -> dict[str, Any]:
     number = {id(run): index for index, run in enumerate(runs)}
     best = [number[id(g.runs[0])] for table in comparison.tables for g in table.configurations]
     first, second = [*best, 0, len(runs) - 1][:2]
-    ranked = [
-        run for table in comparison.tables[:1] for g in table.configurations for run in g.runs
-    ]
+    shares = importance(comparison.tables[0], comparison.keys) if comparison.tables else {}
     return {
         "introduction": introduction(comparison),
         "keys": comparison.keys,
@@ -61,7 +60,7 @@ def content(comparison: Comparison, *, x: str) -> dict[str, Any]:
         "second": second,
         "thinned": f"Curves of more than {POINTS} points are drawn by the least and the largest "
         "value of each part; the numbers themselves are in metrics.jsonl of each run.",
-        "importance": importance(ranked, comparison.keys),
+        "importance": shares,
         "tables": [
             {
                 "protocol": table.protocol,
@@ -80,7 +79,7 @@ def _run(run: RunRecord, keys: Sequence[str]) -> dict[str, Any]:
     metrics = {name: run.metric(name) for name in _COSTS}
     return {
         "label": run.label,
-        "words": " ".join(f"{key}={shown(run.flat.get(key))}" for key in keys),
+        "words": " ".join(f"{key}={as_typed(run.flat.get(key))}" for key in keys),
         "status": run.status,
         "error": run.error,
         "warnings": warnings(run),

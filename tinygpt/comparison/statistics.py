@@ -1,6 +1,6 @@
-"""What a set of runs says: configurations over seeds, with intervals, ranks and tests.
+"""Configurations compared over seeds, with intervals, ranks and tests.
 
-Nothing is ranked together that was not measured on the same text.
+Only runs that were measured on the same text are ranked together.
 """
 
 import math
@@ -9,12 +9,19 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from tinygpt.config import NOT_IDENTITY
-from tinygpt.errors import UserError
+from tinygpt.comparison.repeats import (
+    OBJECTIVE,
+    LeftOut,
+    averaged_notes,
+    differing_keys,
+    has_result,
+    protocol,
+    settings,
+    without_repeats,
+)
+from tinygpt.errors import UserError, as_typed
 from tinygpt.records.read import RunRecord
 
-# fields that do not make another configuration
-IGNORED = (*NOT_IDENTITY, "seed", "logger", "callback.sample")
 METRICS = {  # name in a summary -> its heading, and digits behind the point
     "val/bpb": ("val/bpb", 4),
     "val/loss": ("val/loss", 4),
@@ -24,8 +31,7 @@ METRICS = {  # name in a summary -> its heading, and digits behind the point
     "n_params": ("parameters", 0),
     "flops": ("FLOPs", 0),
 }
-OBJECTIVE = "val/bpb"  # of the last evaluation
-LEVEL = 0.05  # a corrected p-value below it is called a difference
+LEVEL = 0.05  # a difference is called one if its corrected p-value is below
 
 
 @dataclass(frozen=True)
@@ -39,20 +45,43 @@ class Estimate:
 
 @dataclass
 class Configuration:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ only in the seed."""
 
     values: dict[str, Any]  # of the keys that differ
     runs: list[RunRecord]
     metrics: dict[str, Estimate] = field(default_factory=dict)
     rank: int = 0
-    difference: float | None = None  # of the objective to the baseline's
+    difference: float | None = None  # of the objective from the baseline's
     p_value: float | None = None  # Welch's, corrected for the number of comparisons (Holm)
-    words: str = ""  # what may be said of the difference
+    words: str = ""  # the verdict on the difference
+
+    @property
+    def name(self) -> str:
+        """The `name=` of its runs, if they have one."""
+        return ", ".join(dict.fromkeys(str(n) for run in self.runs if (n := run.flat.get("name"))))
 
     @property
     def label(self) -> str:
-        """The values that tell it from the others."""
-        return " ".join(f"{key}={shown(value)}" for key, value in self.values.items()) or "all runs"
+        """Its name and the values that differ from other configurations."""
+        values = " ".join(f"{key}={as_typed(value)}" for key, value in self.values.items())
+        return ": ".join(filter(None, [self.name, values])) or "all runs"
+
+    @property
+    def by_seed(self) -> dict[Any, list[RunRecord]]:
+        """The runs of each seed: more than one where equal settings gave other numbers."""
+        found: dict[Any, list[RunRecord]] = {}
+        for run in self.runs:
+            found.setdefault(run.flat.get("seed"), []).append(run)
+        return found
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """A metric over seeds, one value for each seed; None if no run has the metric."""
+        known = [
+            [value for run in runs if (value := run.metric(metric)) is not None]
+            for runs in self.by_seed.values()
+        ]
+        values = [mean(of_seed) for of_seed in known if of_seed]
+        return estimate(values) if values else None
 
 
 @dataclass
@@ -67,52 +96,37 @@ class Table:
 
 @dataclass
 class Comparison:
-    """All runs that were looked at, and what may be said of them."""
+    """The runs that count, and how they compare."""
 
     runs: list[RunRecord]
     keys: list[str]  # that differ between runs
     tables: list[Table]
-    unranked: list[RunRecord]  # not finished, so there is nothing to rank
+    unranked: list[RunRecord]  # without a result, such as runs that failed
+    left_out: list[LeftOut]  # copies and repeats of the runs that count
 
 
 def compare(runs: Sequence[RunRecord], *, baseline: RunRecord | None = None) -> Comparison:
-    """Group runs by configuration and rank what is comparable."""
+    """Group runs by configuration and rank what is comparable.
+
+    Raises UserError if the baseline has no result.
+    """
     keys = differing_keys(runs)
-    ranked = [run for run in runs if run.status == "finished" and run.metric(OBJECTIVE) is not None]
+    counted, left_out = without_repeats(runs, keys)
+    ranked = [run for run in counted if has_result(run)]
+    if baseline is not None:
+        folder = baseline.path.resolve()
+        same = {each.run.path.resolve(): each.counted for each in left_out}
+        baseline = same.get(folder, baseline)
+        folder = baseline.path.resolve()
+        baseline = next((run for run in ranked if run.path.resolve() == folder), baseline)
+        if baseline not in ranked:
+            raise UserError(f"baseline={baseline.path} has not finished, so it is no measure")
     by_protocol: dict[str, list[RunRecord]] = {}
     for run in ranked:
         by_protocol.setdefault(protocol(run), []).append(run)
-    if baseline is not None and baseline not in ranked:
-        raise UserError(f"baseline={baseline.path} has not finished, so it is no measure")
     tables = [_table(name, group, keys, baseline) for name, group in by_protocol.items()]
-    return Comparison(list(runs), keys, tables, [run for run in runs if run not in ranked])
-
-
-def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
-    """The dotted keys of the config that do not have one value in all runs.
-
-    A key that some runs lack, as that of a component they did not choose, differs only if it does
-    among those that have it.
-    """
-    flats = [run.flat for run in runs]
-    names = dict.fromkeys(key for flat in flats for key in flat)
-    return [
-        key
-        for key in names
-        if not any(key == name or key.startswith(f"{name}.") for name in IGNORED)
-        and len({repr(flat[key]) for flat in flats if key in flat}) > 1
-    ]
-
-
-def protocol(run: RunRecord) -> str:
-    """What the run was measured on, in words; equal words mean that its numbers compare."""
-    pinned = run.derived.get("validation")
-    if not pinned:
-        return "validation text that was not recorded"
-    return (
-        f"{pinned['documents']:,} validation documents, {pinned['utf8_bytes']:,} bytes "
-        f"(text {pinned['text_sha256'][:8]})"
-    )
+    unranked = [run for run in counted if run not in ranked]
+    return Comparison(counted, keys, tables, unranked, left_out)
 
 
 def _table(
@@ -120,22 +134,22 @@ def _table(
 ) -> Table:
     groups: dict[str, Configuration] = {}
     for run in runs:
-        values = {key: run.flat.get(key) for key in keys}
+        values = {key: settings(run).get(key) for key in keys}
         found = groups.setdefault(repr(values), Configuration(values, []))
         found.runs.append(run)
     for group in groups.values():
-        for metric in METRICS:
-            numbers = [run.metric(metric) for run in group.runs]
-            known = [number for number in numbers if number is not None]
-            if known:
-                group.metrics[metric] = estimate(known)
+        estimates = {metric: group.estimate(metric) for metric in METRICS}
+        group.metrics = {metric: e for metric, e in estimates.items() if e is not None}
     ordered = sorted(groups.values(), key=lambda group: group.metrics[OBJECTIVE].mean)
     for rank, group in enumerate(ordered, start=1):
         group.rank = rank
     measure = next((g for g in ordered if baseline in g.runs), None) if baseline else ordered[0]
     if measure is not None:
         _test(ordered, measure)
-    return Table(name, ordered, measure, _notes(ordered))
+    notes = _notes(ordered)
+    for group in ordered:
+        notes += averaged_notes(group.label, group.by_seed)
+    return Table(name, ordered, measure, notes)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -163,7 +177,7 @@ def _test(ordered: Sequence[Configuration], baseline: Configuration) -> None:
     for group in others:
         difference = group.metrics[OBJECTIVE].mean - reference.mean
         group.difference = difference
-        group.words = _words(difference, group.p_value, len(group.runs), len(baseline.runs))
+        group.words = _words(difference, group.p_value, len(group.by_seed), len(baseline.by_seed))
 
 
 def _words(difference: float, p: float | None, seeds: int, baseline_seeds: int) -> str:
@@ -218,15 +232,18 @@ def _notes(groups: Sequence[Configuration]) -> list[str]:
     return notes
 
 
-def importance(runs: Sequence[RunRecord], keys: Sequence[str]) -> dict[str, float]:
+def importance(table: Table, keys: Sequence[str]) -> dict[str, float]:
     """Per key the share of the objective's variance that its values explain alone (eta squared).
 
     The correlation ratio of a one-way analysis of variance, less what chance would explain
     (epsilon squared, Kelley 1935). Numbers with more than six values are cut into thirds.
-    {} for fewer than eight runs.
+    {} for fewer than eight values, one for each configuration and seed.
     """
-    scored = [(run, run.metric(OBJECTIVE)) for run in runs]
-    pairs = [(run, value) for run, value in scored if value is not None]
+    pairs = [
+        (group.values, value)
+        for group in table.configurations
+        for value in group.metrics[OBJECTIVE].values
+    ]
     if len(pairs) < 8:
         return {}
     middle = mean(value for _, value in pairs)
@@ -234,9 +251,8 @@ def importance(runs: Sequence[RunRecord], keys: Sequence[str]) -> dict[str, floa
     shares = {}
     for key in keys:
         groups: dict[str, list[float]] = {}
-        for name, (_, value) in zip(
-            _levels([r.flat.get(key) for r, _ in pairs]), pairs, strict=True
-        ):
+        levels = _levels([values[key] for values, _ in pairs])
+        for name, (_, value) in zip(levels, pairs, strict=True):
             groups.setdefault(name, []).append(value)
         n, k = len(pairs), len(groups)
         if k < 2 or k >= n or not total:
@@ -253,12 +269,3 @@ def _levels(values: Sequence[Any]) -> list[str]:
         return [repr(value) for value in values]
     ranks = {value: place for place, value in enumerate(sorted(set(numbers)))}
     return [str(3 * ranks[value] // len(ranks)) for value in values]
-
-
-def shown(value: Any) -> str:
-    """A config value as it is typed."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""A comparison as tables: on a terminal, and as Markdown, CSV and JSON."""
+"""A comparison as text: tables on a terminal, Markdown, CSV and JSON."""
 
 import csv
 import io
@@ -7,40 +7,59 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinygpt.comparison.statistics import METRICS, Comparison, Configuration, Estimate, Table, shown
+from tinygpt.comparison.repeats import protocol, settings
+from tinygpt.comparison.statistics import METRICS, Comparison, Configuration, Estimate, Table
+from tinygpt.errors import as_typed, visible
 from tinygpt.records.read import RunRecord
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-RIVALS = 3  # that are named
-WIDTH = 240  # of tables that do not go to a terminal
+RIVALS = 3  # configurations inside the noise that the conclusion names
+LEFT_OUT = 10  # left-out runs that are listed on a terminal
+WIDTH = 240  # characters of a table that does not go to a terminal
 
 
 def show(comparison: Comparison) -> None:
-    """Print all of it."""
+    """Print the tables, their notes and conclusions, and the runs that are not ranked."""
     from rich.console import Console
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    console.print(introduction(comparison), markup=False)
+
+    def say(text: str) -> None:
+        console.print(visible(text), markup=False)
+
+    say(introduction(comparison))
     for table in comparison.tables:
-        console.print(f"\n{table.protocol}", markup=False)
+        say(f"\n{table.protocol}")
         console.print(_rich(comparison, table))
         for note in table.notes:
-            console.print(f"note: {note}", markup=False)
-        console.print(conclusion(table), markup=False)
+            say(f"note: {note}")
+        say(conclusion(table))
+    if comparison.left_out:
+        say("\nleft out:")
+        for left in comparison.left_out[:LEFT_OUT]:
+            say(f"  {left.reason}")
+        if len(comparison.left_out) > LEFT_OUT:
+            say(f"  and {len(comparison.left_out) - LEFT_OUT} more; all are in the .md and .json")
     if comparison.unranked:
-        console.print("\nnot ranked:", markup=False)
+        say("\nnot ranked:")
         for line in unranked(comparison.unranked):
-            console.print(f"  {line}", markup=False)
+            say(f"  {line}")
 
 
 def introduction(comparison: Comparison) -> str:
-    """How many runs, and what differs between them."""
+    """How many runs count, what differs between them, and how many are left out."""
     seeds = {run.flat.get("seed") for run in comparison.runs}
     keys = ", ".join(comparison.keys) or "nothing but the seed"
     runs, seed = len(comparison.runs), "seed" if len(seeds) == 1 else "seeds"
     words = f"{runs} run{'s' * (runs > 1)}, {len(seeds)} {seed}; they differ in {keys}"
+    if comparison.left_out:
+        left = len(comparison.left_out)
+        words += (
+            f"\n{left} more {'are' if left > 1 else 'is'} left out: a copy of a run, or a repeat "
+            "with the same configuration, seed and numbers, counts once"
+        )
     if len(comparison.tables) > 1:
         words += (
             "\nthey were not measured on the same text, so there are "
@@ -54,7 +73,7 @@ def conclusion(table: Table) -> str:
     best = table.configurations[0]
     if len(table.configurations) == 1:
         return f"one configuration, val/bpb {interval(best.metrics['val/bpb'])}"
-    if len(best.runs) < 2:
+    if len(best.by_seed) < 2:
         return f"lowest: {best.label}; with one seed that may be noise, so add seed=0,1,2"
     rivals = [group for group in table.configurations[1:] if group.words == "inside the noise"]
     if table.baseline is best and rivals:
@@ -67,9 +86,10 @@ def conclusion(table: Table) -> str:
 
 
 def unranked(runs: list[RunRecord]) -> Iterator[str]:
-    """A line for each run that has nothing to rank, and why."""
+    """A line for each run without a result, with the reason."""
     for run in runs:
-        reason = f": {run.error}".partition("\n")[0] if run.error else ""
+        error = run.error or ("no finite val/bpb" if run.status == "finished" else "")
+        reason = f": {error}".partition("\n")[0] if error else ""
         yield f"run {run.label} {run.status}{reason}"
 
 
@@ -82,7 +102,7 @@ def interval(value: Estimate, digits: int = 4) -> str:
 
 
 def _columns(table: Table) -> list[str]:
-    """The metrics that some configuration has."""
+    """The metrics that at least one configuration has."""
     return [name for name in METRICS if any(name in g.metrics for g in table.configurations)]
 
 
@@ -94,8 +114,9 @@ def cells(group: Configuration, comparison: Comparison, table: Table) -> list[st
     ]
     return [
         str(group.rank),
-        *(shown(group.values[key]) for key in comparison.keys),
-        str(len(group.runs)),
+        *([group.name] if _named(table) else []),
+        *(as_typed(group.values[key]) for key in comparison.keys),
+        str(len(group.by_seed)),
         metrics[0],
         "" if group.difference is None else f"{group.difference:+.4f}",
         "" if group.p_value is None else f"{group.p_value:.2g}",
@@ -105,10 +126,11 @@ def cells(group: Configuration, comparison: Comparison, table: Table) -> list[st
 
 
 def headings(comparison: Comparison, table: Table) -> list[str]:
-    """Over the cells."""
+    """The texts above the columns of `cells`."""
     names = [METRICS[name][0] for name in _columns(table)]
     return [
         "rank",
+        *(["name"] if _named(table) else []),
         *short_names(comparison.keys),
         "seeds",
         names[0],
@@ -119,8 +141,12 @@ def headings(comparison: Comparison, table: Table) -> list[str]:
     ]
 
 
+def _named(table: Table) -> bool:
+    return any(group.name for group in table.configurations)
+
+
 def short_names(keys: Sequence[str]) -> list[str]:
-    """The last words of dotted keys, where they are enough to tell them apart."""
+    """The last parts of dotted keys; the whole key where two end alike."""
     last = [key.rpartition(".")[2] for key in keys]
     return [key if last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
 
@@ -131,15 +157,16 @@ def _rich(comparison: Comparison, table: Table) -> "RichTable":
 
     rich = RichTable(box=None, header_style="bold")
     for name in headings(comparison, table):
-        rich.add_column(escape(name), justify="left" if name == "" else "right")
+        rich.add_column(escape(name), justify="left" if name in ("", "name") else "right")
     for group in table.configurations:
         style = "dim" if group.words == "worse" else None
-        rich.add_row(*map(escape, cells(group, comparison, table)), style=style)
+        texts = (escape(visible(cell)) for cell in cells(group, comparison, table))
+        rich.add_row(*texts, style=style)
     return rich
 
 
 def markdown(comparison: Comparison) -> str:
-    """All of it for a README."""
+    """The comparison as Markdown."""
     parts = [introduction(comparison)]
     for table in comparison.tables:
         head = headings(comparison, table)
@@ -150,34 +177,38 @@ def markdown(comparison: Comparison) -> str:
         )
         notes = [f"Note: {note}." for note in table.notes]
         parts += [f"Measured on {table.protocol}:", rows, *notes, f"{conclusion(table)}."]
+    if comparison.left_out:
+        lines_out = "\n".join(f"- {left.reason}" for left in comparison.left_out)
+        parts.append(f"Left out:\n\n{lines_out}")
     if comparison.unranked:
-        left = "\n".join(f"- {line}" for line in unranked(comparison.unranked))
-        parts.append(f"Not ranked:\n\n{left}")
-    return "\n\n".join(parts) + "\n"
+        lines_out = "\n".join(f"- {line}" for line in unranked(comparison.unranked))
+        parts.append(f"Not ranked:\n\n{lines_out}")
+    return visible("\n\n".join(parts)) + "\n"
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")
+    return cell.replace("|", "\\|").replace("\n", " ")
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line for each run, finished or not: what differs, its seed, how it ended, its numbers."""
+    """A line for each run that counts, finished or not: its settings that differ, its numbers."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "status", *comparison.keys, "seed", *METRICS, "protocol", "error"])
-    from tinygpt.comparison.statistics import protocol
-
+    heads = ["run", "status", "name", "tags", *comparison.keys, "seed", *METRICS, "protocol"]
+    writer.writerow([*heads, "error"])
     for run in comparison.runs:
-        values = [shown(run.flat.get(key)) for key in comparison.keys]
+        values = [as_typed(settings(run).get(key)) for key in comparison.keys]
+        label = [run.flat.get("name") or "", " ".join(run.flat.get("tags") or ())]
         numbers = ["" if (n := run.metric(name)) is None else repr(n) for name in METRICS]
         pinned = protocol(run)
         seed = run.flat.get("seed")
-        writer.writerow([run.id, run.status, *values, seed, *numbers, pinned, run.error or ""])
+        told = [run.id, run.status, *label, *values, seed, *numbers, pinned, run.error or ""]
+        writer.writerow(told)
     return text.getvalue()
 
 
 def as_json(comparison: Comparison) -> str:
-    """All of it for programs."""
+    """The comparison as JSON."""
     return json.dumps(to_dict(comparison), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -197,6 +228,10 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "unranked": [
             {"run": run.id, "status": run.status, "error": run.error} for run in comparison.unranked
         ],
+        "left_out": [
+            {"run": left.run.id, "folder": str(left.run.path), "counted": str(left.counted.path)}
+            for left in comparison.left_out
+        ],
     }
 
 
@@ -205,6 +240,7 @@ def _configuration(group: Configuration) -> dict[str, Any]:
         "rank": group.rank,
         "values": group.values,
         "label": group.label,
+        "seeds": len(group.by_seed),
         "runs": [run.id for run in group.runs],
         "metrics": {
             name: {"mean": e.mean, "half_width_95": e.half_width, "values": list(e.values)}

@@ -1,0 +1,131 @@
+"""Which runs count: one value for each configuration, seed and validation text.
+
+A run that is counted twice makes an interval too narrow, so copies and exact repeats are left out.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinygpt.config import NOT_IDENTITY
+from tinygpt.records.read import RunRecord
+
+# fields that do not make another configuration
+IGNORED = (*NOT_IDENTITY, "seed", "logger", "callback.sample")
+OBJECTIVE = "val/bpb"  # of the last evaluation
+_RESULTS = (OBJECTIVE, "val/loss", "tokens")  # numbers that repeat to the bit; times never do
+_HARDWARE = ("device_name", "device", "precision", "threads", "kernels")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is not counted, and the counted run with the same numbers."""
+
+    run: RunRecord
+    counted: RunRecord
+
+    @property
+    def reason(self) -> str:
+        """Whether it is a copy of the other's folder, or the same run made again."""
+        verb = "is a copy of" if self.run.id == self.counted.id else "repeats"
+        return f"{self.run.path} {verb} {self.counted.path}"
+
+
+def settings(run: RunRecord) -> dict[str, Any]:
+    """The run's config with dotted keys, without the number of threads that a launcher chose.
+
+    Threads change the last bits only. Threads that the user typed stay, to be compared.
+    """
+    if run.run.get("threads_by_launcher"):
+        return {**run.flat, "device.threads": None}
+    return run.flat
+
+
+def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
+    """The dotted keys of the config that do not have one value in all runs.
+
+    Some runs lack a key, such as one of a component that they did not choose. Such a key differs
+    only if it does among the runs that have it.
+    """
+    flats = [settings(run) for run in runs]
+    names = dict.fromkeys(key for flat in flats for key in flat)
+    return [
+        key
+        for key in names
+        if not any(key == name or key.startswith(f"{name}.") for name in IGNORED)
+        and len({repr(flat[key]) for flat in flats if key in flat}) > 1
+    ]
+
+
+def protocol(run: RunRecord) -> str:
+    """The text that the run was measured on; only runs with equal protocols are compared."""
+    pinned = run.derived.get("validation")
+    if not pinned:
+        return "validation text that was not recorded"
+    return (
+        f"{pinned['documents']:,} validation documents, {pinned['utf8_bytes']:,} bytes "
+        f"(text {pinned['text_sha256'][:8]})"
+    )
+
+
+def has_result(run: RunRecord) -> bool:
+    """Whether the run has finished with a finite objective, so that it can be ranked."""
+    value = run.metric(OBJECTIVE)
+    return run.status == "finished" and value is not None and math.isfinite(value)
+
+
+def without_repeats(
+    runs: Sequence[RunRecord], keys: Sequence[str]
+) -> tuple[list[RunRecord], list[LeftOut]]:
+    """The runs that count, and those that repeat one of them.
+
+    Two runs are the same if their folder is the same (also by a symbolic link), or if
+    configuration, seed, protocol and numbers are equal. Runs without results are the same only if
+    they have the same id.
+    """
+    counted: dict[Any, RunRecord] = {}
+    folders: set[Any] = set()
+    left_out = []
+    for run in runs:
+        folder = run.path.resolve()
+        if folder in folders:
+            continue
+        folders.add(folder)
+        flat = settings(run)
+        own = [run.metric(name) for name in _RESULTS] if has_result(run) else [run.id]
+        values = [flat.get(key) for key in keys]
+        identity = repr((values, flat.get("seed"), protocol(run), run.status, own))
+        first = counted.setdefault(identity, run)
+        if first is not run:
+            left_out.append(LeftOut(run, first))
+    return list(counted.values()), left_out
+
+
+def averaged_notes(label: str, by_seed: dict[Any, list[RunRecord]]) -> Iterator[str]:
+    """A note for each seed with several results: they count as one value, their mean."""
+    for seed, runs in by_seed.items():
+        if len(runs) < 2:
+            continue
+        values = sorted(run.metric(OBJECTIVE) or 0.0 for run in runs)
+        cause = "; ".join(_causes(runs)) or "for a reason that is not recorded"
+        yield (
+            f"{len(runs)} runs of {label} with seed={seed} count as one value, their mean: "
+            f"{', '.join(str(run.path) for run in runs)}; {OBJECTIVE} is from {values[0]:.6g} to "
+            f"{values[-1]:.6g} ({cause})"
+        )
+
+
+def _causes(runs: Sequence[RunRecord]) -> Iterator[str]:
+    """What may explain that runs of one configuration and seed differ."""
+    hardware = [run.derived.get("hardware") or {} for run in runs]
+    for name in _HARDWARE:
+        values = dict.fromkeys(str(found.get(name)) for found in hardware)
+        if len(values) > 1:
+            yield f"{name}: {', '.join(values)}"
+    if len({(run.run.get("git") or {}).get("commit") for run in runs}) > 1:
+        yield "other commits"
+    if any(run.flat.get("trainer.max_time") is not None for run in runs):
+        yield "the clock ended them"
+    if any(run.run.get("resumed") for run in runs):
+        yield "some were resumed"
