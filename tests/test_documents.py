@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs_on_disk import make_run
 from tinygpt import compare, runs, sample, upload
 from tinygpt.config import compose, overrides
 from tinygpt.config.overrides import CONF
@@ -29,6 +30,13 @@ def commands(entry: str) -> list[list[str]]:
             if words[:3] == ["python", "-m", f"tinygpt.{entry}"]:
                 found.append(words[3:])
     return found
+
+
+def exit_code(main, arguments):
+    """What a command of the README exits with."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code
 
 
 @pytest.fixture
@@ -63,18 +71,28 @@ def test_a_plan_command_of_the_readme_composes(arguments):
 
 
 @pytest.mark.parametrize("arguments", commands("compare"), ids=" ".join)
-def test_a_compare_command_of_the_readme_is_understood(arguments):
-    assert compare._parse(arguments).runs
+def test_a_compare_command_of_the_readme_compares(arguments, examples, capsys):
+    sweep = Path("outputs/2026_sweep" if arguments == ["latest"] else arguments[0])
+    make_run(sweep / "0")
+    (sweep / "sweep.yaml").touch()
+    assert exit_code(compare.main, arguments) == 0
+    assert "one configuration" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", commands("runs"), ids=" ".join)
-def test_a_runs_command_of_the_readme_is_understood(arguments):
-    assert runs._parse(arguments).filters
+def test_a_runs_command_of_the_readme_finds_runs(arguments, examples, capsys):
+    assert arguments == ["status=unfinished"]
+    make_run(Path("outputs/RUN"), status="paused")
+    make_run(Path("outputs/OTHER"))
+    assert exit_code(runs.main, arguments) == 0
+    assert "1 of 2 runs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", commands("upload"), ids=" ".join)
-def test_an_upload_command_of_the_readme_is_understood(arguments):
-    assert upload._parse(arguments) == (["outputs/RUN"], {})
+def test_an_upload_command_of_the_readme_finds_its_run(arguments, examples, capsys):
+    make_run(Path("outputs/RUN"), status="queued")
+    assert exit_code(upload.main, arguments) == 1
+    assert "error: outputs/RUN: it is queued" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", commands("prepare"), ids=" ".join)

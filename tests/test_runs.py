@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from tests.runs_on_disk import make_run
 from tinygpt import runs
-from tinygpt.runs import sparkline
+from tinygpt.records.listing import sparkline
 
 
 @pytest.fixture
@@ -15,8 +15,9 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four runs, of which one failed and one of a sweep was interrupted."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "outputs"
-    make_run(folder / "a", bpb=1.1, config={"model.n_layer": 4})
-    make_run(folder / "b", bpb=1.3)
+    named = {"name": "base", "tags": ["paper", "x"], "notes": "why"}
+    make_run(folder / "a", bpb=1.1, config={"model.n_layer": 4, **named})
+    make_run(folder / "b", bpb=1.3, config={"name": None, "tags": [], "notes": None})
     make_run(folder / "c", bpb=None, status="failed", error="out of memory")
     make_run(folder / "s_sweep" / "0", bpb=None, status="interrupted")
     return folder
@@ -45,6 +46,11 @@ def names(text: str) -> list[str]:
         (["status=unfinished"], ["outputs/s_sweep/0"]),
         (["sweep=s_sweep"], ["outputs/s_sweep/0"]),
         (["model=gpt", "seed=0", "model.n_layer>3"], ["outputs/a"]),
+        (["name=base"], ["outputs/a"]),
+        (["tags=paper"], ["outputs/a"]),
+        (["tags=[paper,x]"], ["outputs/a"]),
+        (["tags=pap"], []),
+        (["name=null"], ["outputs/b"]),
     ],
 )
 def test_runs_are_found_by_what_they_are(
@@ -69,6 +75,27 @@ def test_one_run_is_shown_whole(outputs: Path, capsys: pytest.CaptureFixture[str
     assert "val/bpb        1.1" in text
     assert "python -m tinygpt.sample run=outputs/a" in text
     assert "3.000 █▃▂▁▁ 0.600" in text
+    assert "  name     base\n  notes    why\n  tags     paper, x\n" in text
+
+
+def test_names_and_errors_cannot_command_the_terminal(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;title\x07"
+    make_run(outputs / "e", status="failed", error=evil, bpb=None, config={"name": evil})
+    for typed in (["status=failed"], ["outputs/e"]):
+        text = listed(capsys, *typed)
+        assert "\x1b" not in text
+        assert "\\x1b]0;title\\x07" in text
+
+
+def test_a_link_to_a_run_is_not_deleted_as_one(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (outputs / "link").symlink_to(outputs / "a")
+    text = listed(capsys, "outputs/link", "delete=true", "yes=true", code=2)
+    assert "outputs/link is a symbolic link; remove it by hand" in text
+    assert (outputs / "a").exists()
 
 
 def test_deleting_needs_a_yes_and_spares_what_runs(
@@ -82,7 +109,7 @@ def test_deleting_needs_a_yes_and_spares_what_runs(
         assert "is running; stop it first" in listed(
             capsys, "outputs/busy", "delete=true", "yes=true", code=2
         )
-    assert "deleted 1 runs" in listed(capsys, "status=failed", "delete=true", "yes=true")
+    assert "deleted 1 run," in listed(capsys, "status=failed", "delete=true", "yes=true")
     assert not (outputs / "c").exists()
     assert (outputs / "a").exists()
 
@@ -95,6 +122,9 @@ def test_deleting_needs_a_yes_and_spares_what_runs(
         (["show=some"], "show=some must be a whole number, or all"),
         (["optimizer.name<3"], "is adamw, which is no number; type optimizer.name=adamw"),
         (["yes=true"], "only delete=true asks"),
+        (["sort=val/bpb", "sort=seed"], "sort is typed twice: val/bpb and seed"),
+        (["output_dir="], "output_dir= has no value; type output_dir=VALUE, or leave it out"),
+        (["output_dir=nosuch"], "output_dir=nosuch is not a folder"),
         (["--list"], "--list is not a flag"),
         (["nowhere"], "nowhere holds no run"),
     ],

@@ -150,7 +150,7 @@ def test_a_run_that_was_killed_online_goes_on_with_its_curve(
     [
         (["run=nowhere"], "nowhere holds no run"),
         (["outputs/x"], "type run=outputs/x"),
-        (["run=latest", "projct=a"], "projct is not a field; did you mean project=?"),
+        (["run=latest", "projct=a"], "projct is not a field; did you mean project?"),
         (["project=a"], "type which run to send"),
         (["--run", "x"], "--run is not a flag"),
     ],

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt import config, console, registry
-from tinygpt.cli.arguments import unknown_flag
-from tinygpt.errors import UserError, as_typed, check_choice, check_range, visible
+from tinygpt.cli.arguments import parse_settings
+from tinygpt.errors import as_typed, check_choice, check_range, visible
 from tinygpt.generation.sampling import SamplingConfig, generate
 from tinygpt.records.folder import find_run
 
@@ -65,27 +65,18 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
 
     Raises UserError.
     """
-    names = [f.name for f in fields(SampleConfig)]
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if key.startswith("-"):
-            raise unknown_flag(
-                "sample", argument, arguments, flags=("--help",), peers_names=PEERS_NAMES
-            )
-        if not equals:
-            raise UserError(f"{argument!r} is not understood; settings are typed as key=value")
-        if key in PEERS_NAMES:
-            raise UserError(f"{key} is not a field of tinygpt; here it is {PEERS_NAMES[key]}=")
-        if key not in names:
-            raise config.unknown_key(key, names)
-        if key == "prompt":
-            values.setdefault(key, []).append(text)
-        elif key in values:
-            raise UserError(f"{key} is typed twice: {values[key]} and {text}")
-        else:
-            value = None if text in ("null", "None") else text
-            values[key] = config.convert(SampleConfig, key, value, field_name=key)
+    typed, _ = parse_settings(
+        "sample",
+        arguments,
+        names=[f.name for f in fields(SampleConfig)],
+        repeatable=("prompt",),
+        may_be_empty=("prompt",),
+        peers_names=PEERS_NAMES,
+    )
+    values: dict[str, Any] = {"prompt": typed.pop("prompt")} if "prompt" in typed else {}
+    for key, (text,) in typed.items():
+        value = None if text in ("null", "None") else text
+        values[key] = config.convert(SampleConfig, key, value, field_name=key)
     return SampleConfig(**values)
 
 

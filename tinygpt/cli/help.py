@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields
 from textwrap import wrap
 
 from tinygpt import registry
-from tinygpt.config import DeviceConfig, TrainerConfig, compose, overrides
+from tinygpt.config import DeviceConfig, RunConfig, TrainerConfig, compose, overrides
 
 _TRAIN = """\
 python -m tinygpt.train [-m] [GROUP=CHOICE ...] [FIELD=VALUE ...]
@@ -108,8 +108,11 @@ def _fields(indent: str, prefix: str, cls: type) -> list[str]:
 
 def _defaults(cls: type) -> Iterator[tuple[str, str]]:
     """The fields that are not groups, with their defaults as typed."""
+    hidden = {*registry.KINDS, *registry.SWEEP_KINDS, "trainer", "device"}
+    if cls is not RunConfig:  # that of a component chooses its class, in a YAML
+        hidden.add("name")
     for field in fields(cls):
-        if field.name in (*registry.KINDS, *registry.SWEEP_KINDS, "trainer", "device", "name"):
+        if field.name in hidden:
             continue
         value = field.default_factory() if field.default_factory is not MISSING else field.default
         if value == "???":

@@ -1,0 +1,56 @@
+"""A run sent to W&B from its folder."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+
+from tinygpt.components.loggers.wandb import WandbConfig, WandbLogger
+from tinygpt.config import convert
+from tinygpt.config.overrides import parse
+from tinygpt.errors import UserError
+from tinygpt.interfaces import RunInfo
+from tinygpt.records.read import RunRecord
+
+OVER = ("finished", "failed", "interrupted", "stopped", "dead", "paused")
+
+
+def wandb_config(run: RunRecord, options: Mapping[str, str]) -> WandbConfig:
+    """The logger's config: the run's own, changed by the options that were typed."""
+    known = {field.name for field in fields(WandbConfig)} - {"name", "mode"}
+    had = (run.config.get("logger") or {}).get("wandb") or {}
+    values = {key: value for key, value in had.items() if key in known}
+    for key, text in options.items():
+        (override,) = parse([f"{key}={text}"])
+        values[key] = convert(WandbConfig, key, override.value(), field_name=key)
+    return WandbConfig(**values)
+
+
+def send(run: RunRecord, cfg: WandbConfig) -> str:
+    """Send one run and return a line that says what was sent.
+
+    Raises UserError if the run is not over, or W&B cannot be reached.
+    """
+    if run.status not in OVER:
+        raise UserError(f"it is {run.status}; a run is sent when it is over")
+    info = RunInfo(
+        folder=run.path,
+        id=run.id,
+        group=run.group,
+        config=run.config,
+        derived=run.derived,
+        resumed_at=None,
+    )
+    samples = {
+        int(path.stem.rpartition("-")[2]): path.read_text("utf-8", errors="replace")
+        for path in (run.path / "samples").glob("step-*.txt")
+    }
+    ended = {"finished": "finished", "stopped": "finished", "failed": "failed"}
+    new = WandbLogger(cfg).upload(
+        info,
+        run.rows,
+        samples,
+        status=ended.get(run.status, "interrupted"),
+        summary={**run.summary, "status": run.status},
+        started_s=datetime.fromisoformat(run.started_at).timestamp(),
+    )
+    return f"{new} of {len(run.rows)} rows were new and are sent"
