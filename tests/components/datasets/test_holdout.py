@@ -4,6 +4,7 @@ import pytest
 
 from tinygpt.components.datasets.reading import holdout
 from tinygpt.errors import UserError
+from tinygpt.interfaces import SPLITS, Split
 
 DOCUMENTS = [f"document {i}" for i in range(2000)]
 
@@ -43,17 +44,31 @@ def test_a_larger_fraction_holds_out_the_same_documents_and_more() -> None:
     assert set(held_out(DOCUMENTS, 0.1)) < set(held_out(DOCUMENTS, 0.2))
 
 
-def test_an_empty_validation_split_names_the_fraction_that_is_enough() -> None:
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_empty_split_names_a_fraction_that_leaves_documents_for_both(split: Split) -> None:
     few = ["one", "two", "three"]
-    with pytest.raises(UserError, match=r"dataset.validation_fraction=0.001 .* type 0\.\d+") as e:
-        held_out(few, 0.001)
-    enough = float(str(e.value).split("type ")[1].split(" ")[0])
-    assert len(held_out(few, enough)) == 1
+    wrong = 0.001 if split == "validation" else 0.999
+    with pytest.raises(UserError, match=rf"={wrong} leaves no document for {split}; type 0\.\d+"):
+        list(holdout.part(few, split, validation_fraction=wrong))
+    for documents in (few, few[:2], ["document 716", "document 1853"]):  # the last are close
+        with pytest.raises(UserError) as error:
+            list(holdout.part(documents, split, validation_fraction=wrong))
+        advised = float(str(error.value).split("type ")[1].split(" ")[0])
+        assert held_out(documents, advised)
+        assert kept(documents, advised)
 
 
-def test_an_empty_train_split_asks_for_a_smaller_fraction() -> None:
-    with pytest.raises(UserError, match="no document for train; type a smaller one"):
-        kept(["one", "two"], 0.999)
+@pytest.mark.parametrize("split", SPLITS)
+def test_equal_documents_cannot_be_divided_and_no_fraction_is_advised(split: Split) -> None:
+    wrong = 0.001 if split == "validation" else 0.999
+    with pytest.raises(UserError, match=r"the same text; give it at least one other document"):
+        list(holdout.part(["one"] * 9, split, validation_fraction=wrong))
+
+
+def test_a_first_part_that_is_all_held_out_asks_for_a_larger_fraction() -> None:
+    documents = ["document 6", "document 11", "document 1"]
+    with pytest.raises(UserError, match=r"all of the first 2 documents.* a larger dataset.fract"):
+        list(holdout.part(documents, "train", validation_fraction=0.1, train_among=2))
 
 
 def test_a_lone_surrogate_has_a_side_too() -> None:

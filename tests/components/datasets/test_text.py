@@ -202,7 +202,7 @@ def test_every_field_that_changes_the_documents_changes_the_identity(
     [
         ({"path": "stori.jsonl"}, r"dataset.path=.*stori.jsonl does not exist; did you mean "
                                   r"dataset.path=.*stories.jsonl"),
-        ({"path": "notes.md"}, r"notes.md has no file .* read: \.txt, \.jsonl, \.csv, \.parquet"),
+        ({"path": "notes.md"}, r"notes.md has no file .* read: \.txt, \.jsonl, \.csv, \.tsv, "),
         ({"path": "empty"}, "has no file that can be read"),
         ({"path": "blank.txt"}, "blank.txt holds no text"),
         ({"path": "stories.jsonl", "separator": "|"}, r"separator='\|' would be ignored"),

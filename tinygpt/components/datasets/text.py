@@ -137,9 +137,13 @@ class TextFiles(TextSource):
             yield from self._part_of_one(split, lambda _: iter(start), sieve)
             return
         documents = chain(start, documents)
-        if split == "train" and cfg.fraction < 1:
-            documents = islice(documents, amounts.first(self._n_read, cfg.fraction))
-        documents = holdout.part(documents, split, validation_fraction=cfg.validation_fraction)
+        part_of_train = split == "train" and cfg.fraction < 1
+        documents = holdout.part(
+            documents,
+            split,
+            validation_fraction=cfg.validation_fraction,
+            train_among=amounts.first(self._n_read, cfg.fraction) if part_of_train else None,
+        )
         yield from islice(documents, cfg.max_documents if split == "train" else None)
 
     def _part_of_one(

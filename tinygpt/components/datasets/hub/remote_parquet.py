@@ -115,7 +115,10 @@ class RemoteParquetFile(ParquetFile):
         start, stop = self._span(group)[0], self._span(last)[1]
         text = sum(chunk.total_compressed_size for chunk in self.chunks[group : last + 1])
         self._remote.limit = stop if 2 * text > stop - start else 0
-        schema = pa.schema([self.footer.schema.to_arrow_schema().field(self.text_column)])
+        kind = self.footer.schema.to_arrow_schema().field(self.text_column).type
+        if pa.types.is_dictionary(kind):  # batches hold its values
+            kind = kind.value_type
+        schema = pa.schema([(self.text_column, kind)])
         zstd = pa.ipc.IpcWriteOptions(compression="zstd")
         with (
             _made(path) as partial,

@@ -1,4 +1,4 @@
-"""Files that may be compressed, read as the bytes that were in them."""
+"""Read plain and compressed files as uncompressed bytes."""
 
 import bz2
 import gzip
@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 from tinygpt.errors import UserError
 
-# ending -> how much longer text is than its file, for estimates
+# ending -> typical ratio of text size to file size, for estimates
 COMPRESSIONS = {".gz": 2.8, ".zst": 3.0, ".bz2": 3.7, ".xz": 3.6}
 
 
@@ -26,19 +26,28 @@ def split_ending(path: Path) -> tuple[str, str]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The uncompressed bytes of a file; raises UserError where they are damaged or cut off."""
+    """The uncompressed bytes of a file.
+
+    Raises UserError if the compressed data is damaged or the system cannot read the file.
+    """
     compression = split_ending(path)[1]
-    # OSError is what some of the libraries say of damage; a plain file has nothing to damage
-    damage = (EOFError, zlib.error, lzma.LZMAError, OSError) if compression else ()
+    damage = (EOFError, zlib.error, lzma.LZMAError, ValueError) if compression else ()
     try:
         with _open(path, compression) as file:
             yield file
-    except damage as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the data
+    except (OSError, *damage) as error:
+        if isinstance(error, UserError):
             raise
+        if isinstance(error, OSError) and (error.errno is not None or not compression):
+            raise unreadable(path, error) from None
         raise UserError(
             f"{path} cannot be decompressed: {error}; it was cut off or damaged, get it again"
         ) from None
+
+
+def unreadable(path: object, error: OSError) -> UserError:
+    """The error for a file or folder that the system refuses to read."""
+    return UserError(f"{path} cannot be read: {error.strerror or error}")
 
 
 def _open(path: Path, compression: str) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""One text column of parquet files: what their footers tell, and the texts of some of the rows."""
+"""Read one text column of parquet files, in batches of bounded size."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,11 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tinygpt.components.datasets.reading.compressed import unreadable
 from tinygpt.components.datasets.reading.local_files import check_column
 from tinygpt.errors import UserError
 
 _BATCH_BYTES = 1 << 20  # of text in memory at a time, about
-_BUFFER_BYTES = 1 << 20  # of the file in memory at a time
+_DICTIONARY_BATCH_BYTES = 32 << 20  # the same where rows share long values
+# pre_buffer, which is on by default, would read each row group as a whole
+_BOUNDED: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
 
 
 class ParquetFile:
@@ -23,9 +26,11 @@ class ParquetFile:
 
     @cached_property
     def footer(self) -> Any:
-        """The `pyarrow.parquet.FileMetaData`; raises UserError, also if the column is not there."""
-        footer = self._read_footer()
-        types = {field.name: str(field.type) for field in footer.schema.to_arrow_schema()}
+        """The `pyarrow.parquet.FileMetaData`; raises UserError, also for a missing column."""
+        with readable(self.name):
+            footer = self._read_footer()
+            schema = footer.schema.to_arrow_schema()
+            types = {field.name: str(field.type) for field in schema}
         check_column(self.text_column, types, where=self.name)
         return footer
 
@@ -60,25 +65,19 @@ class ParquetFile:
 
     @cached_property
     def chunks(self) -> list[Any]:
-        """The footer's words on the column, per row group."""
-        groups = [self.footer.row_group(i) for i in range(self.footer.num_row_groups)]
-        columns = ((group.column(i) for i in range(group.num_columns)) for group in groups)
-        return [
-            next(chunk for chunk in chunks if chunk.path_in_schema == self.text_column)
-            for chunks in columns
-        ]
-
-    @cached_property
-    def _batch_rows(self) -> int:
-        size: int = sum(chunk.total_uncompressed_size for chunk in self.chunks)
-        n_rows: int = self.footer.num_rows
-        return max(1, min(10_000, _BATCH_BYTES * n_rows // max(1, size)))
+        """The footer's metadata of the column, per row group."""
+        with readable(self.name):
+            groups = [self.footer.row_group(i) for i in range(self.footer.num_row_groups)]
+            columns = ((group.column(i) for i in range(group.num_columns)) for group in groups)
+            return [
+                next(chunk for chunk in chunks if chunk.path_in_schema == self.text_column)
+                for chunks in columns
+            ]
 
     def _read_footer(self) -> Any:
         from pyarrow import parquet
 
-        with readable(self.name):
-            return parquet.read_metadata(self.path)
+        return parquet.read_metadata(self.path)
 
     def _read_groups(self, groups: Sequence[int]) -> Iterator[Any]:
         """The texts of row groups that follow each other, as Arrow arrays."""
@@ -86,21 +85,44 @@ class ParquetFile:
 
     def _batches(self, source: Any, groups: Sequence[int]) -> Iterator[Any]:
         """The texts of row groups, from a path or an open file; a group may not fit in memory."""
+        import pyarrow as pa
         from pyarrow import parquet
 
-        # pre_buffer, which is on by default, would read each group as a whole
-        bounded: Any = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES}
-        with (
-            readable(self.name),
-            parquet.ParquetFile(source, metadata=self.footer, **bounded) as file,
-        ):
-            for batch in file.iter_batches(
-                batch_size=self._batch_rows,
-                row_groups=groups,
-                columns=[self.text_column],
-                use_threads=False,  # there is one column
-            ):
-                yield batch.column(0)
+        with readable(self.name):
+            for group in groups:
+                rows = self._batch_rows(source, group)
+                with parquet.ParquetFile(source, metadata=self.footer, **_BOUNDED) as file:
+                    for batch in file.iter_batches(
+                        batch_size=rows,
+                        row_groups=[group],
+                        columns=[self.text_column],
+                        use_threads=False,  # there is one column
+                    ):
+                        array = batch.column(0)
+                        is_dictionary = pa.types.is_dictionary(array.type)
+                        yield array.dictionary_decode() if is_dictionary else array
+
+    def _batch_rows(self, source: Any, group: int) -> int:
+        """Rows of a batch, so that the text of a batch is about _BATCH_BYTES.
+
+        The size in the footer counts a value once that the rows of a dictionary or a common prefix
+        refer to many times: a file of 600 bytes can hold gigabytes of text.
+        """
+        import pyarrow.compute as pc
+        from pyarrow import parquet
+
+        chunk = self.chunks[group]
+        if "DELTA_BYTE_ARRAY" in chunk.encodings:
+            return 1
+        size = max(1, chunk.total_uncompressed_size)
+        rows: int = min(10_000, _BATCH_BYTES * chunk.num_values // size)
+        if not chunk.has_dictionary_page or chunk.physical_type != "BYTE_ARRAY":
+            return max(1, rows)
+        options = {"read_dictionary": [self.text_column], **_BOUNDED}
+        with parquet.ParquetFile(source, metadata=self.footer, **options) as file:
+            batch = next(file.iter_batches(1, [group], [self.text_column], use_threads=False))
+        longest: int = pc.max(pc.binary_length(batch.column(0).dictionary)).as_py() or 1
+        return max(1, min(rows, _DICTIONARY_BATCH_BYTES // longest))
 
 
 class ParquetRows:
@@ -138,10 +160,22 @@ class ParquetRows:
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Say of which file it is that pyarrow complains."""
+    """Raise UserError with the file's name for what pyarrow raises about a damaged file."""
     import pyarrow as pa
 
     try:
         yield
-    except pa.ArrowException as error:
-        raise UserError(f"{name} cannot be read as parquet: {error}") from None
+    except UserError:
+        raise
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        RuntimeError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(name, error) from None
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(f"{name} cannot be read as parquet: {reason}; get it again") from None

@@ -1,9 +1,10 @@
-"""The documents of one file: .txt, .jsonl, .csv or .parquet, each read lazily."""
+"""Read the documents of one file lazily: .txt, .jsonl, .csv, .tsv or .parquet."""
 
 import csv
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,31 +12,35 @@ from tinygpt.components.datasets.reading.compressed import opened, split_ending
 from tinygpt.components.datasets.reading.local_files import check_column
 from tinygpt.components.datasets.reading.parquet_files import ParquetFile, ParquetRows
 from tinygpt.components.datasets.reading.sieve import Sieve
+from tinygpt.components.datasets.reading.signatures import check_is_text
 from tinygpt.errors import UserError
 
-KINDS = (".txt", ".jsonl", ".csv", ".parquet")
-PIECE = 4 << 20  # bytes; a longer document of a .txt is cut into several, where lines end
-_CHUNK = 1 << 20  # bytes read at a time, and about what a batch of parquet rows holds
+KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
+PIECE = 4 << 20  # bytes; a longer document of a .txt is cut into several, at ends of lines
+_CHUNK = 1 << 20  # bytes read at a time
+_DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # in the order in which they are tried
 _BOM = b"\xef\xbb\xbf"
 
 
 def read(path: Path, *, text_column: str, separator: str | None, sieve: Sieve) -> Iterator[str]:
-    """The documents of one file, empty ones too; raises UserError with the place of what is wrong.
+    """The documents of one file, empty ones included; errors name the file and the line or byte.
 
-    Memory holds a piece of a .txt, one row of a .jsonl or .csv, a few rows of a .parquet.
+    Memory holds a piece of a .txt, one row of a .jsonl, .csv or .tsv, a few rows of a .parquet.
+    Raises UserError.
     """
     kind = split_ending(path)[0]
     if kind == ".parquet":
         yield from _parquet(path, text_column, sieve)
         return
+    check_is_text(path)
     with opened(path) as file:
         match kind:
             case ".txt":
                 yield from _txt(path, file, separator or "", sieve)
             case ".jsonl":
                 yield from _jsonl(path, file, text_column, sieve)
-            case ".csv":
-                yield from _csv(path, file, text_column, sieve)
+            case ".csv" | ".tsv":
+                yield from _csv(path, file, text_column, sieve, delimiters=_DELIMITERS[kind])
 
 
 def contains(path: Path, separator: str) -> bool:
@@ -107,7 +112,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def _jsonl(path: Path, file: BinaryIO, text_column: str, sieve: Sieve) -> Iterator[str]:
     for number, (offset, data) in enumerate(_lines(file), start=1):
         line = sieve.decode(data, path=path, offset=offset)
-        if line is None or line.isspace():
+        if line is None or not line.strip():
             continue
         try:
             row = json.loads(line)
@@ -126,12 +131,27 @@ def _jsonl(path: Path, file: BinaryIO, text_column: str, sieve: Sieve) -> Iterat
             yield text
 
 
-def _csv(path: Path, file: BinaryIO, text_column: str, sieve: Sieve) -> Iterator[str]:
+def _csv(
+    path: Path, file: BinaryIO, text_column: str, sieve: Sieve, *, delimiters: str
+) -> Iterator[str]:
+    """Rows as documents; the delimiter is the first one that makes `text_column` a column.
+
+    A file without a first line has no documents.
+    """
     csv.field_size_limit(sys.maxsize)  # a story may be longer than 128 KB
     lines = (sieve.decode_part(data, path=path, offset=offset) for offset, data in _lines(file))
-    rows = csv.reader(lines, strict=True)
+    head: list[str] = []
+    for line in lines:  # up to the second line that is not blank
+        head.append(line)
+        if sum(not line.isspace() for line in head) == 2:
+            break
+    filled = [line for line in head if line and not line.isspace()]
+    if not filled:
+        return
+    delimiter = _delimiter(filled, text_column, delimiters, path=path)
+    rows = csv.reader(chain(head, lines), strict=True, delimiter=delimiter)
     try:
-        header = next(rows, [])
+        header = next(row for row in rows if row)
         check_column(text_column, dict.fromkeys(header, "string"), where=str(path))
         column = header.index(text_column)
         for row in rows:
@@ -143,6 +163,31 @@ def _csv(path: Path, file: BinaryIO, text_column: str, sieve: Sieve) -> Iterator
                     yield text
     except csv.Error as error:
         raise UserError(f"{path}:{rows.line_num} is not CSV: {error}") from None
+
+
+def _delimiter(lines: list[str], text_column: str, delimiters: str, *, path: Path) -> str:
+    """The first delimiter that makes the column one of the header's, else the most frequent one.
+
+    Raises UserError for a column that is a whole header of several columns: training would read
+    raw rows.
+    """
+    fields = {
+        delimiter: [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
+        for delimiter in delimiters
+    }
+    for delimiter, (header, *_) in fields.items():
+        if text_column not in header:
+            continue
+        for other, split in fields.items():
+            widths = {len(row) for row in split}
+            if len(header) == 1 and len(widths) == 1 and max(widths) > 1:
+                raise UserError(
+                    f"dataset.text_column={text_column} is the whole first line of {path}, whose "
+                    f"columns are separated by {other!r}; type dataset.text_column=NAME\n"
+                    f"  columns: {', '.join(split[0])}"
+                )
+        return delimiter
+    return max(fields, key=lambda delimiter: len(fields[delimiter][0]))
 
 
 def _parquet(path: Path, text_column: str, sieve: Sieve) -> Iterator[str]:
