@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tinygpt.api import Ranking, Run, Token, find, load, rank, run
     from tinygpt.errors import UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Ranking", "Run", "Token", "UserError", "find", "load", "rank", "run"]
 
 
