@@ -114,7 +114,9 @@ def test_a_mistake_is_an_exception_with_the_words_of_the_command_line(run: tinyg
         tinygpt.load("outputs/nothing")
 
 
-def test_runs_are_found_by_status_and_resumed_and_ranked(folder: Path) -> None:
+def test_runs_are_found_by_status_and_resumed_and_ranked(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert [run.status for run in tinygpt.find("outputs")] == ["finished", "finished", "failed"]
     runs = list(tinygpt.find("outputs", status="finished"))
     ranking = tinygpt.rank(runs)
@@ -122,6 +124,8 @@ def test_runs_are_found_by_status_and_resumed_and_ranked(folder: Path) -> None:
     assert row["seeds"] == 2
     assert row["val/bpb"] == pytest.approx(sum(run.summary["val/bpb"] for run in runs) / 2)
     assert "| rank |" in str(ranking)
-    longer = tinygpt.run([f"resume={runs[0].path}", "trainer.max_steps=6"])
+    capsys.readouterr()
+    longer = tinygpt.run([f"resume={runs[0].path}", "trainer.max_steps=6"], quiet=True)
+    assert not capsys.readouterr().out
     assert longer.path == runs[0].path
     assert longer.metrics[-1]["step"] == 6

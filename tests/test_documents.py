@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md tell a reader to type works."""
+"""What README.md, CONTRIBUTING.md and docs/ tell a reader to type works."""
 
 import json
 import re
@@ -19,17 +19,20 @@ from tinygpt.sweeps import scheduler
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")]
+DOCS = [path for path in PAGES if path.parent.parent != ROOT / "experiments"]
 
 
 def commands(entry: str) -> list[list[str]]:
-    """The arguments of each command of an entry point in the README's code blocks."""
+    """The arguments of each command of an entry point in the code blocks of the documents."""
     found = []
-    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL):
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCS)
+    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
         for line in block.splitlines():
             words = shlex.split(line, comments=True)
             if words[:3] == ["python", "-m", f"tinygpt.{entry}"]:
                 found.append(words[3:])
-    return found
+    return [*map(list, dict.fromkeys(map(tuple, found)))]
 
 
 def exit_code(main, arguments):
@@ -49,7 +52,7 @@ def examples(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("examples")
 @pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
-def test_a_train_command_of_the_readme_composes(arguments):
+def test_a_train_command_of_the_documents_composes(arguments):
     if any(word.startswith("resume=") for word in arguments):
         assert arguments == ["resume=outputs/RUN"]
         return
@@ -66,12 +69,12 @@ def test_a_train_command_of_the_readme_composes(arguments):
 
 
 @pytest.mark.parametrize("arguments", commands("plan"), ids=" ".join)
-def test_a_plan_command_of_the_readme_composes(arguments):
+def test_a_plan_command_of_the_documents_composes(arguments):
     compose.compose("train", overrides.jobs(arguments, multirun=False)[0])
 
 
 @pytest.mark.parametrize("arguments", commands("compare"), ids=" ".join)
-def test_a_compare_command_of_the_readme_compares(arguments, examples, capsys):
+def test_a_compare_command_of_the_documents_compares(arguments, examples, capsys):
     sweep = Path("outputs/2026_sweep" if arguments == ["latest"] else arguments[0])
     make_run(sweep / "0")
     (sweep / "sweep.yaml").touch()
@@ -80,7 +83,7 @@ def test_a_compare_command_of_the_readme_compares(arguments, examples, capsys):
 
 
 @pytest.mark.parametrize("arguments", commands("runs"), ids=" ".join)
-def test_a_runs_command_of_the_readme_finds_runs(arguments, examples, capsys):
+def test_a_runs_command_of_the_documents_finds_runs(arguments, examples, capsys):
     assert arguments == ["status=unfinished"]
     make_run(Path("outputs/RUN"), status="paused")
     make_run(Path("outputs/OTHER"))
@@ -89,24 +92,24 @@ def test_a_runs_command_of_the_readme_finds_runs(arguments, examples, capsys):
 
 
 @pytest.mark.parametrize("arguments", commands("upload"), ids=" ".join)
-def test_an_upload_command_of_the_readme_finds_its_run(arguments, examples, capsys):
+def test_an_upload_command_of_the_documents_finds_its_run(arguments, examples, capsys):
     make_run(Path("outputs/RUN"), status="queued")
     assert exit_code(upload.main, arguments) == 1
     assert "error: outputs/RUN: it is queued" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", commands("prepare"), ids=" ".join)
-def test_a_prepare_command_of_the_readme_composes(arguments):
+def test_a_prepare_command_of_the_documents_composes(arguments):
     compose.compose("prepare", overrides.jobs(arguments, multirun=False, entry="prepare")[0])
 
 
 @pytest.mark.parametrize("arguments", commands("data"), ids=" ".join)
-def test_a_data_command_of_the_readme_composes(arguments):
+def test_a_data_command_of_the_documents_composes(arguments):
     compose.compose("data", overrides.jobs(arguments, multirun=False, entry="data")[0])
 
 
 @pytest.mark.parametrize("arguments", commands("sample"), ids=" ".join)
-def test_a_sample_command_of_the_readme_is_understood(arguments):
+def test_a_sample_command_of_the_documents_is_understood(arguments):
     assert sample.parse(arguments).prompt == ["Once upon a time"]
 
 
@@ -116,13 +119,41 @@ def test_the_readme_shows_commands_of_every_kind():
         assert commands(entry), entry
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
-def test_links_and_make_targets_exist(text):
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_make_targets_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
+        linked = (page.parent / target) if target else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            plain = [re.sub(r"[^\w -]", "", heading) for heading in headings]
+            names = [heading.lower().replace(" ", "-") for heading in plain]
+            assert anchor in names, f"{target}#{anchor}"
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:^    |`)make ([a-z-]+)", text, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_page_of_docs_is_linked_from_the_readme():
+    for page in ROOT.glob("docs/*.md"):
+        if page.name != "kernels.md":  # linked from the pages on speed and design
+            assert f"(docs/{page.name})" in README
+
+
+def test_the_python_snippets_of_the_documents_run(tmp_path):
+    code = ""
+    for page in (ROOT / "README.md", ROOT / "docs/python.md"):
+        for snippet in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            code += snippet.replace("outputs/RUN", "latest").replace("max_steps=100", "max_steps=2")
+    few = ', "dataset.train_stories=100", "dataset.validation_stories=2", "cache_dir=cache"'
+    small = few + ', "trainer.tokens_per_step=4096", "trainer.micro_batch_size=1"'
+    code = code.replace(', "dataset=storyworld"', ', "dataset=storyworld"' + small)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "(8, 65)" in done.stdout
 
 
 def example(language: str) -> str:

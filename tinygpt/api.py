@@ -10,7 +10,9 @@ Everything here raises UserError with the text that the command line would print
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -265,12 +267,13 @@ def rank(runs: Iterable[Run], *, baseline: Run | None = None) -> Ranking:
     return Ranking(compare(records, baseline=measure))
 
 
-def run(settings: Sequence[str]) -> Run:
+def run(settings: Sequence[str], *, quiet: bool = False) -> Run:
     """Train one run in this process and return it, finished or paused.
 
     `settings` are what `python -m tinygpt.train` takes, `resume=RUN` included; sweeps are not
-    (type `-m` on the command line).  Raises UserError for settings that do not fit and for a run
-    that failed, and KeyboardInterrupt for one that was interrupted (it is saved).
+    (type `-m` on the command line).  `quiet` prints no progress; train.log has it.  Raises
+    UserError for settings that do not fit and for a run that failed, and KeyboardInterrupt for
+    one that was interrupted (it is saved).
     """
     from tinygpt.training import launch
 
@@ -284,7 +287,10 @@ def run(settings: Sequence[str]) -> Run:
         cfg = compose.compose("train", typed)
         name = new_run_id()
         job = launch.Job(cfg, typed, Path(cfg.output_dir).expanduser() / name, run_id=name)
-    code = launch.launch(job)
+    with ExitStack() as stack:
+        if quiet:
+            stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
+        code = launch.launch(job)
     if code:
         record = json.loads((job.path / "run.json").read_bytes())
         if record["status"] == "interrupted":
