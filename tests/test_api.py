@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tinygpt
-from tinygpt.errors import UserError
+from tinygpt.errors import UserError, visible
 
 TEXT = "Tom had a red ball. He ran and ran.\n\nMia saw a bird. The bird sang.\n\n" * 40
 
@@ -97,7 +97,8 @@ def test_generated_text_is_that_of_the_command_and_streams(run: tinygpt.Run) -> 
         [*command, "num_samples=2", "max_new_tokens=9"], capture_output=True, text=True, check=True
     ).stdout
     assert printed.strip() == "\n".join(
-        f"{'' if n == 1 else chr(10)}--- sample {n}\nTom{text}" for n, text in enumerate(texts, 1)
+        f"{'' if n == 1 else chr(10)}--- sample {n}\nTom{visible(text)}"
+        for n, text in enumerate(texts, 1)
     )
 
 
