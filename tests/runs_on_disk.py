@@ -17,10 +17,11 @@ def make_run(
     validation: dict[str, Any] | None = TEXT,
     tokens: int = 4000,
     rows: int = 5,
+    exist_ok: bool = False,
     **run: Any,
 ) -> Path:
     """A folder with a run of `rows` rows whose losses fall."""
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=exist_ok)
     content = {
         "model": {"name": "gpt", "n_layer": 2},
         "optimizer": {"name": "adamw", "lr": 0.001},

@@ -22,8 +22,9 @@ from tinygpt import config, console, registry
 from tinygpt.config import RunConfig, compose, overrides
 from tinygpt.errors import UserError, check_range, nearest
 from tinygpt.generation.sampling import SamplingConfig, generate
-from tinygpt.records.folder import find_run, new_run_id
-from tinygpt.records.read import RunRecord, find_runs, read_run, read_runs
+from tinygpt.records.find import find_run, find_runs, has_no_checkpoint
+from tinygpt.records.folder import new_run_id
+from tinygpt.records.read import RunRecord, read_run, read_runs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -231,7 +232,8 @@ def load(
     `checkpoint` is "best" (lowest val/bpb) or "latest"; `device` auto, cpu, cuda or mps.
     Raises UserError if there is no such run.
     """
-    path = find_run(str(run), field="run", output_dir=Path(output_dir).expanduser())
+    outputs = Path(output_dir).expanduser()
+    path = find_run(str(run), field="run", output_dir=outputs, obstacle=has_no_checkpoint)
     return Run(path, checkpoint=checkpoint, device=device)
 
 

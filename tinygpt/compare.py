@@ -48,10 +48,11 @@ def _main(arguments: Sequence[str]) -> int:
         raise UserError(f"out={out[0]} must end in .html; type out={Path(out[0]).stem}.html")
     from tinygpt.comparison import report, tables
     from tinygpt.comparison.statistics import compare
-    from tinygpt.records.read import find_runs, read_runs
+    from tinygpt.records.find import find_runs, has_no_result
+    from tinygpt.records.read import read_runs
 
     outputs = output_folder(values.get("output_dir", ()))
-    paths = find_runs(names, output_dir=outputs)
+    paths = find_runs(names, output_dir=outputs, obstacle=has_no_result)
     measure = find_runs(base, output_dir=outputs)[0] if base else None
     if measure is not None and measure not in paths:
         paths.append(measure)

@@ -1,5 +1,6 @@
 """Write files so that a crash leaves the old content or the new content, never a part of it."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,6 +47,14 @@ def rename_durably(source: Path, target: Path) -> None:
     """
     source.replace(target)
     flush(target.parent)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk, its quota or its inodes are used up.
+
+    Libraries in other languages raise errors of their own that hold the system's text.
+    """
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 def flush(path: Path) -> None:

@@ -56,7 +56,8 @@ def _main(arguments: Sequence[str]) -> int:
         raise UserError("delete=true would delete every run; type which, such as status=failed")
     limit = _count(options.get("show", "30"))
     from tinygpt.records import listing
-    from tinygpt.records.read import find_runs, read_runs
+    from tinygpt.records.find import find_runs
+    from tinygpt.records.read import read_runs
 
     filters = [
         wanted

@@ -12,7 +12,7 @@ from tinygpt import config, console, registry
 from tinygpt.cli.arguments import parse_settings
 from tinygpt.errors import as_typed, check_choice, check_range, visible
 from tinygpt.generation.sampling import SamplingConfig, generate
-from tinygpt.records.folder import find_run
+from tinygpt.records.find import find_run, has_no_checkpoint
 
 # what a user of another trainer types first
 PEERS_NAMES = {"out_dir": "run", "start": "prompt"}
@@ -83,7 +83,8 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
 def write(settings: SampleConfig) -> None:
     """Print the samples, token by token on a terminal."""
     registry.import_all()
-    run = find_run(settings.run, field="run", output_dir=Path(settings.output_dir).expanduser())
+    outputs = Path(settings.output_dir).expanduser()
+    run = find_run(settings.run, field="run", output_dir=outputs, obstacle=has_no_checkpoint)
 
     from tinygpt.training.trained import load_trained  # torch, only when there is a run
 

@@ -43,7 +43,8 @@ def _main(arguments: Sequence[str]) -> int:
     places = values.pop("run", [])
     if not places:
         raise UserError("type which run to send: run=latest, or run=outputs/SWEEP")
-    from tinygpt.records.read import find_runs, read_runs
+    from tinygpt.records.find import find_runs
+    from tinygpt.records.read import read_runs
     from tinygpt.records.upload import send, wandb_config
 
     options = {name: texts[0] for name, texts in values.items()}

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from tinygpt import console
 from tinygpt.errors import UserError
-from tinygpt.records.read import RunRecord, find_runs, read_runs
+from tinygpt.records.find import find_runs
+from tinygpt.records.read import RunRecord, read_runs
 
 HERE = Path(__file__).parent
 COLORS = {"bf16": "#c8553d", "fp32": "#5b84b8"}

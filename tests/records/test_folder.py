@@ -20,11 +20,13 @@ import pytest
 import yaml
 
 import tinygpt
+from tests.runs_on_disk import make_run
 from tinygpt import config, console
 from tinygpt.components.datasets.text import TextConfig
 from tinygpt.config import RunConfig, compose
 from tinygpt.errors import UserError
-from tinygpt.records.folder import RunFolder, find_run, new_run_id
+from tinygpt.records.find import find_run, find_runs, has_no_checkpoint, has_no_result
+from tinygpt.records.folder import RunFolder, new_run_id
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +360,47 @@ def test_latest_is_the_run_that_was_started_last(
     assert latest() == "aaaa"
     (outputs / "not-a-run").mkdir()
     assert latest() == "aaaa"
+
+
+def test_latest_is_one_run_for_every_command_also_beside_a_sweep_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    """The sweep's folder is older by its name, but its last run began after the single run."""
+    times = ("10:00", "11:00", "12:00")
+    sweep = tmp_path / "2026-01-01_sweep"
+    first, alone, second = (
+        make_run(path, started_at=f"2026-01-01T{time}:00+00:00")
+        for path, time in zip(
+            (sweep / "0", tmp_path / "2026-01-02_a", sweep / "1"), times, strict=True
+        )
+    )
+    assert find_run("latest", field="run", output_dir=tmp_path) == second
+    assert find_runs(["latest"], output_dir=tmp_path) == [first, second]
+    shutil.rmtree(second)
+    assert find_run("latest", field="run", output_dir=tmp_path) == alone
+    assert find_runs(["latest"], output_dir=tmp_path) == [alone]
+
+
+def test_latest_passes_over_what_a_command_cannot_use_and_names_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = make_run(tmp_path / "a", started_at="2026-01-01T00:00:00+00:00")
+    (good / "checkpoints" / "step-00000001").mkdir(parents=True)
+    failed = make_run(
+        tmp_path / "b", status="failed", bpb=None, started_at="2026-01-02T00:00:00+00:00"
+    )
+    (make_run(tmp_path / "c") / "run.json").write_text("{")
+    logging.getLogger("tinygpt").propagate = True
+    outputs = tmp_path
+    found = find_run("latest", field="run", output_dir=outputs, obstacle=has_no_checkpoint)
+    assert found == good
+    assert find_runs(["latest"], output_dir=outputs, obstacle=has_no_result) == [good]
+    assert find_run("latest", field="resume", output_dir=outputs) == failed
+    assert f"{failed} is newer and left out: it is failed and has no checkpoint" in caplog.text
+    assert f"{tmp_path / 'c'} is damaged and left out: run.json cannot be read" in caplog.text
+    shutil.rmtree(good)
+    with pytest.raises(UserError, match=f"run=latest: no run in {tmp_path} can be used"):
+        find_run("latest", field="run", output_dir=outputs, obstacle=has_no_checkpoint)
 
 
 def test_a_run_is_found_by_its_path_or_by_its_name_in_output_dir(

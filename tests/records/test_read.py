@@ -1,6 +1,7 @@
 """Runs as their folders tell of them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import yaml
 from filelock import FileLock
 
 from tests.runs_on_disk import make_run
+from tinygpt.comparison.statistics import compare
 from tinygpt.errors import UserError
-from tinygpt.records.read import find_runs, flatten, read_run, read_runs
+from tinygpt.records.find import find_runs
+from tinygpt.records.read import file_checksums, flatten, read_run, read_runs
 
 
 def test_a_record_has_what_the_folder_says(tmp_path: Path) -> None:
@@ -39,6 +42,67 @@ def test_a_damaged_folder_is_told_and_hides_no_other(tmp_path: Path, content: st
     assert first.error is not None
     assert "run.json cannot be read" in first.error
     assert first.rows  # what can be read is read
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("summary.json", "null", "summary.json cannot be read: it holds null, not an object"),
+        ("summary.json", "{", "summary.json cannot be read: JSONDecodeError"),
+        ("summary.json", '{"val/bpb": NaN}', "summary.json is damaged: val/bpb is NaN"),
+        ("summary.json", '{"val/bpb": "1.5"}', 'summary.json is damaged: val/bpb is "1.5"'),
+        ("summary.json", '{"tokens": [1]}', "summary.json is damaged: tokens is [1]"),
+        ("run.json", '{"status": "finished", "derived": []}', "run.json is damaged: derived is []"),
+        ("run.json", '{"status": 1}', "run.json is damaged: status is 1"),
+        ("run.json", '{"status": "finished", "config": 3}', "run.json is damaged: config is 3"),
+        ("run.json", '{"status": "x", "started_at": 5}', "run.json is damaged: started_at is 5"),
+    ],
+)
+def test_values_of_the_wrong_type_are_damage_and_no_obstacle_for_other_runs(
+    tmp_path: Path, file: str, content: str, words: str
+) -> None:
+    bad, good = make_run(tmp_path / "bad"), make_run(tmp_path / "good")
+    (bad / file).write_text(content)
+    first, second = read_runs([bad, good])
+    assert (first.status, first.error) == ("damaged", words)
+    assert second.status == "finished"
+    comparison = compare([first, second])
+    assert [run.path for run in comparison.unranked] == [bad]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.unlink(), "metrics.jsonl is missing"),
+        (lambda path: path.write_text(""), "metrics.jsonl is empty"),
+        (
+            lambda path: path.write_text(path.read_text()[:-20]),
+            "metrics.jsonl was changed after the run ended",
+        ),
+        (
+            lambda path: path.write_text(path.read_text().replace("3.0", "2.0", 1)),
+            "metrics.jsonl was changed after the run ended",
+        ),
+    ],
+)
+def test_rows_that_are_not_as_the_run_left_them_are_damage(
+    tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    path = make_run(tmp_path / "run")
+    make_run(path, files=file_checksums(path), exist_ok=True)
+    assert read_run(path).status == "finished"
+    damage(path / "metrics.jsonl")
+    run = read_run(path)
+    assert (run.status, run.error) == ("damaged", words)
+    assert read_run(make_run(tmp_path / "old")).status == "finished"  # without checksums
+
+
+def test_a_finished_run_without_a_summary_is_dead_and_told_how_to_complete_it(
+    tmp_path: Path,
+) -> None:
+    run = read_run(make_run(tmp_path / "run", bpb=None))
+    assert run.status == "dead"
+    assert run.error == f"it has no summary; complete it with resume={run.path}"
 
 
 def test_a_running_run_without_a_process_is_dead(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,11 @@ from filelock import FileLock, Timeout
 import tinygpt
 from tinygpt import config, console
 from tinygpt.config import RunConfig
-from tinygpt.errors import UserError, masked, nearest
-from tinygpt.files import write_atomically
+from tinygpt.errors import UserError, masked
+from tinygpt.files import is_disk_full, write_atomically
+from tinygpt.records.read import file_checksums
 
+RESERVE_BYTES = 1 << 15  # kept free for the last run.json of a run that fills the disk
 _LIBRARIES = ("torch", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy")
 
 
@@ -38,11 +41,18 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.tokenizer = path / "tokenizer"
         self.metrics = path / "metrics.jsonl"
+        self._reserve = path / ".reserve"
         self._lock = FileLock(path / ".lock")
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise UserError(f"{path} is in use by another process; wait or stop it") from None
+        try:
+            self._reserve.write_bytes(bytes(RESERVE_BYTES))
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            self._lock.release()
+            raise disk_error(path, error) from None
         self._log = console.LogFile(path / "train.log")
         logging.getLogger("tinygpt").addHandler(self._log)
 
@@ -58,7 +68,11 @@ class RunFolder:
     ) -> "RunFolder":
         """A new folder that says what is going to run; raises UserError if there is a run in it."""
         make_folder(path)
-        freeze(path, cfg=cfg, overrides=overrides, run_id=run_id, group=group)
+        try:
+            freeze(path, cfg=cfg, overrides=overrides, run_id=run_id, group=group)
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise disk_error(path, error) from None
         folder = cls(path)
         folder.write_run(**_beginning(path))
         return folder
@@ -81,6 +95,7 @@ class RunFolder:
             status="running",
             error=None,
             ended_at=None,
+            files=None,
             resumed=[*folder.run["resumed"], again],
         )
         return folder
@@ -101,8 +116,20 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
 
     def close(self, status: str, error: str | None = None) -> None:
-        """Record how the run ended and let go of the folder."""
-        self.write_run(status=status, error=error and masked(error), ended_at=_now())
+        """Record how the run ended, with checksums of its results, and release the lock.
+
+        On a full disk the reserve makes room for run.json.
+        """
+        changes = {"status": status, "error": error and masked(error), "ended_at": _now()}
+        try:
+            try:
+                self.write_run(**changes, files=file_checksums(self.path))
+            except OSError:
+                self._reserve.unlink(missing_ok=True)
+                self.write_run(**changes, files=file_checksums(self.path))
+        except OSError as failure:
+            console.warn(f"{self.path / 'run.json'} cannot be written: {failure.strerror}")
+        self._reserve.unlink(missing_ok=True)
         logging.getLogger("tinygpt").removeHandler(self._log)
         self._log.close()
         self._lock.release()
@@ -116,8 +143,8 @@ def freeze(
     write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
     (path / "samples").mkdir()
     (path / "tokenizer").mkdir()
-    queued = {"status": "queued", "error": None, "resumed": list[str]()}
-    # the config is here once more because JSON is read fifty times as fast as YAML
+    queued = {"status": "queued", "created_at": _now(), "error": None, "resumed": list[str]()}
+    # the config again: JSON is read fifty times as fast as YAML, and an edit of either shows
     content = {"id": run_id, "group": group, **queued, "config": config.to_dict(cfg)}
     write_json(path / "run.json", content)
 
@@ -134,6 +161,13 @@ def _beginning(path: Path) -> dict[str, Any]:
     }
 
 
+def disk_error(folder: Path, error: OSError) -> UserError | OSError:
+    """The error for a write that failed: on a full disk one line with what to do."""
+    if not is_disk_full(error):
+        return error
+    return UserError(f"the disk of {folder} is full; make room and type the command again")
+
+
 def make_folder(path: Path) -> None:
     """Make a folder that nobody has yet; raises UserError."""
     try:
@@ -144,33 +178,6 @@ def make_folder(path: Path) -> None:
         else:
             hint = f"{error.strerror}; type output_dir=FOLDER"
         raise UserError(f"{path} cannot be made: {hint}") from None
-
-
-def find_run(text: str, *, field: str, output_dir: Path) -> Path:
-    """The run folder that `field=text` means; "latest" is the newest in output_dir.
-
-    Raises UserError with the nearest run there is.
-    """
-    if text == "latest":
-        runs = sorted(output_dir.glob("*/run.json")) + sorted(output_dir.glob("*_sweep/*/run.json"))
-        if not runs:
-            raise UserError(f"{field}=latest: there is no run in {output_dir}; train one first")
-        return max(
-            runs, key=lambda path: json.loads(path.read_bytes()).get("started_at", "")
-        ).parent
-    path = Path(text).expanduser()
-    if not path.exists() and (output_dir / text).exists():
-        path = output_dir / text
-    if (path / "run.json").is_file():
-        return path
-    inside = sorted(child.parent for child in path.glob("*/run.json"))
-    if inside:
-        raise UserError(f"{field}={text} holds several runs; choose one: {field}={inside[-1]}")
-    typed = path.relative_to(output_dir) if path.is_relative_to(output_dir) else path
-    runs = [child.parent.relative_to(output_dir) for child in output_dir.glob("**/run.json")]
-    match = nearest(str(typed), map(str, runs))
-    hint = f"did you mean {field}={output_dir / match}?" if match else "latest is the newest run"
-    raise UserError(f"{field}={text} is not the folder of a run (it has no run.json); {hint}")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

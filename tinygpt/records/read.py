@@ -1,20 +1,36 @@
-"""Runs as their folders tell of them, read fast: what comparing and listing stand on."""
+"""Read run folders fast, for lists and comparisons; a damaged folder is reported, never raised."""
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from filelock import FileLock, Timeout
 
 from tinygpt import config
 from tinygpt.components.loggers.jsonl import Row, read_rows
-from tinygpt.errors import UserError, nearest
+from tinygpt.errors import UserError
 
 READERS = 8  # threads that read folders at the same time
+CHECKED = ("metrics.jsonl", "summary.json")  # run.json has their checksums
+# what run.json and summary.json hold; null and further fields are allowed
+_RUN_TYPES: dict[str, Any] = {
+    "status": str,
+    **dict.fromkeys(("id", "group", "error", "command", "created_at", "started_at"), str),
+    **dict.fromkeys(("config", "derived", "git", "data", "files", "versions"), dict),
+    "resumed": list,
+}
+_SUMMARY_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("val/loss", "val/bpb", "best_val_bpb", "floor_bpb", "best_step"), float),
+    **dict.fromkeys(("step", "tokens", "epochs", "n_params", "elapsed_s"), float),
+    **dict.fromkeys(("tokens_per_sec", "peak_mem_bytes"), float),
+    **dict.fromkeys(("run", "stop_reason"), str),
+}
 
 
 @dataclass(eq=False)
@@ -25,7 +41,7 @@ class RunRecord:
     run: dict[str, Any]  # run.json
     config: dict[str, Any]  # nested, as config.yaml has it
     summary: dict[str, Any]  # summary.json; empty until the run has ended well
-    damage: str | None = None  # what is wrong with the folder
+    damage: str | None = None  # what cannot be read or was changed
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -35,25 +51,32 @@ class RunRecord:
 
     @property
     def group(self) -> str | None:
-        """The sweep that the run belongs to."""
+        """The name of the sweep that the run belongs to."""
         return self.run.get("group")
 
     @property
     def label(self) -> str:
-        """The shortest name that tells it from its neighbours: of a run in a sweep its number."""
+        """The shortest name that is unique among its neighbours: the number of a run in a sweep."""
         return self.path.name if self.group else self.id
 
     @cached_property
     def status(self) -> str:
-        """How the run ended, or that it has not; a running one whose process is gone is dead."""
+        """run.json's status, or what only the whole folder shows: "damaged" or "dead".
+
+        Dead is a run whose process ended without a word, or before it wrote its summary.
+        """
         if self.damage:
             return "damaged"
         status = str(self.run["status"])
+        if status == "finished" and not self.summary:
+            return "dead"
         return "dead" if status == "running" and not is_held(self.path) else status
 
     @property
     def error(self) -> str | None:
-        """Why it ended as it did."""
+        """Why the run ended before its end, or what is damaged."""
+        if self.status == "dead" and self.run["status"] == "finished":
+            return f"it has no summary; complete it with resume={self.path}"
         return self.damage or self.run.get("error")
 
     @property
@@ -64,7 +87,7 @@ class RunRecord:
 
     @property
     def started_at(self) -> str:
-        """ISO time at which it began; empty if it has not."""
+        """ISO time at which the run began; empty if it has not."""
         return self.run.get("started_at") or ""
 
     @cached_property
@@ -74,22 +97,22 @@ class RunRecord:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows of metrics, or none where they cannot be read."""
+        """The rows of metrics.jsonl, or none if it cannot be read."""
         try:
             return read_rows(self.path / "metrics.jsonl")
         except (OSError, UserError):
             return []
 
     def metric(self, name: str) -> float | None:
-        """A number of the summary, or one that follows from it."""
+        """A finite number of the summary or of `derived`, or None; flops is computed from both."""
         if name == "flops":
-            tokens, each = self.summary.get("tokens"), self.derived.get("flops_per_token")
-            return None if tokens is None or each is None else float(tokens * each)
+            tokens, each = self.metric("tokens"), self.metric("flops_per_token")
+            return None if tokens is None or each is None else tokens * each
         value = self.summary.get(name, self.derived.get(name))
-        return float(value) if isinstance(value, (int, float)) else None
+        return float(value) if _is_number(value) else None
 
     def samples(self) -> str:
-        """The last text that the run wrote while it learned."""
+        """The newest sample text; empty without one."""
         found = sorted((self.path / "samples").glob("*.txt"))
         return found[-1].read_text("utf-8", errors="replace") if found else ""
 
@@ -119,83 +142,82 @@ def is_held(path: Path) -> bool:
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of a run folder; what cannot be read is told in `damage`, not raised."""
+    """The record of a run folder; `damage` says what cannot be read or was changed."""
     try:
-        run = json.loads((path / "run.json").read_bytes())
-        run["status"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        words = f"run.json cannot be read: {type(error).__name__}"
-        return RunRecord(path, {}, {}, {}, damage=words)
+        run = _json_object(path / "run.json", _RUN_TYPES)
+    except (UserError, OSError) as error:
+        return RunRecord(path, {}, {}, {}, damage=_words(error))
     content: dict[str, Any] | None = run.get("config")
+    summary: dict[str, Any] = {}
     damage: str | None = None
-    if content is None:  # a run of an earlier version
-        try:
-            content = config.read(path / "config.yaml")
-        except UserError as error:
-            content, damage = {}, str(error)
     try:
-        summary = json.loads((path / "summary.json").read_bytes())
-    except (OSError, ValueError):
-        summary = {}
-    return RunRecord(path, run, content, summary, damage=damage)
+        if content is None:  # a run of an earlier version
+            content = config.read(path / "config.yaml")
+        if (path / "summary.json").exists():
+            summary = _json_object(path / "summary.json", _SUMMARY_TYPES)
+        if run["status"] not in ("queued", "running"):
+            check_files(path, run)
+    except (UserError, OSError) as error:
+        damage = _words(error)
+    return RunRecord(path, run, content or {}, summary, damage=damage)
+
+
+def file_checksums(path: Path) -> dict[str, str]:
+    """sha256 of the files that a run's result is read from; run.json keeps them when it ends."""
+    return {
+        name: hashlib.sha256((path / name).read_bytes()).hexdigest()
+        for name in CHECKED
+        if (path / name).is_file()
+    }
+
+
+def check_files(path: Path, run: Mapping[str, Any]) -> None:
+    """Raise UserError if a file is not as the run left it; runs of earlier versions pass."""
+    known = run.get("files") or {}
+    found = file_checksums(path)
+    for name, checksum in known.items():
+        if name not in found:
+            raise UserError(f"{name} is missing")
+        if found[name] != checksum:
+            size = (path / name).stat().st_size
+            what = "was changed after the run ended" if size else "is empty"
+            raise UserError(f"{name} {what}")
+
+
+def _json_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
+    """The object in a JSON file; raises UserError unless its known fields have these types."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path.name} cannot be read: {type(error).__name__}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} cannot be read: it holds {_shown(content)}, not an object")
+    for name, allowed in types.items():
+        if name not in content and name == "status":
+            raise UserError(f"{path.name} cannot be read: it has no status")
+        value = content.get(name)
+        is_good = isinstance(value, allowed) if allowed is not float else _is_number(value)
+        if value is not None and not is_good:
+            raise UserError(f"{path.name} is damaged: {name} is {_shown(value)}")
+    return content
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 40 else f"{text[:37]}..."
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{Path(error.filename or '').name} cannot be read: {error.strerror}"
+    return str(error)
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     """The records of many folders, in their order."""
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(read_run, paths))
-
-
-def find_runs(patterns: Sequence[str], *, output_dir: Path) -> list[Path]:
-    """The run folders that were typed: runs, sweeps, folders of them, patterns, or `latest`.
-
-    Raises UserError for one that means nothing.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        matches = sorted(_matches(pattern, output_dir), key=_natural)
-        if not matches:
-            known = [str(run.parent) for run in output_dir.glob("**/run.json")]
-            known += [str(sweep.parent) for sweep in output_dir.glob("*/sweep.yaml")]
-            match = nearest(pattern, known)
-            hint = f"; did you mean {match}?" if match else f"; runs are in {output_dir}/"
-            raise UserError(f"{pattern} holds no run{hint}")
-        found |= dict.fromkeys(matches)
-    return list(found)
-
-
-def _matches(pattern: str, output_dir: Path) -> Iterator[Path]:
-    if pattern == "latest":
-        yield from _newest(output_dir)
-        return
-    path = Path(pattern).expanduser()
-    if not path.exists() and (output_dir / pattern).exists():
-        path = output_dir / pattern
-    if any(character in pattern for character in "*?["):
-        anchor = Path(path.anchor) if path.is_absolute() else Path()
-        places = list(anchor.glob(str(path.relative_to(path.anchor))))
-    else:
-        places = [path]
-    for place in places:
-        if (place / "run.json").exists():
-            yield place
-        else:
-            yield from (run.parent for run in place.glob("*/run.json"))
-            yield from (run.parent for run in place.glob("*/[0-9]*/run.json"))
-
-
-def _newest(output_dir: Path) -> list[Path]:
-    """The newest run, or all of the sweep if it is one of a sweep's."""
-    names = [path.parent for path in output_dir.glob("*/run.json")]
-    names += [path.parent for path in output_dir.glob("*/sweep.yaml")]
-    if not names:
-        return []
-    newest = max(names, key=lambda path: path.name)
-    inside = [run.parent for run in newest.glob("*/run.json")]
-    return inside or [newest]
-
-
-def _natural(path: Path) -> tuple[str, int, str]:
-    """Sorts run 10 of a sweep behind run 9."""
-    number = int(path.name) if path.name.isdecimal() else -1
-    return (str(path.parent), number, path.name)

@@ -5,10 +5,8 @@ checksums.json.  It is written under another name, flushed to the disk, and rena
 its own from a copy of the state: until it is written, that takes as much memory as the state does.
 """
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tinygpt.errors import UserError
-from tinygpt.files import flush, rename_durably
+from tinygpt.files import flush, is_disk_full, rename_durably
 from tinygpt.hardware.parallel import handed_out, whole
 from tinygpt.hardware.ranks import Ranks
 from tinygpt.hardware.runtime import host_copies
@@ -34,7 +32,6 @@ from tinygpt.training.state import TrainState
 
 _TENSORS = ("model", "optimizer", "scaler")  # the fields of TrainState that state.json leaves out
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CHUNK = 1 << 24  # bytes hashed at a time: each chunk has to wait for Python's lock
 
 
@@ -122,7 +119,7 @@ class Checkpoints:
             _write(snapshot, partial)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if not any(os.strerror(code) in str(error) for code in _DISK_FULL):
+            if not is_disk_full(error):
                 raise
             raise UserError(
                 f"the disk of {self.folder} is full: the checkpoint of step {step} does not "

@@ -13,7 +13,8 @@ from tinygpt import config, console, registry
 from tinygpt.config import RunConfig, mistakes, overrides
 from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.hardware.ranks import RankLost, Ranks
-from tinygpt.records.folder import RunFolder, find_run
+from tinygpt.records.find import find_run
+from tinygpt.records.folder import RunFolder
 
 # what a resumed run keeps: with another value of these it would be another run
 _FROZEN = ("dataset", "tokenizer", "model", "seed", "trainer.seq_len", "trainer.tokens_per_step")

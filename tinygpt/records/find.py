@@ -1,0 +1,142 @@
+"""Find run folders by what a user types: paths, names, patterns, or `latest`.
+
+`latest` has one meaning in every command: of the runs that the command can use, the one that began
+last. A damaged folder is named in a warning and left out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tinygpt import console
+from tinygpt.errors import UserError, nearest
+from tinygpt.records.read import RunRecord, read_runs
+
+Obstacle = Callable[[RunRecord], str | None]  # why a command cannot use a run, or None
+
+
+def has_no_checkpoint(run: RunRecord) -> str | None:
+    """Why no text can be written with the run's model, or None."""
+    saved = any((run.path / "checkpoints").glob("step-*"))
+    return None if saved else f"it is {run.status} and has no checkpoint"
+
+
+def has_no_result(run: RunRecord) -> str | None:
+    """Why there is nothing to compare, or None."""
+    return None if run.summary else f"it is {run.status} and has no summary"
+
+
+def latest(
+    output_dir: Path, *, obstacle: Obstacle = lambda run: None, warn: Callable[[str], None]
+) -> RunRecord | None:
+    """The usable run that began last, alone or in a sweep; None without one.
+
+    A run that has not begun counts from the moment its folder was made. Passed-over runs that are
+    newer than the found one, and damaged folders of any age, are named by `warn`.
+    """
+    runs = read_runs(sorted(_folders(output_dir)))
+    for run in runs:
+        if run.damage:
+            warn(f"{run.path} is damaged and left out: {run.damage}")
+    intact = [run for run in runs if not run.damage]
+    for run in sorted(intact, key=_moment, reverse=True):
+        reason = obstacle(run)
+        if reason is None:
+            return run
+        warn(f"{run.path} is newer and left out: {reason}")
+    return None
+
+
+def _moment(run: RunRecord) -> tuple[str, Path]:
+    """When a run began or its folder was made, as UTC in ISO format; then by name."""
+    return run.started_at or run.run.get("created_at") or "", run.path
+
+
+def find_run(
+    text: str, *, field: str, output_dir: Path, obstacle: Obstacle = lambda run: None
+) -> Path:
+    """The run folder that `field=text` means; `obstacle` limits what "latest" may be.
+
+    Raises UserError with the nearest run there is.
+    """
+    if text == "latest":
+        found = latest(output_dir, obstacle=obstacle, warn=console.warn)
+        if found is None:
+            if next(_folders(output_dir), None):
+                raise UserError(f"{field}=latest: no run in {output_dir} can be used")
+            raise UserError(f"{field}=latest: there is no run in {output_dir}; train one first")
+        return found.path
+    path = Path(text).expanduser()
+    if not path.exists() and (output_dir / text).exists():
+        path = output_dir / text
+    if (path / "run.json").is_file():
+        return path
+    inside = sorted(child.parent for child in path.glob("*/run.json"))
+    if inside:
+        raise UserError(f"{field}={text} holds several runs; choose one: {field}={inside[-1]}")
+    typed = path.relative_to(output_dir) if path.is_relative_to(output_dir) else path
+    runs = [child.parent.relative_to(output_dir) for child in output_dir.glob("**/run.json")]
+    match = nearest(str(typed), map(str, runs))
+    hint = f"did you mean {field}={output_dir / match}?" if match else "latest is the newest run"
+    raise UserError(f"{field}={text} is not the folder of a run (it has no run.json); {hint}")
+
+
+def find_runs(
+    patterns: Sequence[str], *, output_dir: Path, obstacle: Obstacle = lambda run: None
+) -> list[Path]:
+    """The run folders that were typed: runs, sweeps, folders of them, patterns, or `latest`.
+
+    `latest` is the newest usable run, and all runs of the sweep if it belongs to one. Raises
+    UserError for a pattern without a run.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        if pattern == "latest":
+            matches = _latest_with_its_sweep(output_dir, obstacle)
+        else:
+            matches = sorted(_matches(pattern, output_dir), key=_natural)
+        if not matches:
+            known = [str(run.parent) for run in output_dir.glob("**/run.json")]
+            known += [str(sweep.parent) for sweep in output_dir.glob("*/sweep.yaml")]
+            match = nearest(pattern, known)
+            hint = f"; did you mean {match}?" if match else f"; runs are in {output_dir}/"
+            raise UserError(f"{pattern} holds no run{hint}")
+        found |= dict.fromkeys(matches)
+    return list(found)
+
+
+def _latest_with_its_sweep(output_dir: Path, obstacle: Obstacle) -> list[Path]:
+    run = latest(output_dir, obstacle=obstacle, warn=console.warn)
+    if run is None:
+        return []
+    if run.path.parent == output_dir:
+        return [run.path]
+    inside = [child.parent for child in run.path.parent.glob("[0-9]*/run.json")]
+    return sorted(inside, key=_natural)
+
+
+def _folders(output_dir: Path) -> Iterator[Path]:
+    """Every run folder in a folder of runs and sweeps."""
+    for pattern in ("*/run.json", "*/[0-9]*/run.json"):
+        yield from (found.parent for found in output_dir.glob(pattern))
+
+
+def _matches(pattern: str, output_dir: Path) -> Iterator[Path]:
+    path = Path(pattern).expanduser()
+    if not path.exists() and (output_dir / pattern).exists():
+        path = output_dir / pattern
+    if any(character in pattern for character in "*?["):
+        anchor = Path(path.anchor) if path.is_absolute() else Path()
+        places = list(anchor.glob(str(path.relative_to(path.anchor))))
+    else:
+        places = [path]
+    for place in places:
+        if (place / "run.json").exists():
+            yield place
+        else:
+            yield from _folders(place)
+
+
+def _natural(path: Path) -> tuple[str, int, str]:
+    """Sorts run 10 of a sweep behind run 9."""
+    number = int(path.name) if path.name.isdecimal() else -1
+    return (str(path.parent), number, path.name)
