@@ -25,12 +25,14 @@ import xxhash
 import tinygpt
 from tinygpt.components.datasets.text import TextConfig
 from tinygpt.components.tokenizers.bpe import BPEConfig
+from tinygpt.components.tokenizers.byte import ByteConfig
 from tinygpt.components.tokenizers.char import CharConfig
 from tinygpt.config import PrepareConfig
 from tinygpt.corpus import encoding, sharding
 from tinygpt.corpus.prepared import Prepared, prepare
 from tinygpt.corpus.shards import read_sealed, write_sealed
 from tinygpt.errors import UserError
+from tinygpt.interfaces import TokenizerConfig
 from tinygpt.prepare import main as prepare_command
 
 # what happens to files: who is killed at each of these is killed in any state of the files
@@ -193,6 +195,48 @@ def test_a_source_that_moved_on_since_the_work_began_starts_over(
     lines: list[str] = []
     assert contents(prepare(cfg, lines.append).folder) == whole
     assert "  the text has changed since this was begun: starting over" in lines
+
+
+# Too little text
+
+
+@pytest.mark.parametrize("tokenizer", [ByteConfig(), CharConfig()])
+def test_an_empty_validation_split_is_an_error_before_anything_is_encoded(
+    tmp_path: Path, tokenizer: TokenizerConfig
+) -> None:
+    (tmp_path / "few.jsonl").write_text('{"text": "document 1"}\n{"text": "document 2"}\n')
+    said: list[str] = []
+
+    def prepared(fraction: float) -> Prepared:
+        dataset = TextConfig(path=str(tmp_path / "few.jsonl"), validation_fraction=fraction)
+        cfg = PrepareConfig(dataset=dataset, tokenizer=tokenizer, cache_dir=str(tmp_path / "cache"))
+        return prepare(cfg, said.append)
+
+    with pytest.raises(UserError, match=r"no document for validation; type 0\.\d+") as error:
+        prepared(0.1)
+    assert not any("vocabulary" in line or "train:" in line for line in said)
+    assert not list((tmp_path / "cache").glob("*/*/"))
+    advised = float(str(error.value).split("type ")[1].split(" ")[0])
+    assert prepared(advised).splits["validation"].documents == 1
+
+
+def test_the_default_vocabulary_shrinks_to_what_a_short_text_supports(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a cat sat on the mat. " * 20)
+    said: list[str] = []
+
+    def prepared(**fields: Any) -> Prepared:
+        dataset = TextConfig(path=str(tmp_path / "short.txt"))
+        cfg = PrepareConfig(
+            dataset=dataset, tokenizer=BPEConfig(**fields), cache_dir=str(tmp_path / "cache")
+        )
+        return prepare(cfg, said.append)
+
+    n = prepared().tokenizer.vocab_size
+    assert 258 < n < 400
+    assert f"  the text supports a vocabulary of {n:,}, not of 4,096" in said
+    assert prepared(vocab_size=n).tokenizer.vocab_size == n
+    with pytest.raises(UserError, match=rf"vocab_size=5000 is too large .*vocab_size={n}$"):
+        prepared(vocab_size=5000)
 
 
 # Damage, found and mended

@@ -166,5 +166,9 @@ def compare_sizes(
         except UserError as error:
             results[size] = str(error)
         else:
-            results[size] = bytes_per_token(tokenizer, test)
+            results[size] = (
+                bytes_per_token(tokenizer, test)
+                if tokenizer.vocab_size == size
+                else f"too large for this text; the largest that works is {tokenizer.vocab_size}"
+            )
     return results

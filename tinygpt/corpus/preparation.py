@@ -86,6 +86,7 @@ class Preparation:
 
     def _manifest(self) -> dict[str, Any]:
         self.say(f"  {self.disk.estimate()}")
+        self._check_splits()
         provenance = self.source.provenance()
         tokenizer = self._tokenizer(key=json_sha256({**self.identity, "provenance": provenance}))
         dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
@@ -115,6 +116,12 @@ class Preparation:
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
+    def _check_splits(self) -> None:
+        """Raise UserError for a split without documents, before all of the text is encoded."""
+        for split in ("validation", "train"):
+            if next(self.source.documents(split), None) is None:
+                raise NoText(split)
+
     def _tokenizer(self, *, key: str) -> Tokenizer:
         """The one that finished shards were made with; else a new one, and no shards."""
         folder = self.partial / "tokenizer"
@@ -132,6 +139,11 @@ class Preparation:
         n_documents = self.source.n_documents("train")
         with Progress("vocabulary", self.say, n_documents=n_documents) as progress:
             tokenizer = self.cfg.tokenizer.train(self._train_documents(progress))
+        asked = getattr(self.cfg.tokenizer, "vocab_size", None)
+        if isinstance(asked, int) and tokenizer.vocab_size < asked:
+            self.say(
+                f"  the text supports a vocabulary of {tokenizer.vocab_size:,}, not of {asked:,}"
+            )
         new_state = {"key": key, "tokenizer_fingerprint": tokenizer.fingerprint()}
         if state != new_state:
             shutil.rmtree(self.partial)

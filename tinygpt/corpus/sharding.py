@@ -24,6 +24,9 @@ SHARD_BYTES = 64_000_000  # of text: what is lost at most when the work is kille
 class NoText(UserError):
     """A split has no document that is not empty."""
 
+    def __init__(self, split: Split) -> None:
+        super().__init__(f"the {split} split holds no text; give it some or choose another dataset")
+
 
 class Sharding:
     """The work on one split in a folder."""
@@ -49,9 +52,7 @@ class Sharding:
         if missing or missing is None:
             self._write(encoder, shards, stop=max(missing) + 1 if missing else None)
         if not shards:
-            raise NoText(
-                f"the {self.split} split holds no text; give it some or choose another dataset"
-            )
+            raise NoText(self.split)
         if summary is None:
             summary = {
                 "shards": len(shards),

@@ -74,6 +74,7 @@ class TextFiles(TextSource):
         self.is_one = (  # one document, whatever the file holds
             len(files) == 1 and split_ending(files[0])[0] == ".txt" and cfg.separator is None
         )
+        self._length_of_one: int | None = None  # characters, of a single document
         self._dropped: dict[Split, dict[str, int]] = {}
 
     @cached_property
@@ -151,12 +152,15 @@ class TextFiles(TextSource):
     ) -> Iterator[str]:
         """One document cannot be held out, so its last characters are; it may come in pieces."""
         cfg = self.cfg
-        length, blank = 0, True
-        for piece in read(Sieve(cfg.on_bad_text)):
-            length += len(piece)
-            blank = blank and (not piece or piece.isspace())
+        length, blank = self._length_of_one, False
+        if length is None:
+            length, blank = 0, True
+            for piece in read(Sieve(cfg.on_bad_text)):
+                length += len(piece)
+                blank = blank and (not piece or piece.isspace())
         if blank:
             raise UserError(f"dataset.path={cfg.path} holds no text")
+        self._length_of_one = length
         cut = int(length * (1 - cfg.validation_fraction))
         start, stop = (0, int(cut * cfg.fraction)) if split == "train" else (cut, length)
         blank = True

@@ -10,6 +10,7 @@ from typing import Any
 from tinygpt.components.datasets.hub.config import HubConfig
 from tinygpt.components.datasets.hub.source import HubSource
 from tinygpt.components.datasets.reading import local_files
+from tinygpt.components.datasets.reading.compressed import opened
 from tinygpt.errors import UserError
 from tinygpt.interfaces import DatasetConfig, Split, TextSource
 from tinygpt.registry import register
@@ -43,6 +44,8 @@ class TinyShakespeareConfig(DatasetConfig):
         path = local_files.existing(self.path)
         if path.is_dir():
             path = local_files.existing(str(path / _FILE))
+        if path.is_dir():
+            raise UserError(f"{path} is a folder and must be the text; type dataset.path=FILE")
         return TinyShakespeare(self, path)
 
 
@@ -77,7 +80,7 @@ class TinyShakespeare(TextSource):
     @cached_property
     def _text(self) -> str:
         cfg = self.cfg
-        data = self.file.read_bytes() if self.file else "".join(self._from_hub()).encode()
+        data = self._from_file(self.file) if self.file else "".join(self._from_hub()).encode()
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != SHA256:
             where = f"dataset.path={cfg.path}" if self.file else f"dataset.repo={cfg.repo}"
@@ -87,6 +90,11 @@ class TinyShakespeare(TextSource):
                 "to read any text type dataset=text dataset.path=FILE"
             )
         return data.decode()
+
+    @staticmethod
+    def _from_file(path: Path) -> bytes:
+        with opened(path) as file:
+            return file.read()
 
     def _from_hub(self) -> Iterator[str]:
         rows = self._repo.rows

@@ -39,6 +39,7 @@ _RESERVED = re.compile(f"[{RESERVED}]")
 MAX_KNOWN = 200_000
 MAX_KNOWN_BYTES = 64
 ID_BYTES = 4  # of an int32
+_TOO_LARGE = r"size too high \(\d+\)\..* <= (\d+)"  # sentencepiece's error
 
 
 class BPETokenizer(Tokenizer):
@@ -163,7 +164,7 @@ class BPEConfig(TokenizerConfig):
 
     name: str = "bpe"
     # end of text included; more shortens texts and grows the embedding: 4096 suits small models,
-    # about 30_000 the full TinyStories
+    # about 30_000 the full TinyStories; a short text gives fewer than the default
     vocab_size: int = 4096
     # UTF-8 bytes; of a longer text a random share that fits is learned from: bounds memory and time
     train_bytes: int = 50_000_000
@@ -177,48 +178,59 @@ class BPEConfig(TokenizerConfig):
         check_range("tokenizer.character_coverage", self.character_coverage, low=0.98, high=1)
 
     def train(self, documents: Iterator[str]) -> BPETokenizer:
-        from sentencepiece import SentencePieceTrainer
+        """A text too short for the default vocab_size gives the largest vocabulary it supports.
 
+        Raises UserError for another vocab_size that the text does not support.
+        """
         parts = _sample(documents, self.train_bytes)
-        model = BytesIO()
         if not parts:
             raise _no_text()
         try:
-            SentencePieceTrainer.train(
-                sentence_iterator=iter(parts),
-                model_writer=model,
-                model_type="bpe",
-                vocab_size=self.vocab_size,
-                character_coverage=self.character_coverage,
-                # every character comes back as it was
-                byte_fallback=True,
-                normalization_rule_name="identity",
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                allow_whitespace_only_pieces=True,
-                # the unknown piece is never made when bytes are there, so it can be end of text
-                unk_id=BPETokenizer.eot_id,
-                unk_piece="<|endoftext|>",
-                bos_id=-1,
-                eos_id=-1,
-                pad_id=-1,
-                user_defined_symbols=["\n"],  # costs one id always: pieces never hold it
-                max_sentence_length=4 * MAX_PART,  # bytes
-                num_threads=1,  # is stored in the model; more are no faster
-                minloglevel=2,  # silent; what goes wrong is raised
-            )
+            return BPETokenizer(self._learned(parts, self.vocab_size))
         except RuntimeError as error:
+            largest = re.search(_TOO_LARGE, str(error))
+            if largest and self.vocab_size == type(self).vocab_size:
+                return BPETokenizer(self._learned(parts, int(largest[1])))
             if explained := self._explain(str(error)):
                 raise explained from None
             raise
-        return BPETokenizer(model.getvalue())
+
+    def _learned(self, parts: Sequence[str], vocab_size: int) -> bytes:
+        """The sentencepiece model of the parts; raises sentencepiece's RuntimeError."""
+        from sentencepiece import SentencePieceTrainer
+
+        model = BytesIO()
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(parts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            character_coverage=self.character_coverage,
+            # every character comes back as it was
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            # the unknown piece is never made when bytes are there, so it can be end of text
+            unk_id=BPETokenizer.eot_id,
+            unk_piece="<|endoftext|>",
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            user_defined_symbols=["\n"],  # costs one id always: pieces never hold it
+            max_sentence_length=4 * MAX_PART,  # bytes
+            num_threads=1,  # is stored in the model; more are no faster
+            minloglevel=2,  # silent; what goes wrong is raised
+        )
+        return model.getvalue()
 
     def _explain(self, complaint: str) -> UserError | None:
         """What sentencepiece complains of, where the user can mend it."""
         if "sentences_.empty()" in complaint:
             return _no_text()
         for pattern, size, end in (
-            (r"size too high \(\d+\)\..* <= (\d+)", "large", "largest"),
+            (_TOO_LARGE, "large", "largest"),
             (r"smaller than required_chars\. \d+ vs (\d+)", "small", "smallest"),
         ):
             if match := re.search(pattern, complaint):

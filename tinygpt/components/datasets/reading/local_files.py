@@ -127,6 +127,8 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
 def _looked_up(typed: str) -> Iterator[None]:
     """Turn what the file system says about `dataset.path` into a UserError."""
     try:
+        if "\0" in typed:  # pathlib says that such a file does not exist
+            raise ValueError("embedded null byte")
         yield
     except UserError:
         raise

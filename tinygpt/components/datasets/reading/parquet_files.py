@@ -66,13 +66,15 @@ class ParquetFile:
     @cached_property
     def chunks(self) -> list[Any]:
         """The footer's metadata of the column, per row group."""
+        found = []
         with readable(self.name):
-            groups = [self.footer.row_group(i) for i in range(self.footer.num_row_groups)]
-            columns = ((group.column(i) for i in range(group.num_columns)) for group in groups)
-            return [
-                next(chunk for chunk in chunks if chunk.path_in_schema == self.text_column)
-                for chunks in columns
-            ]
+            for i in range(self.footer.num_row_groups):
+                group = self.footer.row_group(i)
+                columns = [group.column(k) for k in range(group.num_columns)]
+                found += [c for c in columns if c.path_in_schema == self.text_column][:1]
+            if len(found) < self.footer.num_row_groups:
+                raise ValueError("a row group lacks the column")
+        return found
 
     def _read_footer(self) -> Any:
         from pyarrow import parquet
