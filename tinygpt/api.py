@@ -27,11 +27,12 @@ from tinygpt.records.folder import new_run_id
 from tinygpt.records.read import RunRecord, read_run, read_runs
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from tinygpt.comparison.statistics import Comparison
     from tinygpt.components.loggers.jsonl import Row
     from tinygpt.interfaces import Tokenizer
+    from tinygpt.language_model import LanguageModel
     from tinygpt.training.trained import Trained
 
 
@@ -92,7 +93,7 @@ class Run:
         )
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> LanguageModel:
         """The trained network in evaluation mode: `model(tokens (B, T)) -> logits (B, T, V)`."""
         return self._trained.model
 

@@ -18,9 +18,9 @@ from omegaconf import MISSING
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-    from torch import nn
     from torch.optim import Optimizer
 
+    from tinygpt.language_model import LanguageModel
     from tinygpt.training.state import TrainState
 
 Split = Literal["train", "validation"]
@@ -180,20 +180,15 @@ class TokenizerConfig(ABC):
 
 @dataclass
 class ModelConfig(ABC):
-    """Fields say the shape; `build` makes the network."""
+    """Fields say the architecture and its size; `build` makes the network."""
 
-    # whether the network takes `model(tokens, documents=ids)`, ids (B, T) that grow from document
-    # to document, and then attends to tokens of the same document only
+    # whether the network can keep documents apart: see `LanguageModel`
     masks_documents: ClassVar[bool] = False
     name: str = MISSING
 
     @abstractmethod
-    def build(self, *, vocab_size: int, seq_len: int) -> nn.Module:
-        """A module on the CPU with `model(tokens: (B, T) int64) -> logits (B, T, V)`."""
-
-    @abstractmethod
-    def flops_per_token(self, *, vocab_size: int, seq_len: int) -> int:
-        """Floating-point operations of forward and backward for one training token."""
+    def build(self, *, vocab_size: int, seq_len: int) -> LanguageModel:
+        """A new model on the default device, its weights drawn from torch's generator."""
 
 
 @dataclass
@@ -204,8 +199,11 @@ class OptimizerConfig(ABC):
     lr: float = 1e-3
 
     @abstractmethod
-    def build(self, model: nn.Module) -> Optimizer:
-        """An optimizer over all parameters, its groups at the peak learning rate."""
+    def build(self, model: LanguageModel) -> Optimizer:
+        """An optimizer of all parameters, its groups at the peak learning rate.
+
+        `model.roles()` says what each parameter is for.
+        """
 
 
 @dataclass

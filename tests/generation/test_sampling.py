@@ -11,6 +11,7 @@ from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.models.gpt_torch import GPT
 from tinygpt.errors import UserError
 from tinygpt.generation.sampling import SamplingConfig, filtered_probabilities, generate
+from tinygpt.language_model import LanguageModel
 
 V, SEQ_LEN, NO_EOT = 23, 16, 22
 
@@ -28,7 +29,7 @@ def model() -> GPT:
     return model
 
 
-class Fixed(nn.Module):
+class Fixed(LanguageModel):
     """A model of somebody else's: no cache, and logits that depend on the last token only."""
 
     def __init__(self, logits: Tensor) -> None:
@@ -39,7 +40,7 @@ class Fixed(nn.Module):
         return self.table[tokens]
 
 
-def greedy_by_full_forward(model: nn.Module, tokens: list[int], n: int) -> list[int]:
+def greedy_by_full_forward(model: LanguageModel, tokens: list[int], n: int) -> list[int]:
     tokens = list(tokens)
     for _ in range(n):
         with torch.no_grad():

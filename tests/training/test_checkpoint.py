@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.optimizers.adamw import AdamWConfig
 from tinygpt.errors import UserError
+from tinygpt.language_model import LanguageModel
 from tinygpt.training import checkpoint
 from tinygpt.training.checkpoint import Checkpoints, load_model, load_state
 from tinygpt.training.state import TrainState
@@ -32,7 +33,9 @@ from tinygpt.training.state import TrainState
 FILES = ["checksums.json", "model.safetensors", "optimizer.safetensors", "state.json"]
 
 
-def new_state(model: nn.Module | None = None, *, seed: int = 0, fp16: bool = False) -> TrainState:
+def new_state(
+    model: LanguageModel | None = None, *, seed: int = 0, fp16: bool = False
+) -> TrainState:
     torch.manual_seed(seed)
     model = model or GPTConfig(n_layer=1, n_head=1, d_model=4).build(vocab_size=11, seq_len=8)
     scaler = torch.amp.GradScaler("cpu", enabled=fp16, init_scale=512.0)
@@ -143,7 +146,7 @@ def test_the_scale_of_fp16_is_remembered_and_other_precisions_go_on_without(
     assert other.scaler.state_dict()["scale"] == 512.0
 
 
-class Tied(nn.Module):
+class Tied(LanguageModel):
     """The output is the embedding, by another name; one buffer is saved and one is not."""
 
     def __init__(self, value: float) -> None:
@@ -154,6 +157,9 @@ class Tied(nn.Module):
         nn.init.constant_(self.head.weight, value)
         self.register_buffer("seen", torch.tensor([value]))
         self.register_buffer("mask", torch.tensor([value]), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embedding(tokens))
 
 
 def test_a_tied_weight_is_stored_once_and_stays_tied(tmp_path: Path) -> None:

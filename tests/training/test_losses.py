@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -12,7 +12,6 @@ from tinygpt import kernels
 from tinygpt.kernels import formulas
 from tinygpt.kernels import loss as losses
 from tinygpt.kernels.loss import linear_cross_entropy
-from tinygpt.training.losses import ModelLoss
 
 N_TOKENS, N_VOCAB, WIDTH = 30, 17, 6
 
@@ -121,10 +120,3 @@ def test_on_a_gpu_the_loss_of_gpt2_is_a_few_large_products() -> None:
             losses._LinearCrossEntropy.apply(x, weight, targets, torch.bfloat16, True)
     assert products.operations < 500
     assert {shape[1] for shape in products.shapes if n_vocab <= shape[1]} == {50_304}
-
-
-def test_a_model_without_a_loss_of_its_own_is_judged_by_its_logits() -> None:
-    model = nn.Sequential(nn.Embedding(N_VOCAB, WIDTH), nn.Linear(WIDTH, N_VOCAB))
-    tokens, targets = torch.randint(0, N_VOCAB, (2, 3, 5))
-    expected = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
-    torch.testing.assert_close(ModelLoss(model)(tokens, targets), expected)

@@ -18,6 +18,7 @@ from tinygpt.config import compose
 from tinygpt.corpus.prepared import prepare
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Logger
+from tinygpt.language_model import LanguageModel
 from tinygpt.training import checkpoint
 from tinygpt.training.checkpoint import Checkpoints, load_state
 from tinygpt.training.state import TrainState
@@ -336,7 +337,7 @@ def test_a_disk_that_is_full_ends_the_run_also_when_the_last_checkpoint_is_writt
 # Windows and documents
 
 
-class Witness(nn.Module):
+class Witness(LanguageModel):
     """Predicts a token from the one before, and keeps the sequences that it was trained on."""
 
     def __init__(self, vocab_size: int) -> None:

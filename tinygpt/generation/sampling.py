@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tinygpt.errors import check_range
 
 if TYPE_CHECKING:
-    from torch import nn
+    from tinygpt.language_model import LanguageModel
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -74,7 +74,7 @@ def filtered_probabilities(logits: npt.NDArray[np.floating], config: SamplingCon
 
 
 def generate(
-    model: nn.Module,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     *,
     config: SamplingConfig,
@@ -113,24 +113,24 @@ def generate(
 
 
 def _continue(
-    model: nn.Module,
+    model: LanguageModel,
     tokens: list[int],
     rng: np.random.Generator,
     *,
     config: SamplingConfig,
     seq_len: int,
 ) -> Iterator[int]:
-    """Draw one token after another, for ever.
+    """Draw one token after another, without end.
 
-    A full window goes on with its newest half, which leaves room for as many tokens again before
-    positions must be computed anew.  A model that has `new_cache` is shown only what is new.
+    When the window is full, its newest half is kept and read again, which leaves room for as many
+    tokens as were dropped.  A model with a cache reads each token once between two such moments; a
+    cache in constant memory has no window.
     """
     import torch
 
     device = next(model.parameters()).device
-    new_cache = getattr(model, "new_cache", lambda: None)
-    cache, n_cached = new_cache(), 0
-    window = tokens[-seq_len:]
+    cache, n_cached = model.new_cache(), 0
+    window = tokens[-seq_len:] if model.bounded_cache else list(tokens)
     while True:
         new = torch.tensor([window[n_cached:]], device=device)
         if cache is None:
@@ -142,6 +142,8 @@ def _continue(
         probabilities = filtered_probabilities(logits[0, -1].float().cpu().numpy(), config)
         window.append(int(rng.choice(probabilities.size, p=probabilities)))
         yield window[-1]
-        if len(window) > seq_len:
+        if not model.bounded_cache:
+            window, n_cached = window[-1:], 0
+        elif len(window) > seq_len:
             window = window[-max(1, seq_len // 2) :]
-            cache, n_cached = new_cache(), 0
+            cache, n_cached = model.new_cache(), 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tinygpt.hardware.ranks import Ranks
+from tinygpt.language_model import LanguageModel
 
 # fp32 weights and gradients, and two moments of AdamW; activations come on top
 STATE_BYTES_PER_PARAMETER = 16
@@ -52,7 +53,7 @@ class _AsModule(nn.Module):
         return self.function(tokens)
 
 
-def spread(model: nn.Module, *, device_type: str, size: int, blocks_in_bf16: bool) -> None:
+def spread(model: LanguageModel, *, device_type: str, size: int, blocks_in_bf16: bool) -> None:
     """Leave each rank its share of every weight, in place, and on the device.
 
     Whole, a block at a time exists there: it is gathered before its forward and its backward.
@@ -72,19 +73,12 @@ def spread(model: nn.Module, *, device_type: str, size: int, blocks_in_bf16: boo
         cast_forward_inputs=False,  # what flows from block to block stays fp32, as on one device
     )
     # from the inside out, so that each weight belongs to the smallest part that has it
-    for block in reversed(blocks(model)):
-        fully_shard(block, mesh=mesh, mp_policy=in_blocks, reshard_after_forward=True)
+    for unit in reversed(model.units()):
+        fully_shard(unit, mesh=mesh, mp_policy=in_blocks, reshard_after_forward=True)
     # not to reshard is the default for the root: then weights would be whole after an evaluation
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    if hasattr(model, "loss"):  # it uses weights as `forward` does
+    if type(model).loss is not LanguageModel.loss:  # it uses weights as `forward` does
         register_fsdp_forward_method(model, "loss")
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The parts that a model repeats, outer ones first: what its ModuleLists hold."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    found = dict.fromkeys(block for modules in lists for block in modules)
-    return [block for block in found if not isinstance(block, nn.ModuleList | nn.ModuleDict)]
 
 
 @contextmanager

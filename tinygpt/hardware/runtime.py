@@ -18,6 +18,7 @@ from tinygpt.errors import UserError
 from tinygpt.hardware import parallel
 from tinygpt.hardware.parallel import MeanGradients
 from tinygpt.hardware.ranks import Ranks
+from tinygpt.language_model import LanguageModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PLACES = {
@@ -59,6 +60,8 @@ class Runtime:
         if kind == "cpu" and platform.libc_ver()[0] == "glibc":
             _keep_freed_memory()
         self.parallel = self._parallel()
+        # parts of the model that autograd computes although the device has kernels, and why
+        self.without_kernels: list[str] = []
         self.ranks.connect(kind)
 
     def _own_device(self, kind: str) -> torch.device:
@@ -112,8 +115,11 @@ class Runtime:
                 f"device.kernels=fused is not possible here: {lack}; type device.kernels=auto"
             )
 
-    def place(self, model: nn.Module) -> str:
-        """Put a model that was built on the CPU where it is trained, in place; where, in words."""
+    def place(self, model: LanguageModel) -> str:
+        """Move a model from the CPU to where it is trained, in place; returns where, in words.
+
+        It also decides what computes the model's blocks: on a CPU, tinygpt's kernels.
+        """
         why = ""
         if self.parallel == "ddp" and self.cfg.parallel == "auto" and self._is_too_large(model):
             self.parallel = "fsdp"
@@ -127,7 +133,16 @@ class Runtime:
                 size=self.ranks.size,
                 blocks_in_bf16=self._bf16_blocks,
             )
+        self._use_kernels(model)
         return _PLACES[self.parallel].format(ranks=self.ranks.size) + why
+
+    def place_alone(self, model: LanguageModel) -> None:
+        """Move a model to this rank's device, in place, whatever the other ranks do."""
+        model.to(self.device)
+        self._use_kernels(model)
+
+    def _use_kernels(self, model: LanguageModel) -> None:
+        self.without_kernels = model.use_kernels(self.device.type == "cpu")
 
     @property
     def _bf16_blocks(self) -> bool:

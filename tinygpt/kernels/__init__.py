@@ -7,7 +7,15 @@ from tinygpt.kernels.build import Build, NotBuiltError
 from tinygpt.kernels.formulas import Formulas
 from tinygpt.kernels.products import FusedProducts
 
-__all__ = ["Formulas", "choose", "describe", "kernels_for", "lacking", "multiply"]
+__all__ = [
+    "Formulas",
+    "choose",
+    "compute_dtype",
+    "describe",
+    "kernels_for",
+    "lacking",
+    "multiply",
+]
 
 _FORMULAS = Formulas()
 _builds: dict[torch.dtype, Build] = {}  # of this process
@@ -61,3 +69,10 @@ def kernels_for(x: Tensor, dtype: torch.dtype) -> Formulas:
         return _builds[dtype].finish()
     except NotBuiltError:
         return _FORMULAS
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type of the matrix products: that of autocast if it is enabled, else that of x."""
+    kind = x.device.type
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if enabled else x.dtype

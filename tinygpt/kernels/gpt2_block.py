@@ -1,43 +1,42 @@
-"""A block of GPT-2 for CPUs, forward and backward by hand: the mathematics of `Block`, no dropout.
+"""A GPT-2 block for CPUs without dropout, its forward and backward written by hand.
 
-Autograd's own operations spend a third of a step on a CPU outside of its matrix products: in SDPA,
-in the tanh of GELU and in memory that is passed over again.  Weights stay as they are and are cast
-to the autocast type here, so gradients, optimizers and checkpoints see nothing of it.
+Autograd's own operations spend a third of a CPU step outside of matrix products: in SDPA, in the
+tanh of GELU and in reading memory again.  Weights keep their type and are cast to the autocast type
+in here, so that gradients, optimizers and checkpoints are not affected.
 
-B batch, T time, N = B T, C d_model, H heads, D = C / H, F = 4 C.
+B batch, T time, N = B T, C d_model, H heads, D = C / H, F d_ff.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tinygpt.kernels import kernels_for
-
-if TYPE_CHECKING:
-    from tinygpt.components.models.gpt_torch import Block
+from tinygpt.kernels import compute_dtype, kernels_for
 
 
-def block_forward(block: Block, x: Tensor) -> Tensor:
-    """What `block(x)` is for x (B, T, C) on a CPU, without dropout."""
-    attention, mlp = block.attention, block.mlp
-    return _BlockFunction.apply(  # type: ignore[no-untyped-call, no-any-return]  # torch's own
-        x,
-        attention.n_head,
-        block.attention_norm.eps,
-        *(block.attention_norm.weight, block.attention_norm.bias),
-        *(attention.qkv.weight, attention.qkv.bias, attention.out.weight, attention.out.bias),
-        *(block.mlp_norm.weight, block.mlp_norm.bias),
-        *(mlp.up.weight, mlp.up.bias, mlp.down.weight, mlp.down.bias),
-    )
+class BlockParameters(NamedTuple):
+    """The weights of one block, each matrix as (outputs, inputs)."""
+
+    gain1: Tensor  # (C,) of the norm before attention
+    shift1: Tensor  # (C,)
+    w_qkv: Tensor  # (3 C, C), rows as (3, H, D)
+    b_qkv: Tensor  # (3 C,)
+    w_out: Tensor  # (C, C)
+    b_out: Tensor  # (C,)
+    gain2: Tensor  # (C,) of the norm before the feed-forward layer
+    shift2: Tensor  # (C,)
+    w_up: Tensor  # (F, C)
+    b_up: Tensor  # (F,)
+    w_down: Tensor  # (C, F)
+    b_down: Tensor  # (C,)
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type in which matrices are multiplied: autocast's, or that of x."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+def block_forward(x: Tensor, parameters: BlockParameters, *, n_head: int, eps: float) -> Tensor:
+    """The residual stream x (B, T, C) after one block; `eps` is that of both norms."""
+    return _BlockFunction.apply(x, n_head, eps, *parameters)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
 
 
 class _BlockFunction(torch.autograd.Function):
@@ -54,9 +53,8 @@ class _BlockFunction(torch.autograd.Function):
         n_batch, _, width = x.shape
         dtype = compute_dtype(x)
         kernels = kernels_for(x, dtype)
-        gain1, shift1, w_qkv, b_qkv, w_out, b_out, gain2, shift2, w_up, b_up, w_down, b_down = (
-            parameters
-        )
+        gain1, shift1, w_qkv, b_qkv, w_out, b_out, *second = parameters
+        gain2, shift2, w_up, b_up, w_down, b_down = second
         x1 = x.reshape(-1, width)  # (N, C)
         normed1, mean1, rstd1 = kernels.norm(x1, gain1, shift1, eps, dtype)
         y, kept = kernels.attend(normed1, w_qkv, b_qkv, n_batch, n_head)

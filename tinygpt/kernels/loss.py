@@ -1,6 +1,6 @@
-"""The loss of a linear output layer without all of its logits in memory.
+"""The loss: of logits, or of a linear output layer without all of its logits in memory.
 
-N tokens, C channels, V vocabulary.
+B batch, T time, N tokens, C channels, V vocabulary; losses in nats.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinygpt.kernels import kernels_for
+from tinygpt.kernels import compute_dtype, kernels_for
 
 
 class Blocks(NamedTuple):
-    """How logits are made: about so many at a time, of a vocabulary that is filled up."""
+    """How many logits are computed at a time, and how the vocabulary is padded."""
 
     elements: int
-    multiple: int  # of which the vocabulary becomes one, by rows of zeros
+    multiple: int  # the vocabulary is padded to a multiple of this with rows of zeros
 
 
 CPU_BLOCKS = Blocks(elements=1 << 25, multiple=1)
@@ -27,14 +27,19 @@ CPU_BLOCKS = Blocks(elements=1 << 25, multiple=1)
 GPU_BLOCKS = Blocks(elements=1 << 27, multiple=64)
 
 
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean nats over all targets (B, T); logits (B, T, V) predict them without another shift."""
+    # float32: a log-sum-exp in bfloat16 would keep three digits of the loss
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean nats of targets (N,) under logits x (N, C) times weight (V, C) transposed.
 
-    The gradients are made on the way, block by block, so that no more logits exist than are in one.
+    The forward computes the gradients too, block by block, so that only one block of logits exists
+    at a time.
     """
-    dtype = x.dtype
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = compute_dtype(x)
     if dtype == torch.float16:  # gradients this small are lost unless the loss is scaled before
         logits = F.linear(x, weight)
         return F.cross_entropy(logits.float(), targets)

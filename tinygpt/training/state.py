@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
+
+from tinygpt.language_model import LanguageModel
 
 
 @dataclass
@@ -16,7 +17,7 @@ class TrainState:
     (seed, step), so they are not here.
     """
 
-    model: nn.Module  # the plain one, also when a compiled one runs
+    model: LanguageModel  # the plain one, also when a compiled one runs
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0  # optimizer updates completed

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from tinygpt import config
 from tinygpt.config import DeviceConfig, RunConfig
 from tinygpt.errors import UserError, check_choice
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Tokenizer
+from tinygpt.language_model import LanguageModel
 from tinygpt.training.checkpoint import Checkpoints, load_model
 
 CHECKPOINTS = ("best", "latest")  # the lowest val/bpb, or the newest
@@ -22,7 +22,7 @@ class Trained:
     """What a run folder holds for writing and scoring text."""
 
     cfg: RunConfig
-    model: nn.Module  # in evaluation mode, on `device`
+    model: LanguageModel  # in evaluation mode, on `device`
     tokenizer: Tokenizer
     checkpoint: Path  # the folder that the weights are from
     device: torch.device
@@ -48,5 +48,6 @@ def load_trained(
     tokenizer = cfg.tokenizer.load(run / "tokenizer")
     model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
     load_model(model, saved)
-    model.to(runtime.device)
-    return Trained(cfg, model.eval(), tokenizer, saved, runtime.device)
+    runtime.place_alone(model)
+    model.eval()
+    return Trained(cfg, model, tokenizer, saved, runtime.device)

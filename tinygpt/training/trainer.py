@@ -108,9 +108,7 @@ class Trainer:
         self.validation = Validation(
             prepared, max_bytes=None if eval_bytes is None else int(eval_bytes)
         )
-        self.flops_per_token = cfg.model.flops_per_token(
-            vocab_size=prepared.tokenizer.vocab_size, seq_len=self.cfg.seq_len
-        )
+        self.flops_per_token = state.model.flops_per_token()
         self.max_steps = self._max_steps()
         self.eval_every, self.log_every = self._eval_every(), self._log_every()
         self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)

@@ -40,10 +40,11 @@ def sizes(cfg: RunConfig, vocab_size: int) -> Sizes:
 
     with torch.device("meta"):
         model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
-    embedding = sum(p.numel() for name, p in model.named_parameters() if "embedding" in name)
-    total = sum(p.numel() for p in model.parameters())
-    flops = cfg.model.flops_per_token(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
-    return Sizes(vocab_size, embedding, total - embedding, flops)
+    roles = model.roles()
+    counts = {name: p.numel() for name, p in model.named_parameters()}
+    embedding = sum(n for name, n in counts.items() if roles[name] == "embedding")
+    other = sum(counts.values()) - embedding
+    return Sizes(vocab_size, embedding, other, model.flops_per_token())
 
 
 class _Noise:
@@ -94,7 +95,7 @@ class Trial:
         device = replace(self.cfg.device, compile="always" if compiles else "never")
         cfg = replace(self.cfg, trainer=trainer_cfg, device=device)
         model = cfg.model.build(vocab_size=self.vocab_size, seq_len=cfg.trainer.seq_len)
-        model.to(self.runtime.device)
+        self.runtime.place_alone(model)
         state = TrainState(model, cfg.optimizer.build(model), self.runtime.scaler())
         self._folder = TemporaryDirectory(prefix="tinygpt-plan-")
         return Trainer(

@@ -11,6 +11,7 @@ from tinygpt.components.callbacks.sample import SampleConfig
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import CallbackContext, Logger, Tokenizer
+from tinygpt.language_model import LanguageModel
 
 PROMPTS = ["Once", ""]
 
@@ -91,7 +92,7 @@ def test_the_training_notices_nothing(tmp_path: Path) -> None:
     assert all(map(torch.equal, state.model.parameters(), weights))
 
 
-class Chain(nn.Module):
+class Chain(LanguageModel):
     """Writes one given chain of different bytes, then the end of the text."""
 
     def __init__(self, chain: bytes) -> None:

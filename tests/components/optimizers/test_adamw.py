@@ -10,9 +10,10 @@ from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.optimizers import adamw_torch
 from tinygpt.components.optimizers.adamw import AdamWConfig
 from tinygpt.errors import UserError
+from tinygpt.language_model import LanguageModel
 
 
-class TiedModel(nn.Module):
+class TiedModel(LanguageModel):
     """One matrix under two names, a bias, a norm, and a frozen weight."""
 
     def __init__(self) -> None:
@@ -71,10 +72,11 @@ def test_updates_are_the_bits_of_torch_and_its_memory_too() -> None:
 def test_a_first_step_does_not_load_the_compiler() -> None:
     code = """
 import sys, torch
+from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.optimizers.adamw import AdamWConfig
-model = torch.nn.Linear(2, 2)
+model = GPTConfig(n_layer=1, n_head=1, d_model=2).build(vocab_size=3, seq_len=2)
 optimizer = AdamWConfig().build(model)
-model(torch.ones(1, 2)).sum().backward()
+model(torch.ones(1, 2, dtype=torch.int64)).sum().backward()
 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 optimizer.step()
 optimizer.zero_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tinygpt.components.models.parts.flops import flops_per_token
 from tinygpt.errors import UserError, check_range
 from tinygpt.interfaces import ModelConfig
 from tinygpt.registry import register
@@ -44,10 +43,3 @@ class GPTConfig(ModelConfig):
         from tinygpt.components.models.gpt_torch import GPT
 
         return GPT(self, vocab_size=vocab_size, seq_len=seq_len)
-
-    def flops_per_token(self, *, vocab_size: int, seq_len: int) -> int:
-        # C x 12 C weights in a layer: C x 3 C qkv, C x C out, C x 4 C up and back down
-        n_matmul = 12 * self.n_layer * self.d_model**2 + vocab_size * self.d_model
-        return flops_per_token(
-            n_params=n_matmul, n_layer=self.n_layer, d_model=self.d_model, seq_len=seq_len
-        )

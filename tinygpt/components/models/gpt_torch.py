@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinygpt.kernels.gpt2_block import block_forward
+from tinygpt.components.models.parts.attention import Attention, LayerCache, same_document
+from tinygpt.components.models.parts.feedforward import MLP
+from tinygpt.components.models.parts.flops import flops_per_token
+from tinygpt.kernels.gpt2_block import BlockParameters, block_forward
 from tinygpt.kernels.loss import linear_cross_entropy
+from tinygpt.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from tinygpt.components.models.gpt import GPTConfig
@@ -20,93 +24,45 @@ if TYPE_CHECKING:
 INIT_STD = 0.02
 
 
-class LayerCache:
-    """Keys and values of the positions that one layer has seen, in room for `seq_len` of them."""
-
-    def __init__(self, seq_len: int) -> None:
-        self.seq_len = seq_len
-        self.length = 0
-        self._keys_values: Tensor | None = None  # (2, B, H, seq_len, D), made when B is known
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add T positions of (B, H, T, D); return all positions so far, (B, H, length, D)."""
-        if self._keys_values is None:
-            batch, n_head, _, d_head = keys.shape
-            self._keys_values = keys.new_empty(2, batch, n_head, self.seq_len, d_head)
-        start, self.length = self.length, self.length + keys.size(2)
-        self._keys_values[0, :, :, start : self.length] = keys
-        self._keys_values[1, :, :, start : self.length] = values
-        all_keys, all_values = self._keys_values[:, :, :, : self.length]
-        return all_keys, all_values
-
-
-class Attention(nn.Module):
-    """Causal self-attention with H heads of D = C / H dimensions (GPT-2)."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.n_head = config.n_head
-        self.dropout = config.dropout
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
-        self.out = nn.Linear(config.d_model, config.d_model)
-
-    def forward(self, x: Tensor, cache: LayerCache | None, mask: Tensor | None) -> Tensor:
-        n_time = x.size(1)
-        heads = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # (B, T, 3, H, D)
-        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind()  # each (B, H, T, D)
-        if cache is not None:
-            k, v = cache.append(k, v)
-            mask = torch.ones(n_time, cache.length, dtype=torch.bool, device=x.device)
-            mask = mask.tril(cache.length - n_time)  # the queries are the newest T positions
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
-        )
-        y = self.out(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, C)
-        return F.dropout(y, self.dropout, self.training)
-
-
-def _same_document(documents: Tensor) -> Tensor:
-    """Which positions a query sees, itself and earlier ones of its document: (B, 1, T, T)."""
-    same = documents[:, :, None] == documents[:, None, :]
-    return same.tril()[:, None]
-
-
-class MLP(nn.Module):
-    """Two linear layers, four times as wide between them, with the tanh form of GELU."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.dropout = config.dropout
-        self.up = nn.Linear(config.d_model, 4 * config.d_model)
-        self.down = nn.Linear(4 * config.d_model, config.d_model)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.down(F.gelu(self.up(x), approximate="tanh"))
-        return F.dropout(y, self.dropout, self.training)
-
-
 class Block(nn.Module):
     """Attention, then the MLP; each is normalised before and added to its input."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, *, d_model: int, n_head: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = config.dropout
-        self.attention_norm = nn.LayerNorm(config.d_model)
-        self.attention = Attention(config)
-        self.mlp_norm = nn.LayerNorm(config.d_model)
-        self.mlp = MLP(config)
+        self.n_head = n_head
+        self.dropout = dropout
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention = Attention(d_model=d_model, n_head=n_head, dropout=dropout)
+        self.mlp_norm = nn.LayerNorm(d_model)
+        self.mlp = MLP(d_model=d_model, d_ff=4 * d_model, dropout=dropout)
+        self.uses_kernels = False
 
-    def forward(self, x: Tensor, cache: LayerCache | None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: LayerCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """x (B, T, C) to the next block's."""
         dropped = self.dropout > 0 and self.training
-        if x.device.type == "cpu" and cache is None and mask is None and not dropped:
-            return block_forward(self, x)
+        if self.uses_kernels and cache is None and mask is None and not dropped:
+            return block_forward(
+                x, self.kernel_parameters(), n_head=self.n_head, eps=self.attention_norm.eps
+            )
         x = x + self.attention(self.attention_norm(x), cache, mask)
         update: Tensor = self.mlp(self.mlp_norm(x))
         return x + update
 
+    def kernel_parameters(self) -> BlockParameters:
+        """The weights in the order in which the kernels take them."""
+        attention, mlp = self.attention, self.mlp
+        return BlockParameters(
+            *(self.attention_norm.weight, self.attention_norm.bias),
+            *(attention.qkv.weight, attention.qkv.bias),
+            *(attention.out.weight, attention.out.bias),
+            *(self.mlp_norm.weight, self.mlp_norm.bias),
+            *(mlp.up.weight, mlp.up.bias, mlp.down.weight, mlp.down.bias),
+        )
 
-class GPT(nn.Module):
+
+class GPT(LanguageModel):
     """Tokens in, logits out. The names of its parameters are those in checkpoints."""
 
     def __init__(self, config: GPTConfig, *, vocab_size: int, seq_len: int) -> None:
@@ -115,7 +71,10 @@ class GPT(nn.Module):
         self.dropout = config.dropout
         self.token_embedding = nn.Embedding(vocab_size, config.d_model)  # also the output matrix
         self.position_embedding = nn.Embedding(seq_len, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(
+            Block(d_model=config.d_model, n_head=config.n_head, dropout=config.dropout)
+            for _ in range(config.n_layer)
+        )
         self.norm = nn.LayerNorm(config.d_model)
         self._initialise(config.n_layer)
 
@@ -131,8 +90,29 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def new_cache(self) -> list[LayerCache]:
-        """An empty cache; hand it to every call of one generation."""
+        """An empty cache; pass it to every call of one generation."""
         return [LayerCache(self.seq_len) for _ in self.blocks]
+
+    def use_kernels(self, on: bool) -> list[str]:
+        """See LanguageModel."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.uses_kernels = on
+        return ["blocks in training (model.dropout)"] if on and self.dropout else []
+
+    def stacked(self) -> dict[str, tuple[int, ...]]:
+        """See LanguageModel."""
+        width = self.token_embedding.embedding_dim
+        return {f"blocks.{i}.attention.qkv.weight": (width,) * 3 for i in range(len(self.blocks))}
+
+    def flops_per_token(self) -> int:
+        """See LanguageModel: with attention over the window and the tied output matrix."""
+        vocab_size, width = self.token_embedding.weight.shape
+        # C x 12 C weights in a layer: C x 3 C qkv, C x C out, C x 4 C up and back down
+        n_params = 12 * len(self.blocks) * width**2 + vocab_size * width
+        return flops_per_token(
+            n_params=n_params, n_layer=len(self.blocks), d_model=width, seq_len=self.seq_len
+        )
 
     def forward(
         self,
@@ -149,7 +129,7 @@ class GPT(nn.Module):
         return F.linear(self.hidden(tokens, cache, documents), self.token_embedding.weight)
 
     def loss(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Mean nats of targets (B, T): what the logits give, without all of them in memory."""
+        """See LanguageModel: equal to the default's, without all logits in memory at once."""
         hidden = self.hidden(tokens, documents=documents)
         weight = self.token_embedding.weight
         return linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten())
@@ -168,7 +148,7 @@ class GPT(nn.Module):
         positions = torch.arange(start, end, device=tokens.device)
         x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
         x = F.dropout(x, self.dropout, self.training)
-        mask = None if documents is None else _same_document(documents)
+        mask = None if documents is None else same_document(documents)
         for i, block in enumerate(self.blocks):
             x = block(x, cache[i] if cache else None, mask)
         normed: Tensor = self.norm(x)

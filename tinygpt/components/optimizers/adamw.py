@@ -10,8 +10,9 @@ from tinygpt.interfaces import OptimizerConfig
 from tinygpt.registry import register
 
 if TYPE_CHECKING:
-    from torch import nn
     from torch.optim import Optimizer
+
+    from tinygpt.language_model import LanguageModel
 
 
 @register("optimizer")
@@ -33,12 +34,16 @@ class AdamWConfig(OptimizerConfig):
         check_range("optimizer.eps", self.eps, above=0)
         check_range("optimizer.weight_decay", self.weight_decay, low=0)
 
-    def build(self, model: nn.Module) -> Optimizer:
+    def build(self, model: LanguageModel) -> Optimizer:
         from tinygpt.components.optimizers.adamw_torch import AdamW
 
-        parameters = [p for p in model.parameters() if p.requires_grad]  # tied ones come once
+        roles = model.roles()
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+            {
+                "params": [p for name, p in named if roles[name].decays == decays],
+                "weight_decay": self.weight_decay if decays else 0.0,
+            }
+            for decays in (True, False)
         ]
         return AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps)

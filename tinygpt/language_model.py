@@ -1,0 +1,142 @@
+"""What a model offers to training, sampling, planning and optimizers: the class to derive from.
+
+B batch, T time, C width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tinygpt.kernels.loss import cross_entropy
+
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+
+
+class Role(StrEnum):
+    """What a parameter is for; optimizers choose weight decay, rate and rule by it."""
+
+    EMBEDDING = "embedding"  # rows that are looked up by an id, also where they make logits as well
+    HEAD = "head"  # the matrix that makes logits and nothing else
+    HIDDEN = "hidden"  # any other matrix
+    NORM = "norm"  # gains and shifts of normalisation layers
+    BIAS = "bias"
+    SCALAR = "scalar"  # any other vector or number, such as the learned weight of a shortcut
+
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay applies: to matrices, not to vectors and numbers."""
+        return self in (Role.EMBEDDING, Role.HEAD, Role.HIDDEN)
+
+
+class LanguageModel(nn.Module, ABC):
+    """Tokens in, logits out.  Only `forward` must be written; the rest has defaults that work.
+
+    A model with a cache takes it as `forward(tokens, cache=...)`.  A model whose config says
+    `masks_documents` takes `documents` in `forward` and in `loss`: ids (B, T) that grow from one
+    document to the next, of which a position sees its own only.
+    """
+
+    # whether a cache holds at most seq_len tokens; False: any number, in constant memory
+    bounded_cache: ClassVar[bool] = True
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T), int64, to logits (B, T, V): position t sees tokens up to and including t.
+
+        Raises ValueError for more tokens than the model has positions.
+        """
+
+    def loss(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Mean nats per target (B, T).
+
+        Override it to compute the same number without all logits in memory at once.
+        """
+        apart = {} if documents is None else {"documents": documents}
+        return cross_entropy(self(tokens, **apart), targets)
+
+    def new_cache(self) -> Any:
+        """An empty cache: calls that share it each take only the tokens that follow.
+
+        None if the model has no cache, so that it needs all tokens at each call.
+        """
+        return None
+
+    def roles(self) -> dict[str, Role]:
+        """The role of each parameter, by its name in `named_parameters` (a tied one once).
+
+        The default goes by the kind of module and by dimensions.  It never says `HEAD`: a model
+        with an untied output matrix overrides it.
+        """
+        kinds = {
+            id(parameter): type(module)
+            for module in self.modules()
+            for parameter in module.parameters(recurse=False)
+            if isinstance(module, (nn.Embedding, *NORMS))
+        }
+        return {
+            name: _role(name, parameter, kinds.get(id(parameter)))
+            for name, parameter in self.named_parameters()
+        }
+
+    def stacked(self) -> Mapping[str, tuple[int, ...]]:
+        """Hidden matrices that are several in one: name -> rows of each, such as of q, k and v."""
+        return {}
+
+    def flops_per_token(self) -> int:
+        """Floating-point operations of forward and backward for one training token.
+
+        The default counts matrix products only: 6 for each weight of a hidden matrix or head.
+        PaLM (arXiv 2204.02311), appendix B.  Attention and a tied output matrix come on top.
+        """
+        roles, multiplied = self.roles(), (Role.HIDDEN, Role.HEAD)
+        return 6 * sum(p.numel() for n, p in self.named_parameters() if roles[n] in multiplied)
+
+    def units(self) -> list[nn.Module]:
+        """Parts whose weights FSDP gathers together, outer ones first.
+
+        The default: what ModuleLists hold, which is what a model repeats.
+        """
+        lists = [module for module in self.modules() if isinstance(module, nn.ModuleList)]
+        found = dict.fromkeys(part for modules in lists for part in modules)
+        return [part for part in found if not isinstance(part, nn.ModuleList | nn.ModuleDict)]
+
+    def use_kernels(self, on: bool) -> list[str]:
+        """Run by the kernels of `tinygpt.kernels` where there are some, or by autograd alone.
+
+        The runtime calls it when it has placed the model.  Returns what autograd computes although
+        `on` is True, and why, each in a few words.  The default model has no use for kernels.
+        """
+        return ["the model (it has no kernels)"] if on else []
+
+
+def _role(name: str, parameter: Tensor, kind: type[nn.Module] | None) -> Role:
+    if kind is not None:
+        return Role.EMBEDDING if issubclass(kind, nn.Embedding) else Role.NORM
+    if parameter.dim() >= 2:
+        return Role.HIDDEN
+    return Role.BIAS if name.rpartition(".")[2] == "bias" else Role.SCALAR
+
+
+def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that autograd keeps between this forward and its backward, without the parameters.
+
+    It holds for any model and for whichever kernels run; on meta tensors it costs no memory.
+    """
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}  # by storage: several saved tensors may share one
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
