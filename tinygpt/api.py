@@ -18,13 +18,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinygpt import config, console, registry
+from tinygpt import console, registry
 from tinygpt.config import RunConfig, compose, overrides
 from tinygpt.errors import UserError, check_range, nearest
 from tinygpt.generation.sampling import SamplingConfig, generate
 from tinygpt.records.find import find_run, find_runs, has_no_checkpoint
 from tinygpt.records.folder import new_run_id
 from tinygpt.records.read import RunRecord, read_run, read_runs
+from tinygpt.records.saved_config import load_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +72,7 @@ class Run:
     def config(self) -> RunConfig:
         """The complete config; raises UserError if it cannot be read."""
         registry.import_all()
-        return config.load(self.path / "config.yaml")
+        return load_config(self.path)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tinygpt import config, console
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError, masked
 from tinygpt.files import is_disk_full, write_atomically
-from tinygpt.records.read import file_checksums
+from tinygpt.records.read import file_checksums, read_record
 
 RESERVE_BYTES = 1 << 15  # kept free for the last run.json of a run that fills the disk
 _LIBRARIES = ("torch", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy")
@@ -83,11 +83,13 @@ class RunFolder:
     ) -> "RunFolder":
         """The folder of a run that goes on, by a config that the overrides may have changed."""
         folder = cls(path)
-        config.save(cfg, path / "config.yaml")
-        # in one write: who finds it running knows also how far it was to go
-        changes = {"config": config.to_dict(cfg), "pause_at": pause_at}
+        # in one write: a run that is found running also has its pause and its config
+        changes: dict[str, Any] = {"config": config.to_dict(cfg), "pause_at": pause_at}
+        if changes["config"] != folder.run.get("config"):
+            changes["config_before"] = folder.run.get("config")  # still in config.yaml
         if folder.run["status"] == "queued":
             folder.write_run(**changes, **_beginning(path))
+            config.save(cfg, path / "config.yaml")
             return folder
         again = {"command": _command(), "overrides": list(overrides), "at": _now()}
         folder.write_run(
@@ -98,13 +100,13 @@ class RunFolder:
             files=None,
             resumed=[*folder.run["resumed"], again],
         )
+        config.save(cfg, path / "config.yaml")
         return folder
 
     @property
     def run(self) -> dict[str, Any]:
-        """What run.json says."""
-        content: dict[str, Any] = json.loads((self.path / "run.json").read_bytes())
-        return content
+        """The content of run.json; raises UserError if it is damaged."""
+        return read_record(self.path)
 
     def write_run(self, **changes: Any) -> None:
         """Change fields of run.json."""

@@ -22,7 +22,9 @@ CHECKED = ("metrics.jsonl", "summary.json")  # run.json has their checksums
 _RUN_TYPES: dict[str, Any] = {
     "status": str,
     **dict.fromkeys(("id", "group", "error", "command", "created_at", "started_at"), str),
-    **dict.fromkeys(("config", "derived", "git", "data", "files", "versions"), dict),
+    **dict.fromkeys(
+        ("config", "config_before", "derived", "git", "data", "files", "versions"), dict
+    ),
     "resumed": list,
 }
 _SUMMARY_TYPES: dict[str, Any] = {
@@ -144,7 +146,7 @@ def is_held(path: Path) -> bool:
 def read_run(path: Path) -> RunRecord:
     """The record of a run folder; `damage` says what cannot be read or was changed."""
     try:
-        run = _json_object(path / "run.json", _RUN_TYPES)
+        run = read_record(path)
     except (UserError, OSError) as error:
         return RunRecord(path, {}, {}, {}, damage=_words(error))
     content: dict[str, Any] | None = run.get("config")
@@ -160,6 +162,11 @@ def read_run(path: Path) -> RunRecord:
     except (UserError, OSError) as error:
         damage = _words(error)
     return RunRecord(path, run, content or {}, summary, damage=damage)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of run.json; raises UserError if it is damaged."""
+    return _json_object(path / "run.json", _RUN_TYPES)
 
 
 def file_checksums(path: Path) -> dict[str, str]:
@@ -188,6 +195,8 @@ def _json_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
     """The object in a JSON file; raises UserError unless its known fields have these types."""
     try:
         content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path.name} cannot be read: {type(error).__name__}") from None
     if not isinstance(content, dict):

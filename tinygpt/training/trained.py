@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from tinygpt import config
 from tinygpt.config import DeviceConfig, RunConfig
 from tinygpt.errors import UserError, check_choice
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Tokenizer
 from tinygpt.language_model import LanguageModel
+from tinygpt.records.read import read_record
+from tinygpt.records.saved_config import load_config
 from tinygpt.training.checkpoint import Checkpoints, load_model
 
 CHECKPOINTS = ("best", "latest")  # the lowest val/bpb, or the newest
@@ -36,7 +37,7 @@ def load_trained(
     Raises UserError for a damaged folder and for one without a checkpoint.
     """
     check_choice("checkpoint", checkpoint, CHECKPOINTS)
-    cfg = config.load(run / "config.yaml")
+    cfg = load_config(run)
     checkpoints = Checkpoints(run / "checkpoints")
     saved = (checkpoints.best if checkpoint == "best" else checkpoints.latest)(warn)
     if saved is None:
@@ -46,6 +47,12 @@ def load_trained(
         )
     runtime = Runtime(DeviceConfig(type=device))
     tokenizer = cfg.tokenizer.load(run / "tokenizer")
+    known = (read_record(run).get("data") or {}).get("tokenizer_fingerprint")
+    if known not in (None, tokenizer.fingerprint()):
+        raise UserError(
+            f"{run / 'tokenizer'} is not the tokenizer that the run was trained with; restore it "
+            f"by going on with the run:\n  python -m tinygpt.train resume={run}"
+        )
     model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
     load_model(model, saved)
     runtime.place_alone(model)

@@ -1,0 +1,57 @@
+"""Read a run's config and check that it is the one the run was trained with."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tinygpt import config
+from tinygpt.config import RunConfig
+from tinygpt.config.resolution import escaped
+from tinygpt.errors import UserError, as_typed
+from tinygpt.records.read import flatten, read_record
+
+SHOWN = 3  # differing fields that an error names
+
+
+def load_config(path: Path) -> RunConfig:
+    """The config of a run folder; components must be registered.
+
+    Raises UserError if config.yaml cannot be read, or differs from what run.json recorded.
+    """
+    try:
+        record = read_record(path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    in_yaml = _resolved(path / "config.yaml", config.read(path / "config.yaml"))
+    if record.get("config") is None:  # a run of an earlier version
+        return in_yaml
+    in_json = _resolved(path / "run.json", escaped(record["config"]))
+    known = [in_json]
+    if before := record.get("config_before"):  # killed between the two files
+        known.append(_resolved(path / "run.json", escaped(before)))
+    if in_yaml not in known:
+        raise UserError(_difference(path / "config.yaml", in_yaml, in_json))
+    return in_json
+
+
+def _resolved(file: Path, content: dict[str, Any]) -> RunConfig:
+    try:
+        return config.resolve(content, RunConfig)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _difference(file: Path, edited: RunConfig, recorded: RunConfig) -> str:
+    now, before = (flatten(config.to_dict(cfg)) for cfg in (edited, recorded))
+    names = [name for name in before if now.get(name, ...) != before[name]]
+    names += [name for name in now if name not in before]
+    told = ", ".join(
+        f"{name} is {as_typed(now.get(name))} there and was {as_typed(before.get(name))}"
+        for name in names[:SHOWN]
+    )
+    more = f" and {len(names) - SHOWN} more fields" if len(names) > SHOWN else ""
+    again = shlex.quote(f"config_file={file}")
+    return (
+        f"{file} was edited after the run began: {told}{more}; undo that, "
+        f"or train a new run with it:\n  python -m tinygpt.train {again}"
+    )
