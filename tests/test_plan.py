@@ -109,6 +109,13 @@ def test_a_trial_that_dies_is_told_with_what_to_type(tiny: list[str]) -> None:
         estimate.measure(broken, 50, seconds=0.1)
 
 
+def test_a_trial_is_not_compiled_unless_that_is_asked_for(tiny: list[str]) -> None:
+    """A run of a million steps would be, and compiling takes a minute for each micro batch."""
+    cfg = config(tiny, "device.compile=auto", "device.kernels=torch")
+    with trial.Trial(cfg, trial.alone(cfg), 50) as trainer:
+        assert trainer.model_loss is trainer.plain_loss
+
+
 def test_an_automatic_micro_batch_is_recorded_and_kept_by_a_resume(
     tiny: list[str], tmp_path: Path
 ) -> None:

@@ -280,6 +280,7 @@ def run(settings: Sequence[str], *, quiet: bool = False) -> Run:
     one that was interrupted (it is saved).
     """
     from tinygpt.training import launch
+    from tinygpt.training.start import RunStart
 
     for text in settings:
         if text.startswith("-") or "=" not in text:
@@ -290,14 +291,16 @@ def run(settings: Sequence[str], *, quiet: bool = False) -> Run:
         (typed,) = overrides.jobs(settings, multirun=False)
         cfg = compose.compose("train", typed)
         name = new_run_id()
-        job = launch.Job(cfg, typed, Path(cfg.output_dir).expanduser() / name, run_id=name)
+        start = RunStart(cfg, Path(cfg.output_dir).expanduser() / name)
+        job = launch.Job(start, typed, run_id=name)
+    path = job.start.path
     with ExitStack() as stack:
         if quiet:
             stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         code = launch.launch(job)
     if code:
-        record = json.loads((job.path / "run.json").read_bytes())
+        record = json.loads((path / "run.json").read_bytes())
         if record["status"] == "interrupted":
-            raise KeyboardInterrupt(f"{record['error']}; go on with resume={job.path}")
-        raise UserError(f"{record['error']}\n  run folder: {job.path}")
-    return Run(job.path)
+            raise KeyboardInterrupt(f"{record['error']}; go on with resume={path}")
+        raise UserError(f"{record['error']}\n  run folder: {path}")
+    return Run(path)

@@ -163,12 +163,11 @@ def _with_size(cfg: RunConfig, vocab_size: int) -> RunConfig:
     """The config as it will train: micro_batch_size=auto is measured."""
     from dataclasses import replace
 
-    from tinygpt.hardware.runtime import Runtime
     from tinygpt.training import trial
 
     if isinstance(cfg.trainer.micro_batch_size, int):
         return cfg
-    size = trial.micro_batch_size(cfg, Runtime(cfg.device), vocab_size)
+    size = trial.micro_batch_size(cfg, vocab_size)
     return replace(cfg, trainer=replace(cfg.trainer, micro_batch_size=size))
 
 

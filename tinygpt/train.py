@@ -14,6 +14,7 @@ from tinygpt.hardware.ranks import Ranks
 from tinygpt.records.folder import new_run_id
 from tinygpt.sweeps import scheduler
 from tinygpt.training import launch
+from tinygpt.training.start import RunStart
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +34,7 @@ def _main(arguments: Sequence[str]) -> int:
         if args.multirun or args.config_dir:
             raise UserError("resume= goes on with one run as it is; type it without -m and -cd")
         job = launch.resumed(args.settings)
-        return print_config(job.cfg) if args.cfg else launch.launch(job)
+        return print_config(job.start.cfg) if args.cfg else launch.launch(job)
     if args.multirun:
         return scheduler.run_sweep(args.settings, command=arguments, config_dir=args.config_dir)
     for text in filter(scheduler.is_about_sweeps, args.settings):
@@ -44,7 +45,7 @@ def _main(arguments: Sequence[str]) -> int:
         return print_config(cfg)
     name = new_run_id()
     path = Path(cfg.output_dir).expanduser() / name
-    return launch.launch(launch.Job(cfg, typed, path, run_id=name))
+    return launch.launch(launch.Job(RunStart(cfg, path), typed, run_id=name))
 
 
 def _take_part(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,9 @@ RANKS = """
 import os, sys
 import matplotlib.pyplot, torch.distributed.fsdp, tinygpt.training.run
 from tinygpt import train
+from tinygpt.training import trial
+
+trial.BRIEFLY = 0.001  # which micro batch is the fastest does not matter here
 
 def rank_of(size, rank, port, settings):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
@@ -244,6 +248,41 @@ def test_a_rank_that_dies_ends_the_run_with_words_and_it_goes_on(settings, tmp_p
     alone([f"resume={path}", end])
     alone([*many, f"output_dir={straight}", end])
     assert_same(broken, straight)
+
+
+def test_a_resume_on_two_ranks_may_change_the_micro_batch(settings, tmp_path):
+    """Smaller, larger, a number for auto and auto for a number: the same steps, up to rounding."""
+    auto = "trainer.micro_batch_size=auto"  # measured by the main rank alone
+    typed, measured = tmp_path / "typed", tmp_path / "measured"
+    begin = [*with_steps(settings, 4), "trainer.eval_every=100", "callback=[]"]
+    begin += ["device.kernels=torch"]
+    printed = on_ranks(
+        (2, [*begin, f"output_dir={typed}"]),
+        (2, [*begin, f"output_dir={measured}", auto]),
+    )
+    changes = {
+        typed: {"as it was": [], "1": ["1"], "4": ["4"], "measured anew": ["auto"]},
+        measured: {"kept": [], "for auto": ["2"]},
+    }
+    resumes = []
+    for began, names in changes.items():
+        for name, size in names.items():
+            shutil.copytree(began, tmp_path / name)
+            again = ["resume=latest", f"output_dir={tmp_path / name}", "trainer.max_steps=6"]
+            resumes.append((2, again + [f"trainer.micro_batch_size={text}" for text in size]))
+    printed += on_ranks(*resumes)
+    assert printed.count("exit codes [0, 0]") == 8, printed
+    every = [name for names in changes.values() for name in names]
+    sizes = {name: record(tmp_path / name)["derived"] for name in every}
+    assert sizes["as it was"]["micro_batch_size"] == sizes["for auto"]["micro_batch_size"] == 2
+    assert (sizes["1"]["micro_batch_size"], sizes["1"]["grad_accum"]) == (1, 4)
+    assert (sizes["4"]["micro_batch_size"], sizes["4"]["grad_accum"]) == (4, 1)
+    had = record(measured)["derived"]["micro_batch_size"]
+    assert sizes["kept"]["micro_batch_size"] == had
+    assert sizes["measured anew"]["micro_batch_size"] in (1, 2, 4)
+    for name in sizes:
+        assert sizes[name]["micro_batch_size"] * sizes[name]["grad_accum"] == 4
+        assert_same(tmp_path / name, tmp_path / "as it was")
 
 
 # One of two ranks, without the other

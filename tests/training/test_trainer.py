@@ -170,7 +170,7 @@ def by_the_clock(settings: list[str]) -> Trainer:
     model = cfg.model.build(vocab_size=data.tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
     state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
     parts = {"runtime": runtime, "prepared": data, "logger": Logger(), "callbacks": {}}
-    return Trainer(cfg, state, checkpoints=Checkpoints(Path("unused")), say=print, **parts)
+    return Trainer(cfg, state, checkpoints=Checkpoints(Path("unused")), **parts)
 
 
 def times_due(trainer: Trainer, due: str, happened: str) -> list[int]:
@@ -377,7 +377,7 @@ def test_after_three_and_a_half_epochs_and_a_resume_no_window_was_seen_more_than
         if latest := checkpoints.latest(print):
             load_state(state, latest)
         parts = {"runtime": runtime, "prepared": data, "logger": Logger(), "callbacks": {}}
-        trainer = Trainer(cfg, state, checkpoints=checkpoints, say=print, **parts)
+        trainer = Trainer(cfg, state, checkpoints=checkpoints, **parts)
         trainer.fit()
         seen.update(model.seen)
         return trainer

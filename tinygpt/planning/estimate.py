@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
-from tinygpt.training.trial import MARGIN, Sizes, Trial, candidates, timed
+from tinygpt.training.trial import MARGIN, Sizes, Trial, alone, candidates, timed
 
 SECONDS = 8.0  # of steps that are timed
 WARM_S = 1.0  # of steps before them
@@ -64,10 +64,8 @@ def _measure_and_tell(cfg: RunConfig, vocab_size: int, seconds: float, pipe: Any
 
 
 def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
-    from tinygpt.hardware.runtime import Runtime
-
     import_module("matplotlib.backends.backend_agg")  # a run draws its curve
-    runtime = Runtime(cfg.device)
+    runtime = alone(cfg)
     with Trial(cfg, runtime, vocab_size) as trainer:
         step_s = _mean_step(trainer, seconds=seconds)
         trainer.evaluate()

@@ -15,6 +15,7 @@ from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.hardware.ranks import RankLost, Ranks
 from tinygpt.records.find import find_run
 from tinygpt.records.folder import RunFolder
+from tinygpt.training.start import RunStart
 
 # what a resumed run keeps: with another value of these it would be another run
 _FROZEN = ("dataset", "tokenizer", "model", "seed", "trainer.seq_len", "trainer.tokens_per_step")
@@ -23,16 +24,11 @@ _EXIT_CODES = {"finished": 0, "paused": 0, "failed": 1, "SIGINT": 130, "SIGTERM"
 
 @dataclass
 class Job:
-    """One run to make: what was typed, what it means, and where it goes."""
+    """One start of a run, and how the user asked for it."""
 
-    cfg: RunConfig
+    start: RunStart
     overrides: list[str]
-    path: Path
-    run_id: str
-    group: str | None = None
-    resumed: bool = False
-    pause_at: int | None = None  # step after which it ends for now
-    compiled: bool | None = None  # what was decided when it began
+    run_id: str = ""  # of a new run
 
 
 def launch(job: Job) -> int:
@@ -42,55 +38,37 @@ def launch(job: Job) -> int:
     """
     from tinygpt.training.run import check, run  # with torch, only when there is something to run
 
-    ranks = Ranks()
-    if ranks.restarts and not job.resumed:
+    start, ranks = job.start, Ranks()
+    if ranks.restarts and not start.resumed:
         raise UserError(
             "torchrun has restarted its ranks, which would begin a new run; type --max-restarts=0, "
             "and go on with resume=latest"
         )
-    job.cfg.trainer.grad_accum(ranks=ranks.size)
+    start.cfg.trainer.grad_accum(ranks=ranks.size)
     ranks.meet()
-    ranks.from_main(
-        lambda: {
-            "config": config.to_dict(job.cfg),
-            "folder": str(job.path),
-            "resumed": job.resumed,
-            "pause_at": job.pause_at,
-            "compiled": job.compiled,
-        }
-    )
-    runtime = check(job.cfg, ranks)
-    if job.resumed:
+    ranks.from_main(start.to_json)
+    runtime = check(start.cfg, ranks)
+    if start.resumed:
         folder = RunFolder.reopen(
-            job.path, cfg=job.cfg, overrides=job.overrides, pause_at=job.pause_at
+            start.path, cfg=start.cfg, overrides=job.overrides, pause_at=start.pause_at
         )
     else:
         folder = RunFolder.create(
-            job.path, cfg=job.cfg, overrides=job.overrides, run_id=job.run_id, group=job.group
+            start.path, cfg=start.cfg, overrides=job.overrides, run_id=job.run_id, group=None
         )
-    code = _in_folder(
-        job,
-        folder,
-        lambda: run(
-            job.cfg,
-            folder,
-            runtime,
-            resumed=job.resumed,
-            pause_at=job.pause_at,
-            compiled=job.compiled,
-        ),
-        ranks,
-    )
+    code = _in_folder(start, folder, lambda: run(start, runtime, folder), ranks)
     ranks.leave(code)
     return code
 
 
-def _in_folder(job: Job, folder: RunFolder, work: Callable[[], str | None], ranks: Ranks) -> int:
-    """Do the work of a job; how it ended is recorded and told, and becomes the exit code."""
+def _in_folder(
+    start: RunStart, folder: RunFolder, work: Callable[[], str | None], ranks: Ranks
+) -> int:
+    """Do the work of a run; how it ended is recorded and told, and becomes the exit code."""
 
     def last_word() -> None:
         error = "did not end after a signal; a rank that it waits for may be gone"
-        console.log_error(f"{error}\n  run folder: {job.path}")
+        console.log_error(f"{error}\n  run folder: {start.path}")
         folder.write_run(status="failed", error=error)
 
     try:
@@ -102,30 +80,30 @@ def _in_folder(job: Job, folder: RunFolder, work: Callable[[], str | None], rank
         return _EXIT_CODES["failed"]
     except RankLost as error:
         folder.close("failed", str(error))
-        console.log_error(f"{error}\n  {_go_on(job.path, ranks)}")
+        console.log_error(f"{error}\n  {_go_on(start.path, ranks)}")
         return _EXIT_CODES["failed"]
     except UserError as error:
         folder.close("failed", str(error))
-        console.log_error(f"{error}\n  run folder: {job.path}")
+        console.log_error(f"{error}\n  run folder: {start.path}")
         return _EXIT_CODES["failed"]
     except KeyboardInterrupt as error:
         ended_by = str(error) or "SIGINT"
     except Exception as error:
-        console.log_error(f"the run in {job.path} failed", traceback=True)
+        console.log_error(f"the run in {start.path} failed", traceback=True)
         folder.close("failed", f"{type(error).__name__}: {error}")
         return _EXIT_CODES["failed"]
     if ended_by == "paused":
         folder.close("paused")
-        console.say(f"paused after step {job.pause_at}; {_go_on(job.path, ranks)}")
+        console.say(f"paused after step {start.pause_at}; {_go_on(start.path, ranks)}")
         return _EXIT_CODES[ended_by]
     if ended_by:
         folder.close("interrupted", ended_by)
-        console.say(f"{ended_by}: interrupted; {_go_on(job.path, ranks)}")
+        console.say(f"{ended_by}: interrupted; {_go_on(start.path, ranks)}")
         return _EXIT_CODES[ended_by]
     folder.close("finished")
-    where = shlex.quote(f"run={job.path}")
+    where = shlex.quote(f"run={start.path}")
     console.say(
-        f"everything is in {job.path}; write with it:\n"
+        f"everything is in {start.path}; write with it:\n"
         f'  python -m tinygpt.sample {where} prompt="Once upon a time"'
     )
     return _EXIT_CODES["finished"]
@@ -142,26 +120,18 @@ def take_part() -> int:
 
     It says nothing, unless it fails alone or the main rank cannot speak any more.
     """
-    from tinygpt.training import run
+    from tinygpt.training.run import check, run
 
     ranks, path, code = Ranks(), Path(), _EXIT_CODES["failed"]
     registry.import_all()
     try:
         ranks.meet()
-        order: dict[str, Any] = ranks.from_main(dict)
-        path = Path(order["folder"])
-        cfg = config.resolve(order["config"], RunConfig)
-        runtime = run.check(cfg, ranks)
+        start = RunStart.from_json(ranks.from_main(dict[str, Any]))
+        path = start.path
+        runtime = check(start.cfg, ranks)
         with ranks.watched():
-            interrupted = run.take_part(
-                cfg,
-                path,
-                runtime,
-                resumed=order["resumed"],
-                pause_at=order["pause_at"],
-                compiled=order["compiled"],
-            )
-        code = _EXIT_CODES[interrupted or "finished"]
+            ended_by = run(start, runtime, None)
+        code = _EXIT_CODES[ended_by or "finished"]
     except RankLost as error:
         if error.rank == 0 and ranks.rank == 1:  # one voice is enough
             console.log_error(f"{error}\n  {_go_on(path, ranks)}")
@@ -190,6 +160,7 @@ def resumed(settings: Sequence[str]) -> Job:
         raise UserError(f"resume= goes on with one run, and is typed for {' and '.join(which)}")
     path = find_run(which[-1], field="resume", output_dir=Path(*outputs[-1:] or ["outputs"]))
     content = config.read(path / "config.yaml")
+    had_auto = content["trainer"]["micro_batch_size"] == "auto"
     for override in overrides.parse(overrides.layered([], typed)):
         key = override.key_or_group
         if any(key == frozen or key.startswith(f"{frozen}.") for frozen in _FROZEN):
@@ -206,9 +177,17 @@ def resumed(settings: Sequence[str]) -> Job:
         _assign(content, key, override.value())
     cfg = config.resolve(content, RunConfig)
     pause_at = config.parse_count("until", until[-1]) if until else None
-    record = json.loads((path / "run.json").read_bytes())
-    compiled = record.get("derived", {}).get("compiled")
-    return Job(cfg, typed, path, run_id="", resumed=True, pause_at=pause_at, compiled=compiled)
+    derived = json.loads((path / "run.json").read_bytes()).get("derived", {})
+    start = RunStart(
+        cfg,
+        path,
+        resumed=True,
+        pause_at=pause_at,
+        compiled=derived.get("compiled"),
+        # a number that was typed has not been measured
+        micro_batch_size=derived.get("micro_batch_size") if had_auto else None,
+    )
+    return Job(start, typed)
 
 
 def _assign(content: dict[str, Any], path: str, value: Any) -> None:

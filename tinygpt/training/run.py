@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tinygpt.records import plots
 from tinygpt.records.folder import RunFolder
 from tinygpt.training import trial
 from tinygpt.training.checkpoint import Checkpoints, load_state
+from tinygpt.training.start import RunStart
 from tinygpt.training.state import TrainState
 from tinygpt.training.trainer import Trainer
 
@@ -38,43 +40,68 @@ def check(cfg: RunConfig, ranks: Ranks) -> Runtime:
     return Runtime(cfg.device, ranks)
 
 
-def run(
-    cfg: RunConfig,
-    folder: RunFolder,
-    runtime: Runtime,
-    *,
-    resumed: bool,
-    pause_at: int | None = None,
-    compiled: bool | None = None,
-) -> str | None:
-    """Train to the end, or to a pause; the signal that interrupted it, "paused", or None."""
-    choices = [choice.build() for choice in cfg.logger.values()]
-    logger = Fanout([ConsoleLogger(), JsonlLogger(folder.metrics), *choices])
+def run(start: RunStart, runtime: Runtime, folder: RunFolder | None) -> str | None:
+    """Train to the end, or to a pause; the signal that interrupted it, "paused", or None.
+
+    Only the main rank has the folder. It logs, runs the callbacks and writes; the others train.
+    """
+    cfg = start.cfg
+    logger = _logger(cfg, folder) if folder else Logger()
     prepared = _prepared(cfg, runtime.ranks)
-    if warning := prepared.overlap.warning(cfg.dataset):
-        console.warn(warning)
-    tokenizer = prepared.tokenizer
-    _bind(folder, prepared)
-    known = (folder.run.get("derived") or {}).get("micro_batch_size") if resumed else None
-    micro_batch_size = known or _micro_batch_size(cfg, runtime, tokenizer.vocab_size)
-    context = CallbackContext(tokenizer, folder.path, logger, cfg.trainer.seq_len)
-    trainer = _trainer(
-        cfg,
-        runtime,
-        prepared,
-        checkpoints=Checkpoints(folder.checkpoints, keep=cfg.trainer.keep_checkpoints),
-        logger=logger,
-        callbacks={name: choice.build(context) for name, choice in cfg.callback.items()},
-        resumed=resumed,
-        pause_at=pause_at,
-        compiled=compiled,
-        micro_batch_size=micro_batch_size,
+    checkpoints = Checkpoints(
+        start.path / "checkpoints",
+        keep=cfg.trainer.keep_checkpoints,
+        writes=folder is not None,
     )
-    state = trainer.state
+    callbacks: dict[str, Callback] = {}
+    if folder:
+        if warning := prepared.overlap.warning(cfg.dataset):
+            console.warn(warning)
+        _bind(folder, prepared)
+        context = CallbackContext(prepared.tokenizer, folder.path, logger, cfg.trainer.seq_len)
+        callbacks = {name: choice.build(context) for name, choice in cfg.callback.items()}
+    trainer = _trainer(start, runtime, prepared, checkpoints, logger, callbacks)
+    info = _begun(start, folder, trainer) if folder else None
+    status, summary = "failed", {}
+    began = time.perf_counter()
+    try:
+        with runtime.ranks.watched():
+            if info:
+                logger.start(info)
+            summary = trainer.fit()
+        if folder and info:
+            summary = {"run": info.id, "n_params": info.derived["n_params"], **summary}
+            folder.write_summary(summary)
+        if trainer.interrupted:
+            status = "interrupted"
+        else:
+            status = "paused" if trainer.paused else "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        logger.finish(status, summary)
+        if folder:
+            _draw(folder, floor_bpb=trainer.validation.floor_bpb)
+    if status == "paused":
+        return status
+    if folder and not trainer.interrupted:
+        console.say(_outcome(summary, time.perf_counter() - began))
+    return trainer.interrupted
+
+
+def _logger(cfg: RunConfig, folder: RunFolder) -> Logger:
+    choices = [choice.build() for choice in cfg.logger.values()]
+    return Fanout([ConsoleLogger(), JsonlLogger(folder.metrics), *choices])
+
+
+def _begun(start: RunStart, folder: RunFolder, trainer: Trainer) -> RunInfo:
+    """Record and print what the run comes to on this machine; what loggers are told of it."""
+    runtime, state = trainer.runtime, trainer.state
     derived = {
         "n_params": sum(p.numel() for p in state.model.parameters()),
         "flops_per_token": trainer.flops_per_token,
-        "vocab_size": tokenizer.vocab_size,
+        "vocab_size": trainer.vocab_size,
         "world_size": runtime.ranks.size,
         "parallel": runtime.parallel,
         "micro_batch_size": trainer.micro_batch_size,
@@ -92,41 +119,19 @@ def run(
         "floor_bpb": trainer.validation.floor_bpb,
         "hardware": runtime.describe(),
     }
-    if resumed and (changes := _changes_of_hardware(folder.run.get("derived"), derived)):
+    if start.resumed and (changes := _changes_of_hardware(folder.run.get("derived"), derived)):
         console.warn(f"{changes}: the last bits of what follows may be other ones")
     folder.write_run(derived=derived)
     _introduce(trainer, derived)
-    info = RunInfo(
+    return RunInfo(
         folder=folder.path,
         id=folder.run["id"],
         group=folder.run["group"],
-        config=config.to_dict(cfg),
+        config=config.to_dict(start.cfg),
         derived=derived,
-        resumed_at=state.step if resumed else None,
-        rows=_rows_before(folder, state.step) if resumed else [],
+        resumed_at=state.step if start.resumed else None,
+        rows=_rows_before(folder, state.step) if start.resumed else [],
     )
-    status, summary = "failed", {}
-    began = time.perf_counter()
-    try:
-        with runtime.ranks.watched():
-            logger.start(info)
-            summary = {"run": info.id, "n_params": derived["n_params"], **trainer.fit()}
-        folder.write_summary(summary)
-        if trainer.interrupted:
-            status = "interrupted"
-        else:
-            status = "paused" if trainer.paused else "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        logger.finish(status, summary)
-        _draw(folder, floor_bpb=trainer.validation.floor_bpb)
-    if status == "paused":
-        return status
-    if not trainer.interrupted:
-        console.say(_outcome(summary, time.perf_counter() - began))
-    return trainer.interrupted
 
 
 def _changes_of_hardware(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
@@ -149,33 +154,6 @@ def _rows_before(folder: RunFolder, step: int) -> list[Metrics]:
     return [row for row in read_rows(folder.metrics) if row["step"] <= step]
 
 
-def take_part(
-    cfg: RunConfig,
-    path: Path,
-    runtime: Runtime,
-    *,
-    resumed: bool,
-    pause_at: int | None,
-    compiled: bool | None,
-) -> str | None:
-    """What `run` does on the main rank, on another: train, and leave the rest to that one."""
-    prepared = _prepared(cfg, runtime.ranks)
-    trainer = _trainer(
-        cfg,
-        runtime,
-        prepared,
-        micro_batch_size=_micro_batch_size(cfg, runtime, prepared.tokenizer.vocab_size),
-        checkpoints=Checkpoints(path / "checkpoints", writes=False),
-        logger=Logger(),
-        callbacks={},
-        resumed=resumed,
-        pause_at=pause_at,
-        compiled=compiled,
-    )
-    trainer.fit()
-    return trainer.interrupted
-
-
 def _prepared(cfg: RunConfig, ranks: Ranks) -> Prepared:
     """The same tokens on every rank: the main one prepares them, where all see the same disk."""
     prepared = ranks.main_first(lambda: prepare(cfg, console.say))
@@ -188,38 +166,41 @@ def _prepared(cfg: RunConfig, ranks: Ranks) -> Prepared:
     return prepared
 
 
-def _micro_batch_size(cfg: RunConfig, runtime: Runtime, vocab_size: int) -> int:
-    """What was typed, or what is measured on the main rank."""
-    if isinstance(cfg.trainer.micro_batch_size, int):
-        return cfg.trainer.micro_batch_size
-    return runtime.ranks.from_main(lambda: trial.micro_batch_size(cfg, runtime, vocab_size))
+def _micro_batch_size(start: RunStart, runtime: Runtime, vocab_size: int) -> int:
+    """What the config says; if that is auto, what the main rank knows or measures now."""
+    trainer = start.cfg.trainer
+    if isinstance(trainer.micro_batch_size, int):
+        return trainer.micro_batch_size
+    own_sequences = trainer.sequences_per_step // runtime.ranks.size
+    # the number of ranks may have changed since it was measured
+    known = start.micro_batch_size if own_sequences % (start.micro_batch_size or 1) == 0 else None
+    return runtime.ranks.from_main(
+        lambda: known or trial.micro_batch_size(start.cfg, vocab_size, ranks=runtime.ranks.size)
+    )
 
 
 def _trainer(
-    cfg: RunConfig,
+    start: RunStart,
     runtime: Runtime,
     prepared: Prepared,
-    *,
     checkpoints: Checkpoints,
     logger: Logger,
     callbacks: Mapping[str, Callback],
-    resumed: bool,
-    pause_at: int | None,
-    micro_batch_size: int,
-    compiled: bool | None,
 ) -> Trainer:
     """The model where it is trained, in the state in which the run goes on.
 
     Raises AlreadyFinished if it has nowhere to go.
     """
-    ranks = runtime.ranks
+    cfg, ranks, vocab_size = start.cfg, runtime.ranks, prepared.tokenizer.vocab_size
+    size = _micro_batch_size(start, runtime, vocab_size)
+    cfg = replace(cfg, trainer=replace(cfg.trainer, micro_batch_size=size))
     torch.manual_seed(cfg.seed)
-    model = cfg.model.build(vocab_size=prepared.tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
+    model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
     place = runtime.place(model)
     if ranks.size > 1:
         console.say(place)
     state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
-    saved = ranks.from_main(lambda: _newest(checkpoints, resumed=resumed))
+    saved = ranks.from_main(lambda: _newest(checkpoints, resumed=start.resumed))
     if saved:
         load_state(state, Path(saved) if ranks.is_main else None, ranks)
     trainer = Trainer(
@@ -230,10 +211,8 @@ def _trainer(
         logger=logger,
         callbacks=callbacks,
         checkpoints=checkpoints,
-        say=console.say,
-        pause_at=pause_at,
-        compiled=compiled,
-        micro_batch_size=micro_batch_size,
+        pause_at=start.pause_at,
+        compiled=start.compiled,
     )
     if trainer.done():
         raise AlreadyFinished(

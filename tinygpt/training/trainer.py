@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tinygpt import console
 from tinygpt.config import RunConfig
 from tinygpt.corpus.prepared import Prepared
 from tinygpt.errors import UserError
@@ -75,13 +76,12 @@ class Trainer:
         logger: Logger,
         callbacks: Mapping[str, Callback],
         checkpoints: Checkpoints,
-        say: Callable[[str], None],
         pause_at: int | None = None,  # step after which the run evaluates, saves and ends for now
-        micro_batch_size: int | None = None,  # what trainer.micro_batch_size=auto came to
         compiled: bool | None = None,  # what device.compile=auto came to when the run began
     ) -> None:
         self.cfg = cfg.trainer
-        self.micro_batch_size = micro_batch_size or int(cfg.trainer.micro_batch_size)
+        assert isinstance(self.cfg.micro_batch_size, int), "auto is decided before"
+        self.micro_batch_size = self.cfg.micro_batch_size
         self.pause_at = pause_at
         self.seed = cfg.seed
         self.schedule = cfg.schedule
@@ -91,7 +91,6 @@ class Trainer:
         self.logger = logger
         self.callbacks = callbacks
         self.checkpoints = checkpoints
-        self.say = say
         self.batches = TrainBatches(
             prepared.tokens("train"),
             seq_len=self.cfg.seq_len,
@@ -108,6 +107,7 @@ class Trainer:
         self.validation = Validation(
             prepared, max_bytes=None if eval_bytes is None else int(eval_bytes)
         )
+        self.vocab_size = prepared.tokenizer.vocab_size
         self.flops_per_token = state.model.flops_per_token()
         self.max_steps = self._max_steps()
         self.eval_every, self.log_every = self._eval_every(), self._log_every()
@@ -122,7 +122,7 @@ class Trainer:
             before=compiled,
         )
         self.shared_loss = runtime.mean_gradients(state.model, self.loss)
-        self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size, measured=self.micro_batch_size)
+        self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size)
         sequences = self.cfg.sequences_per_step // self.ranks.size
         self.own_sequences = slice(self.ranks.rank * sequences, (self.ranks.rank + 1) * sequences)
         self.loss_sum = torch.tensor(state.loss_sum, device=runtime.device)
@@ -202,8 +202,10 @@ class Trainer:
         with self.clock.waiting_for_data():
             sequences = self.sequences(state.step)
         batch = self.runtime.to_device(sequences)
+        micro_batches = torch.split(batch, self.micro_batch_size)
+        assert len(micro_batches) == self.grad_accum  # else the loss and the gradients are wrong
         loss = torch.zeros((), device=self.runtime.device)
-        for number, micro_batch in enumerate(torch.split(batch, self.micro_batch_size), start=1):
+        for number, micro_batch in enumerate(micro_batches, start=1):
             with self.shared_loss.micro_step(last=number == self.grad_accum):
                 part = self.shared_loss(micro_batch) / self.grad_accum  # (B, T + 1)
                 state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch's own
@@ -409,7 +411,7 @@ class Trainer:
             if self.signal:
                 raise KeyboardInterrupt(name)
             self.signal = number
-            self.say(f"{name}: saving after this step; once more ends it at once")
+            console.say(f"{name}: saving after this step; once more ends it at once")
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, handle) for number in numbers}

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Split
+
+if TYPE_CHECKING:
+    from tinygpt.hardware.runtime import Runtime
 
 BRIEFLY = 0.3  # where only the memory matters, or the larger of two speeds
 TRIES = 7  # portions of them, of which the median counts
@@ -77,6 +80,17 @@ class _Noise:
         return ""
 
 
+def alone(cfg: RunConfig) -> "Runtime":
+    """The device of a run for this process alone: other ranks wait, and exchange nothing.
+
+    It compiles only if device.compile=always, because a trial is too short to gain from it.
+    """
+    from tinygpt.hardware.runtime import Runtime
+
+    compiles = "always" if cfg.device.compile == "always" else "never"
+    return Runtime(replace(cfg.device, parallel="auto", compile=compiles))
+
+
 class Trial:
     """The context of a trainer that is put together as for a run, on random tokens."""
 
@@ -91,9 +105,7 @@ class Trial:
 
         horizon = {"max_tokens": None, "max_epochs": None, "max_time": None, "max_flops": None}
         trainer_cfg = replace(self.cfg.trainer, **cast(Any, horizon), max_steps=1_000_000)
-        compiles = self.cfg.device.compile == "always"  # a trial is too short to gain from it
-        device = replace(self.cfg.device, compile="always" if compiles else "never")
-        cfg = replace(self.cfg, trainer=trainer_cfg, device=device)
+        cfg = replace(self.cfg, trainer=trainer_cfg)
         model = cfg.model.build(vocab_size=self.vocab_size, seq_len=cfg.trainer.seq_len)
         self.runtime.place_alone(model)
         state = TrainState(model, cfg.optimizer.build(model), self.runtime.scaler())
@@ -106,7 +118,6 @@ class Trial:
             logger=Logger(),
             callbacks={},
             checkpoints=Checkpoints(Path(self._folder.name)),
-            say=lambda text: None,
         )
 
     def __exit__(self, *error: object) -> None:
@@ -150,15 +161,16 @@ def with_micro_batch(cfg: RunConfig, size: int) -> RunConfig:
     return replace(cfg, trainer=trainer)
 
 
-def micro_batch_size(cfg: RunConfig, runtime: Any, vocab_size: int) -> int:
-    """The fastest micro batch of those that fit, timed here and now.
+def micro_batch_size(cfg: RunConfig, vocab_size: int, *, ranks: int = 1) -> int:
+    """The fastest micro batch of those that fit, timed here and now by this process alone.
 
     Raises UserError if none fits.
     """
     import torch
 
+    runtime = alone(cfg)
     best, fastest = None, math.inf
-    for size in candidates(cfg, runtime.ranks.size):
+    for size in candidates(cfg, ranks):
         if runtime.device.type == "cpu" and not _fits_main_memory(cfg, vocab_size, size):
             break
         try:
