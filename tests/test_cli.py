@@ -14,7 +14,7 @@ import pytest
 
 from tinygpt import config, registry, sample
 from tinygpt.cli import main
-from tinygpt.config import DeviceConfig, TrainerConfig, compose, overrides
+from tinygpt.config import DeviceConfig, TrainerConfig, choices, compose
 from tinygpt.records.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -323,14 +323,14 @@ def test_help_has_every_choice_and_every_field(
     assert exit_of(f"{entry} model=smal --help") == 0  # help goes before any mistake
     printed = capsys.readouterr().out
     words = {word.partition("=")[0] for word in printed.split()}
-    for group, options in compose.groups(entry).items():
+    for group, options in choices.groups(entry).items():
         line = next(line for line in printed.splitlines() if line.startswith(f"  {group} "))
         assert line.replace("*", "").split() == [group, *(options or ["(none", "yet)"])]
         for name, cls in registry.classes(group).items() if group in registry.KINDS else ():
             prefix = f"{group}.{name}" if group in registry.MANY else group
             assert {f"{prefix}.{f.name}" for f in fields(cls) if f.name != "name"} <= words
     config_class = compose.CONFIG_CLASSES[entry]
-    expected = {f.name for f in fields(config_class)} - {*compose.groups(entry)}
+    expected = {f.name for f in fields(config_class)} - {*choices.groups(entry)}
     if entry == "train":
         expected |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
         expected |= {f"device.{f.name}" for f in fields(DeviceConfig)}
@@ -343,7 +343,7 @@ def test_help_marks_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     starred = re.findall(r"(\w+)\*", printed)
     entries = ("train", "sweep")
-    chosen = [names for entry in entries for names in overrides.default_choices(entry).values()]
+    chosen = [names for entry in entries for names in choices.default_choices(entry).values()]
     assert sorted(starred) == sorted(name for names in chosen for name in names if name)
 
 

@@ -26,7 +26,9 @@ def _main(arguments: Sequence[str]) -> None:
         print_help("data")
         return
     console.log_to_console()
-    jobs = overrides.jobs(args.settings, multirun=args.multirun, entry="data")
+    jobs = overrides.jobs(
+        args.settings, multirun=args.multirun, entry="data", config_dir=args.config_dir
+    )
     configs = compose.compose_all("data", jobs, config_dir=args.config_dir)
     if args.cfg:
         print_config(configs[0])

@@ -91,7 +91,7 @@ def _main(arguments: Sequence[str]) -> int:
     if own and not args.multirun:
         raise UserError(f"{own[0]} is about several runs; type -m before it")
     if not args.multirun:
-        (job,) = overrides.jobs(of_runs, multirun=False)
+        (job,) = overrides.jobs(of_runs, multirun=False, config_dir=args.config_dir)
         plan = _plan(compose.compose("train", job, config_dir=args.config_dir))
         _show(plan)
         return 0
@@ -102,7 +102,7 @@ def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> 
     from tinygpt.planning import estimate
 
     cfg = compose.compose("sweep", own, config_dir=config_dir)
-    search = cfg.search.build(overrides.space(of_runs), folder=Path())
+    search = cfg.search.build(overrides.space(of_runs, config_dir=config_dir), folder=Path())
     jobs = search.planned()
     if not jobs:
         raise UserError(

@@ -19,7 +19,9 @@ def _main(arguments: Sequence[str]) -> None:
         print_help("prepare")
         return
     console.log_to_console()
-    jobs = overrides.jobs(args.settings, multirun=args.multirun, entry="prepare")
+    jobs = overrides.jobs(
+        args.settings, multirun=args.multirun, entry="prepare", config_dir=args.config_dir
+    )
     configs = compose.compose_all("prepare", jobs, config_dir=args.config_dir)
     if args.cfg:
         print_config(configs[0])

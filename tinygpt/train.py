@@ -39,7 +39,7 @@ def _main(arguments: Sequence[str]) -> int:
         return scheduler.run_sweep(args.settings, command=arguments, config_dir=args.config_dir)
     for text in filter(scheduler.is_about_sweeps, args.settings):
         raise UserError(f"{text} is about several runs; type -m before it")
-    (typed,) = overrides.jobs(args.settings, multirun=False)
+    (typed,) = overrides.jobs(args.settings, multirun=False, config_dir=args.config_dir)
     cfg = compose.compose("train", typed, config_dir=args.config_dir)
     if args.cfg:
         return print_config(cfg)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from tinygpt import config, registry
-from tinygpt.config import HORIZONS, PrepareConfig, RunConfig, compose, mistakes, overrides
+from tinygpt.config import HORIZONS, PrepareConfig, RunConfig, choices, compose, mistakes, overrides
 from tinygpt.errors import UserError
 
 TEXT = ["dataset=text", "dataset.path=stories.txt"]
@@ -318,18 +318,18 @@ def test_a_mistake_in_a_later_job_is_found_before_the_first_begins() -> None:
 
 def test_every_group_lists_its_choices() -> None:
     registry.import_all()
-    groups = compose.groups("train")
+    groups = choices.groups("train")
     assert [*groups] == [*registry.KINDS, "trainer", "device", "experiment"]
     assert groups["tokenizer"] == ["bpe", "byte", "char", "hf"]
     assert groups["device"] == ["auto", "cpu", "cuda", "mps"]
     for group, options in groups.items():
-        assert options == sorted(path.stem for path in (overrides.CONF / group).glob("*.yaml"))
-    assert [*compose.groups("prepare")] == ["dataset", "tokenizer"]
+        assert options == sorted(path.stem for path in (choices.CONF / group).glob("*.yaml"))
+    assert [*choices.groups("prepare")] == ["dataset", "tokenizer"]
 
 
 def test_the_default_of_each_group_is_one_of_its_choices() -> None:
-    groups = compose.groups("train")
-    for group, chosen in overrides.default_choices("train").items():
+    groups = choices.groups("train")
+    for group, chosen in choices.default_choices("train").items():
         if group != "experiment":
             assert {*chosen} <= {*groups[group]}
 

@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields
 from textwrap import wrap
 
 from tinygpt import registry
-from tinygpt.config import DeviceConfig, RunConfig, TrainerConfig, compose, overrides
+from tinygpt.config import DeviceConfig, RunConfig, TrainerConfig, choices, compose, overrides
 
 _TRAIN = """\
 python -m tinygpt.train [-m] [GROUP=CHOICE ...] [FIELD=VALUE ...]
@@ -50,7 +50,7 @@ Flags
 def text(entry: str) -> str:
     """The whole help of an entry point in `compose.CONFIG_CLASSES`."""
     registry.import_all()
-    groups, defaults = compose.groups(entry), overrides.default_choices(entry)
+    groups, defaults = choices.groups(entry), choices.default_choices(entry)
     lines = [_INTRODUCTIONS[entry], "Groups (a star marks the default)"]
     for group, options in groups.items():
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
@@ -77,7 +77,7 @@ def text(entry: str) -> str:
 
 def _of_sweeps() -> Iterator[str]:
     """What -m takes beside the settings of its runs."""
-    groups, defaults = compose.groups("sweep"), overrides.default_choices("sweep")
+    groups, defaults = choices.groups("sweep"), choices.default_choices("sweep")
     yield "Sweeps: with -m, beside what its runs take"
     for group, options in groups.items():
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]

@@ -14,7 +14,8 @@ from yaml import YAMLError
 
 from tinygpt import config, registry
 from tinygpt.config import DataConfig, PrepareConfig, RunConfig, SweepConfig, mistakes
-from tinygpt.config.overrides import CONF, field_names, parse, quoted
+from tinygpt.config.choices import CONF, groups
+from tinygpt.config.overrides import hydra_setting, parse, quoted
 from tinygpt.config.resolution import environment_unread
 from tinygpt.errors import UserError
 
@@ -57,24 +58,17 @@ def compose_all(
     where = quoted(f"file://{config_dir}") if config_dir else ""
     with hydra_conf(), environment_unread():
         choices = groups(entry, config_dir)
+        _check_no_hydra_block(config_dir)
         return [_compose(entry, job, choices, [f"hydra.searchpath=[{where}]"]) for job in jobs]
 
 
-def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
-    """The groups that an entry point takes, and the choices of each."""
-    names = [*registry.KINDS, "trainer", "device", "experiment"]
-    if entry == "sweep":
-        names = [*registry.SWEEP_KINDS, "sweep"]
-    elif entry != "train":
-        names = [name for name in names if name in field_names(PrepareConfig)]
-    folders = [CONF, config_dir] if config_dir else [CONF]
-    return {
-        name: sorted(
-            {path.stem for folder in folders for path in (folder / name).glob("*.yaml")}
-            | set(registry.without_yaml(name))
-        )
-        for name in names
-    }
+def _check_no_hydra_block(config_dir: Path | None) -> None:
+    """Raise UserError for a YAML with a `hydra:` block, which composing would drop."""
+    for folder in (CONF, config_dir) if config_dir else (CONF,):
+        for path in sorted(folder.glob("*/*.yaml")):
+            # most files do not have the word, and are not parsed
+            if "hydra" in path.read_text(encoding="utf-8") and "hydra" in config.read(path):
+                raise hydra_setting(f"the hydra: block of {path}")
 
 
 def _compose(

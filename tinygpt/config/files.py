@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a file")
     try:
         if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))  # PowerShell adds a BOM
         else:
             content = OmegaConf.to_container(OmegaConf.load(path))
     except (ValueError, yaml.YAMLError, OSError, OmegaConfBaseException) as error:

@@ -12,10 +12,10 @@ from yaml import YAMLError
 
 from tinygpt import config, registry
 from tinygpt.config import RunConfig
-from tinygpt.config.overrides import choice_of, field_names, unchanging
+from tinygpt.config.choices import ALL_KINDS, choice_of, field_names
+from tinygpt.config.overrides import unchanging
 from tinygpt.errors import UserError, nearest, not_a_choice
 
-ALL_KINDS = (*registry.KINDS, *registry.SWEEP_KINDS)
 # what a user of another trainer types first
 PEERS_NAMES = {
     "encoding_type": "tokenizer",
@@ -30,7 +30,11 @@ PEERS_NAMES = {
     "learning_rate": "optimizer.lr",
     "n_embd": "model.d_model",
     "out_dir": "output_dir",
-    "init_from": "resume",
+}
+# what exists elsewhere, and here not or not alone
+NOT_FIELDS = {
+    "until": "until=STEP pauses a run that goes on; type resume=RUN with it",
+    "init_from": "init_from is not there yet: a run cannot begin with the weights of another model",
 }
 
 
@@ -42,7 +46,15 @@ def check_choice(override: Override, options: Sequence[str]) -> None:
         if not isinstance(name, str) or name not in options:
             typed = name if isinstance(name, str) else str(override.input_line).partition("=")[2]
             hint = f"\n  several are typed as {group}=[A,B], none as {group}=[]" if many else ""
+            if group == "experiment" and isinstance(name, list):
+                hint = (
+                    "\n  a run takes one experiment; settings of another can come from "
+                    "config_file=FILE"
+                )
             raise UserError(f"{not_a_choice(group, typed, options)}{hint}")
+    if many and isinstance(value, list) and len({*value}) < len(value):
+        twice = next(name for name in value if value.count(name) > 1)
+        raise UserError(f"{override.input_line} names {twice} twice; type it once")
 
 
 def mistake_of(
@@ -76,8 +88,8 @@ def _unknown(
     """The error for a path that leads nowhere: `prefix` is the part of it that leads to `node`."""
     if path in PEERS_NAMES:
         return UserError(f"{path} is not a field of tinygpt; here it is {PEERS_NAMES[path]}=")
-    if path == "until":
-        return UserError("until=STEP pauses a run that goes on; type resume=RUN with it")
+    if path in NOT_FIELDS:
+        return UserError(NOT_FIELDS[path])
     part, leaf = path.removeprefix(f"{prefix}.").partition(".")[0], path.rpartition(".")[2]
     if not prefix:
         return _unknown_at_the_top(entry, base, path, choices)

@@ -3,56 +3,74 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Glob, Override, ValueType
 from hydra.errors import HydraException
 
-from tinygpt import config, registry
+from tinygpt import config, console, registry
 from tinygpt.config import HORIZONS, DataConfig, PrepareConfig
-from tinygpt.errors import UserError, nearest
+from tinygpt.config.choices import choice_of, field_names, groups, types_of
+from tinygpt.errors import UserError, nearest, not_a_choice
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-# how training reads the tokens, which are prepared alike
+# how training reads the tokens; the prepared data is the same
 OF_TRAINING = ("dataset.window", "dataset.mask_documents")
-CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
 
 
-def jobs(settings: Sequence[str], *, multirun: bool, entry: str = "train") -> list[list[str]]:
+def jobs(
+    settings: Sequence[str],
+    *,
+    multirun: bool,
+    entry: str = "train",
+    config_dir: Path | None = None,
+) -> list[list[str]]:
     """The overrides of each run that was asked for; raises UserError.
 
-    `config_file=` is read into overrides below what was typed; `prepare` and `data` leave out what
-    is not about data.
+    `config_file=` is read into overrides below what was typed; `prepare` and `data` leave out
+    fields that do not concern data.
     """
-    overrides = space(settings, entry=entry)
+    overrides = space(settings, entry=entry, config_dir=config_dir)
     swept = next((o for o in overrides if o.is_sweep_override()), None)
     if swept and not multirun:
-        key, _, value = str(swept.input_line).partition("=")
-        wish = (
-            f"for several at once type {key}=[{value}]"
-            if key in registry.MANY
-            else f"for a text with a comma in it type {_in_a_shell(f'{key}={quoted(value)}')}"
-        )
         raise UserError(
-            f"{swept.input_line} lists several values; for a run of each type -m before it, {wish}"
+            f"{swept.input_line} lists several values; for a run of each type -m before it"
+            + _other_wish(swept)
         )
     return expand(overrides)
 
 
-def space(settings: Sequence[str], *, entry: str = "train") -> list[Override]:
+def _other_wish(swept: Override) -> str:
+    """What to type if a value with a comma was not meant as a sweep."""
+    key, _, value = str(swept.input_line).partition("=")
+    types = types_of(key)
+    if key in registry.MANY or any(name.startswith("list[") for name in types):
+        return f", for several at once type {key}=[{value}]"
+    if types & {"int", "float"}:
+        if "float" in types and "str" not in types and re.fullmatch(r"-?[0-9]+,[0-9]+", value):
+            return f", for a decimal point type {key}={value.replace(',', '.')}"
+        if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", value):
+            return f", for one number type {key}={value.replace(',', '')}"
+    if "str" in types and not types & {"int", "float"}:
+        return f", for a text with a comma in it type {_in_a_shell(f'{key}={quoted(value)}')}"
+    return ""
+
+
+def space(
+    settings: Sequence[str], *, entry: str = "train", config_dir: Path | None = None
+) -> list[Override]:
     """What was typed, and under it what `config_file=` says, one override for each."""
-    # Hydra's + adds a field, but here all are there; its documentation has +experiment=
+    # Hydra's + adds a field, but here all fields exist; its documentation uses +experiment=
     typed = [text.lstrip("+") for text in settings]
     files = [text.partition("=")[2] for text in typed if text.startswith("config_file=")]
     typed = [text for text in typed if not text.startswith("config_file=")]
     if len(files) > 1:
         raise UserError("config_file= is typed twice; a run takes one file")
-    _check_typed(parse(typed))
-    lower = file_overrides(files[0]) if files else []
+    _check_used(parse(typed), typed=True)
+    lower = file_overrides(files[0], config_dir) if files else []
+    _check_used(parse(lower), typed=False)
     if entry != "train":
         taken = field_names(DataConfig if entry == "data" else PrepareConfig)
         lower = [
@@ -63,7 +81,45 @@ def space(settings: Sequence[str], *, entry: str = "train") -> list[Override]:
         for text in typed:
             if text.partition("=")[0] in OF_TRAINING:
                 raise unchanging(entry, text.partition("=")[0])
-    return parse(layered(lower, typed))
+    _say_what_is_left_out(lower, typed)
+    found = parse(layered(lower, typed))
+    return [_listed(o, entry, config_dir) if _is_pattern(o) else o for o in found]
+
+
+def _say_what_is_left_out(file: Sequence[str], typed: Sequence[str]) -> None:
+    """Warn of fields in a file that a typed choice replaces, where the file chooses nothing."""
+    chosen = {_key(text) for text in typed}
+    keys = {_key(text) for text in file}
+    for text in file:
+        group = _key(text).partition(".")[0]
+        is_choice = group in (*registry.KINDS, "trainer", "device")
+        if is_choice and group in chosen and group not in keys and _key(text) not in chosen:
+            typed_choice = next(t for t in reversed(typed) if _key(t) == group)
+            console.warn(
+                f"{text} of config_file= is left out, because {typed_choice} replaces all that "
+                f"the file says of {group}; to keep it type it too"
+            )
+
+
+def _is_pattern(override: Override) -> bool:
+    return override.value_type == ValueType.GLOB_CHOICE_SWEEP
+
+
+def _listed(override: Override, entry: str, config_dir: Path | None) -> Override:
+    """`model=glob(gpt*)` as the choices that it matches; raises UserError if there are none."""
+    registry.import_all()
+    key, pattern = override.key_or_group, override.value()
+    options = groups(entry, config_dir).get(key)
+    if options is None:
+        raise UserError(
+            f"{override.input_line} is a pattern, and {key} has no choices to match it; "
+            f"type {key}=A,B,C"
+        )
+    assert isinstance(pattern, Glob)
+    names = pattern.filter(options)
+    if not names:
+        raise not_a_choice(key, str(override.input_line).partition("=")[2], options)
+    return parse([f"{key}={','.join(names)}"])[0]
 
 
 def unchanging(entry: str, field: str) -> UserError:
@@ -77,42 +133,111 @@ def unchanging(entry: str, field: str) -> UserError:
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Hydra's reading of each `key=value`; raises UserError.
 
-    A value that is outside of its grammar, such as a path with an umlaut, is a text as it stands.
+    A value, or an element of a list or a sweep, that is outside of Hydra's grammar, such as a path
+    with an umlaut, is a text as it stands.
     """
     parser = OverridesParser.create()
     parsed = []
-    for text in overrides:
+    for text in (_without_tilde(text) for text in overrides):
         key, _, value = text.partition("=")
-        if text.startswith("~"):
-            raise UserError(f"{text} is not understood; a field stays, type {text[1:]}=VALUE")
         if not re.fullmatch(r"[\w-]+([./@][\w-]+)*", key) or key == text:
             raise UserError(f"{text!r} is not understood; settings are typed as key=value")
-        try:
-            parsed += parser.parse_overrides([text])
-        except HydraException:
-            literal = f"{key}={quoted(value)}"
-            if re.search(r"[][{},]", value):
-                raise UserError(
-                    f"{text!r} cannot be read; for a text with brackets or commas in it type\n"
-                    f"  {_in_a_shell(literal)}"
-                ) from None
-            parsed += parser.parse_overrides([literal])
+        readable = _readable(parser, value)
+        if readable is None:
+            inner = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else None
+            literal = f"{key}={quoted(value if inner is None else [inner])}"
+            raise UserError(
+                f"{text!r} cannot be read; for a text with brackets or commas in it type\n"
+                f"  {_in_a_shell(literal)}"
+            )
+        parsed += parser.parse_overrides([text if readable == value else f"{key}={readable}"])
     return parsed
+
+
+def _without_tilde(text: str) -> str:
+    """Hydra's `~logger`, which removes a choice, as `logger=[]`; raises UserError."""
+    if not text.startswith("~"):
+        return text
+    name = text[1:].partition("=")[0]
+    if name in registry.MANY and name == text[1:]:
+        return f"{name}=[]"
+    if text == "~experiment":
+        return "experiment=null"
+    top = name.partition(".")[0]
+    if top in registry.MANY:
+        raise UserError(f"{text} is not understood; list those that stay, or none: {top}=[]")
+    if name in (*registry.KINDS, "trainer", "device"):
+        raise UserError(f"{text} is not understood; a run needs one, type {name}=NAME")
+    raise UserError(f"{text} is not understood; a field stays, type {text[1:]}=VALUE")
+
+
+def _readable(parser: OverridesParser, value: str, *, inside: bool = False) -> str | None:
+    """The value in Hydra's grammar: what it cannot read is quoted, element by element.
+
+    None if brackets do not match, or if a text that is no list has brackets or braces in it.
+    """
+    try:
+        parser.parse_overrides([f"key={value}"])
+    except HydraException:
+        pass
+    else:
+        return value
+    is_list = value[:1] == "[" and value[-1:] == "]"
+    elements = _elements(value[1:-1] if is_list else value)
+    if elements and (is_list or (len(elements) > 1 and not inside)):
+        texts = [_readable(parser, element, inside=True) for element in elements]
+        if None in texts:
+            return None
+        joined = ",".join(map(str, texts))
+        return f"[{joined}]" if is_list else joined
+    return quoted(value) if inside or not re.search(r"[][{},]", value) else None
+
+
+# a quote begins a quoted text only at the start of an element, and ends it at its end: It's is text
+_QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=[,\]]|$)""")
+
+
+def _elements(text: str) -> list[str] | None:
+    """The text split at commas outside of quotes and brackets.
+
+    None if a bracket has no partner or an element is empty.
+    """
+    elements, depth, begin, at, at_start = list[str](), 0, 0, 0, True
+    while at < len(text):
+        if at_start and (match := _QUOTED.match(text, at)):
+            at, at_start = match.end(), False
+            continue
+        character = text[at]
+        if character == "," and depth == 0:
+            elements.append(text[begin:at].strip())
+            begin = at + 1
+        depth += (character == "[") - (character == "]")
+        if depth < 0:
+            return None
+        at_start = character in ",[" or (at_start and character.isspace())
+        at += 1
+    elements.append(text[begin:].strip())
+    return elements if depth == 0 and all(elements) else None
 
 
 def _in_a_shell(text: str) -> str:
     return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
 
 
-def _check_typed(overrides: Sequence[Override]) -> None:
-    """Raise UserError for what Hydra would take, but nobody here would look at."""
+def _check_used(overrides: Sequence[Override], *, typed: bool) -> None:
+    """Raise UserError for what Hydra would accept, but nothing here would read."""
     for override in overrides:
         key = override.key_or_group
         if key.partition(".")[0].partition("/")[0] == "hydra" or override.package is not None:
-            raise UserError(
-                f"{override.input_line} would be ignored: runs are not launched by Hydra; "
-                "output_dir= says where they go, --config-dir where to look for choices"
-            )
+            raise hydra_setting(str(override.input_line) if typed else f"{key} of config_file=")
+
+
+def hydra_setting(what: str) -> UserError:
+    """The error for a setting of Hydra's own, which has no effect here."""
+    return UserError(
+        f"{what} would be ignored: runs are not launched by Hydra; output_dir= says where they go, "
+        "--config-dir where to look for choices, and -m with values such as seed=0,1,2 sweeps them"
+    )
 
 
 def expand(overrides: Sequence[Override]) -> list[list[str]]:
@@ -122,7 +247,7 @@ def expand(overrides: Sequence[Override]) -> list[list[str]]:
         key = override.get_key_element()
         if not override.is_sweep_override():
             choices.append([str(override.input_line)])
-        elif override.is_discrete_sweep() and override.value_type != ValueType.GLOB_CHOICE_SWEEP:
+        elif override.is_discrete_sweep():
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
             raise UserError(
@@ -149,7 +274,7 @@ def quoted(value: Any) -> str:
     return f"'{text}'"
 
 
-def file_overrides(typed: str) -> list[str]:
+def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
     """The JSON or YAML file of `config_file=`, nested or dotted, as overrides.
 
     A run's own config.yaml is such a file too: a component's `name` chooses it.
@@ -165,27 +290,9 @@ def file_overrides(typed: str) -> list[str]:
         if key in registry.MANY and isinstance(value, Mapping):
             overrides.append(f"{key}=[{','.join(map(str, value))}]")
         elif key in registry.KINDS and isinstance(value, Mapping) and "name" in value:
-            overrides.append(f"{key}={choice_of(key, value['name'])}")
+            overrides.append(f"{key}={choice_of(key, value['name'], config_dir)}")
         overrides += _flat(key, value)
     return overrides
-
-
-def choice_of(kind: str, name: str) -> str:
-    """A choice of the group that is of the class registered as `name`; if in doubt, the name."""
-    yamls = {path.stem: path.read_text() for path in sorted((CONF / kind).glob("*.yaml"))}
-    preferred = [name, *default_choices("train").get(kind, []), *yamls]
-    schema = f"/schema/{kind}/{name}@"
-    return next((stem for stem in preferred if schema in yamls.get(stem, "")), name)
-
-
-def default_choices(entry: str) -> dict[str, list[str]]:
-    """What each group is when nothing is typed."""
-    chosen: dict[str, list[str]] = {}
-    for item in config.read(CONF / f"{entry}.yaml")["defaults"]:
-        if isinstance(item, dict):
-            for group, choice in item.items():
-                chosen[group] = choice if isinstance(choice, list) else [choice]
-    return chosen
 
 
 def _flat(prefix: str, value: Any) -> list[str]:
@@ -221,8 +328,3 @@ def layered(file: Sequence[str], typed: Sequence[str]) -> list[str]:
 
 def _key(override: str) -> str:
     return override.lstrip("+").partition("=")[0]
-
-
-def field_names(cls: type) -> list[str]:
-    """The fields of a config class."""
-    return [f.name for f in fields(cls)]

@@ -8,11 +8,12 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 from omegaconf.resolvers import oc
 
 from tinygpt import registry
 from tinygpt.config.schema import DeviceConfig, TrainerConfig
+from tinygpt.config.units import type_names, whole_number
 from tinygpt.errors import UserError, as_typed, masked, nearest
 
 T = TypeVar("T")
@@ -121,17 +122,31 @@ def convert(cls: type, key: str, value: Any, *, field_name: str) -> Any:
 
 
 def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> Any:
+    hint = next(f.type for f in fields(cls) if f.name == key)
+    value = _with_whole_numbers(value, hint)
     try:
+        if "str" not in str(hint) and isinstance(value, str) and not value.isascii():
+            raise ValidationError  # int() and float() take the digits of every script
         node[key] = escaped(value)
         converted = node[key]
     except OmegaConfBaseException:
-        hint = next(f.type for f in fields(cls) if f.name == key)
         raise UserError(
             f"{field_name}={as_typed(value)} is of the wrong type: "
             f"the field takes {_type_words(hint)}"
         ) from None
     is_list = OmegaConf.is_config(converted)
     return OmegaConf.to_container(converted, resolve=True) if is_list else converted
+
+
+def _with_whole_numbers(value: Any, hint: Any) -> Any:
+    """1e3 and "1e3" as 1000 where the field takes a whole number, also in a list of them."""
+    names = type_names(hint)
+    if isinstance(value, list) and "list[int]" in names:
+        return [_with_whole_numbers(item, int) for item in value]
+    if "int" not in names or "float" in names:
+        return value
+    whole = whole_number(value)
+    return value if whole is None else whole
 
 
 def escaped(value: Any) -> Any:
@@ -147,7 +162,6 @@ def escaped(value: Any) -> Any:
 
 def _type_words(hint: Any) -> str:
     """The annotation in a user's words."""
-    text = hint.__name__ if isinstance(hint, type) else str(hint)
     words = {
         "int": "a whole number",
         "float": "a number",
@@ -157,7 +171,7 @@ def _type_words(hint: Any) -> str:
         "list[str]": "a list of texts, such as [a,b]",
         "list[int]": "a list of whole numbers, such as [1,2]",
     }
-    return " or ".join(words.get(part.strip(), part.strip()) for part in text.split("|"))
+    return " or ".join(words.get(part, part) for part in type_names(hint))
 
 
 def unknown_key(path: str, choices: Iterable[str]) -> UserError:

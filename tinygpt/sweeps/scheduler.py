@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from tinygpt import config, console, registry
-from tinygpt.config import RunConfig, SweepConfig, compose, overrides
+from tinygpt.config import RunConfig, SweepConfig, choices, compose, overrides
 from tinygpt.errors import UserError
 from tinygpt.hardware.ranks import Ranks
 from tinygpt.interfaces import Launcher, Search, Stopping, Trial
@@ -74,7 +74,7 @@ def _opened(
     """The folder, new or found, with all runs that are known; and what is to be done with it."""
     which = [text.partition("=")[2] for text in own if text.startswith("sweep=")]
     with compose.hydra_conf():
-        bundles = compose.groups("sweep", config_dir)["sweep"]
+        bundles = choices.groups("sweep", config_dir)["sweep"]
     named = which[-1] if which and which[-1] not in (*bundles, "null", "new") else None
     begin_anew = which[-1:] == ["new"]
     own = [t for t in own if not (t.startswith("sweep=") and (named or begin_anew))]
@@ -83,14 +83,14 @@ def _opened(
         try:
             path = find_sweep(named, output_dir=outputs)
         except UserError as error:
-            choices = ", ".join([*bundles, "latest", "new"])
-            raise UserError(f"{error}\n  choices: {choices}") from None
+            listed = ", ".join([*bundles, "latest", "new"])
+            raise UserError(f"{error}\n  choices: {listed}") from None
         typed_before = config.read(path / "sweep.yaml").get("settings", [])
         own = overrides.layered([t for t in typed_before if is_about_sweeps(t)], own)
         more = bool(of_runs)
         of_runs = overrides.layered([t for t in typed_before if not is_about_sweeps(t)], of_runs)
     cfg: SweepConfig = compose.compose("sweep", own, config_dir=config_dir)
-    space = overrides.space(of_runs)
+    space = overrides.space(of_runs, config_dir=config_dir)
     question = [t for t in own if t.partition("=")[0].partition(".")[0] not in _NOT_THE_QUESTION]
     typed = [*of_runs, *question]
     if not named and not begin_anew:

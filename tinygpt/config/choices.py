@@ -1,0 +1,87 @@
+"""The groups of conf/, their choices, and which registered class each choice stands for."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tinygpt import registry
+from tinygpt.config import files
+from tinygpt.config.schema import DataConfig, DeviceConfig, PrepareConfig, RunConfig, TrainerConfig
+from tinygpt.config.units import type_names
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+ALL_KINDS = (*registry.KINDS, *registry.SWEEP_KINDS)
+
+
+def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
+    """The groups that a command takes, and the choices of each.
+
+    Read from the folders: asking Hydra composes the whole config once for each group.
+    """
+    names = [*registry.KINDS, "trainer", "device", "experiment"]
+    if entry == "sweep":
+        names = [*registry.SWEEP_KINDS, "sweep"]
+    elif entry != "train":
+        names = [name for name in names if name in field_names(PrepareConfig)]
+    return {name: _options(name, config_dir) for name in names}
+
+
+def _options(group: str, config_dir: Path | None) -> list[str]:
+    folders = [CONF, config_dir] if config_dir else [CONF]
+    yamls = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    return sorted(yamls | set(registry.without_yaml(group)))
+
+
+def default_choices(entry: str) -> dict[str, list[str]]:
+    """What each group is when nothing is typed."""
+    chosen: dict[str, list[str]] = {}
+    for item in files.read(CONF / f"{entry}.yaml")["defaults"]:
+        if isinstance(item, dict):
+            for group, choice in item.items():
+                chosen[group] = choice if isinstance(choice, list) else [choice]
+    return chosen
+
+
+def choice_of(kind: str, name: str, config_dir: Path | None = None) -> str:
+    """A choice of the group that stands for the class registered as `name`; else the name.
+
+    The choice of that name is preferred, then the default, then the first.
+    """
+    preferred = [name, *default_choices("train").get(kind, []), *_options(kind, config_dir)]
+    return next((c for c in preferred if _class_of(kind, c, config_dir) == name), name)
+
+
+def _class_of(kind: str, choice: str, config_dir: Path | None) -> str | None:
+    """The name of the class that the YAML of a choice fills, also by way of another choice."""
+    folders = [CONF, config_dir] if config_dir else [CONF]
+    path = next((p for f in folders if (p := f / kind / f"{choice}.yaml").is_file()), None)
+    if path is None:
+        return choice if choice in registry.without_yaml(kind) else None
+    for item in files.read(path).get("defaults", []):
+        base = str(item).partition("@")[0]
+        if schema := re.fullmatch(rf"/?schema/{kind}/(\w+)", base):
+            return schema[1]
+        if base not in ("_self_", choice) and (found := _class_of(kind, base, config_dir)):
+            return found
+    return None
+
+
+def field_names(cls: type) -> list[str]:
+    """The fields of a config class."""
+    return [f.name for f in fields(cls)]
+
+
+def types_of(field: str) -> set[str]:
+    """What a field as typed, such as optimizer.lr, may be: names of types; {} if it is unknown."""
+    group, _, leaf = field.rpartition(".")
+    top = group.partition(".")[0]
+    plain: dict[str, list[type]] = {
+        "": [RunConfig, DataConfig],
+        "trainer": [TrainerConfig],
+        "device": [DeviceConfig],
+    }
+    classes = plain.get(top) or [*(registry.classes(top) if top in ALL_KINDS else {}).values()]
+    hints: list[Any] = [f.type for cls in classes for f in fields(cls) if f.name == leaf]
+    return {part for hint in hints for part in type_names(hint)}
