@@ -120,10 +120,48 @@ BAD_COMMANDS = {
     "train model=[small": "'model=[small' cannot be read; for a text with brackets or commas in "
     "it type\n  \"model='[small'\"",
     "train hydra.run.dir=here": "hydra.run.dir=here would be ignored: runs are not launched by "
-    "Hydra; output_dir= says where they go, --config-dir where to look for choices",
+    "Hydra; output_dir= says where they go, --config-dir where to look for choices, and -m with "
+    "values such as seed=0,1,2 sweeps them",
+    "train ~model": "~model is not understood; a run needs one, type model=NAME",
+    "train ~callback.sample": "~callback.sample is not understood; list those that stay, or none: "
+    "callback=[]",
+    "train init_from=gpt2": "init_from is not there yet: a run cannot begin with the weights of "
+    "another model",
+    "train --init_from=gpt2": "init_from is not there yet: a run cannot begin with the weights of "
+    "another model",
+    # flags of Hydra
+    "train --cfg all": "--cfg all is not there; type --cfg job for the config of a run",
+    "train --resolve": "--resolve is about the config that is printed; type --cfg job with it",
+    "train -cn mine": "-cn is a flag of Hydra that is not here; type config_file=FILE for settings "
+    "from a file, experiment=NAME for a bundle of them",
+    "train --config-path=conf": "--config-path=conf is a flag of Hydra that is not here; type "
+    "--config-dir FOLDER to add choices",
+    "train --info": "--info is a flag of Hydra that is not here; type --help for the choices and "
+    "fields, -c job for the config of a run",
+    "train -sc install=bash": "-sc is a flag of Hydra that is not here; type --help for the "
+    "choices and fields, -c job for the config of a run",
+    "train experiment=[smoke,demo]": "experiment=[smoke,demo] is not a choice...",
+    "train callback=[sample,sample]": "callback=[sample,sample] names sample twice; type it once",
+    "train config_file=hydra.json": "hydra.sweeper.params.seed of config_file= would be ignored: "
+    "runs are not launched by Hydra; output_dir= says where they go, --config-dir where to look "
+    "for choices, and -m with values such as seed=0,1,2 sweeps them",
     # sweeps
     "train optimizer.lr=1e-3,1e-2": "optimizer.lr=1e-3,1e-2 lists several values; for a run of "
-    "each type -m before it, for a text with a comma in it type \"optimizer.lr='1e-3,1e-2'\"",
+    "each type -m before it",
+    "train optimizer.lr=0,001": "optimizer.lr=0,001 lists several values; for a run of each type "
+    "-m before it, for a decimal point type optimizer.lr=0.001",
+    "train trainer.max_tokens=5,000,000": "trainer.max_tokens=5,000,000 lists several values; for "
+    "a run of each type -m before it, for one number type trainer.max_tokens=5000000",
+    "train dataset.path=a,b.txt": "dataset.path=a,b.txt lists several values; for a run of each "
+    "type -m before it, for a text with a comma in it type \"dataset.path='a,b.txt'\"",
+    "train dataset.path=ä,b(2).txt": "dataset.path=ä,b(2).txt lists several values; for a run of "
+    "each type -m before it, for a text with a comma in it type \"dataset.path='ä,b(2).txt'\"",
+    "train callback.sample.prompts=Hi,Ho": "callback.sample.prompts=Hi,Ho lists several values; "
+    "for a run of each type -m before it, for several at once type "
+    "callback.sample.prompts=[Hi,Ho]",
+    "train -m model.n_layer=glob(*)": "model.n_layer=glob(*) is a pattern, and model.n_layer has "
+    "no choices to match it; type model.n_layer=A,B,C",
+    "train -m model=glob(x*)": f"model=glob(x*) is not a choice\n  choices: {MODELS}",
     "train -m model=nano,smal": f"model=smal is not a choice; did you mean model=small?\n"
     f"  choices: {MODELS}",
     "train -m seed=interval(0,3)": "seed=interval(0,3) is a rule for values, and a grid tries "
@@ -188,6 +226,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("here")
     (path / "stories.txt").write_text("Once there was a cat.")
     (path / "broken.json").write_text('{"seed": 1,')
+    (path / "hydra.json").write_text('{"hydra": {"sweeper": {"params": {"seed": "1,2"}}}}')
     (path / "empty").mkdir()
     cfg = compose.compose("train", TEXT.split())
     run = RunFolder.create(path / "run", cfg=cfg, overrides=[], run_id="run", group=None)

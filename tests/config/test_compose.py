@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,33 @@ def test_turning_off_one_of_two_horizons_of_a_file_leaves_the_other(tmp_path: Pa
     assert mistake(*TEXT, file).endswith("turn one off with trainer.max_tokens=null")
     trainer = run_config(file, "trainer.max_tokens=null").trainer
     assert (trainer.max_steps, trainer.max_tokens) == (7, None)
+
+
+def test_a_field_of_a_file_that_a_typed_choice_replaces_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("tinygpt"), "propagate", True)
+    file = written(tmp_path / "mine.json", {"model": {"n_layer": 1}, "optimizer": {"lr": 0.1}})
+    assert run_config(file, "model=nano").model == run_config("model=nano").model
+    assert caplog.messages == [
+        "model.n_layer=1 of config_file= is left out, because model=nano replaces all that the "
+        "file says of model; to keep it type it too"
+    ]
+    caplog.clear()
+    run_config(file, "model=nano", "model.n_layer=1")
+    config.save(run_config("model=nano"), tmp_path / "config.yaml")
+    run_config(f"config_file={tmp_path / 'config.yaml'}", "model=small")  # a choice for a choice
+    assert caplog.messages == []
+
+
+def test_a_component_of_a_file_is_found_among_choices_of_ones_own(my_conf: Path) -> None:
+    (my_conf / "schedule").mkdir()
+    text = "# /schema/schedule/cosine@ is what this was\ndefaults: [wsd, _self_]\n"
+    (my_conf / "schedule" / "a.yaml").write_text(text)
+    assert choices.choice_of("model", "gpt", my_conf) == "tiny"
+    assert choices.choice_of("schedule", "wsd", my_conf) == "wsd"
+    assert choices._class_of("schedule", "a", my_conf) == "wsd"
+    assert choices.choice_of("schedule", "nowhere", my_conf) == "nowhere"
 
 
 @pytest.fixture
@@ -250,7 +279,7 @@ def test_a_path_needs_no_quotes(path: str) -> None:
     assert compose.compose("train", job).dataset.path == path
 
 
-@pytest.mark.parametrize("path", ["a,b (2).txt", "[a", "{a", "a]"])
+@pytest.mark.parametrize("path", ["[a", "{a", "a]"])
 def test_a_text_that_looks_like_a_list_needs_quotes_and_is_told_which(path: str) -> None:
     words = mistake("dataset=text", f"dataset.path={path}")
     assert words == (
@@ -260,6 +289,37 @@ def test_a_text_that_looks_like_a_list_needs_quotes_and_is_told_which(path: str)
     advice = words.splitlines()[1].strip().strip('"')
     (job,) = overrides.jobs(["dataset=text", advice], multirun=False)
     assert compose.compose("train", job).dataset.path == path
+
+
+@pytest.mark.parametrize(
+    ("typed", "prompts"),
+    [
+        ("[介绍一下你。]", ["介绍一下你。"]),
+        ("[Hello!]", ["Hello!"]),
+        ("[It's, don't]", ["It's", "don't"]),
+        ("['a, b',It's,\"ü, ö\"]", ["a, b", "It's", "ü, ö"]),
+        ("['it\\'s, ok', ü]", ["it's, ok", "ü"]),
+        ("[Hello {name}!, x [y]! z]", ["Hello {name}!", "x [y]! z"]),
+        ('[say "hi" to all]', ['say "hi" to all']),
+    ],
+)
+def test_a_list_of_texts_needs_no_quotes(typed: str, prompts: list[str]) -> None:
+    (override,) = overrides.parse([f"callback.sample.prompts={typed}"])
+    assert override.value() == prompts
+
+
+@pytest.mark.parametrize("typed", ["[Hi [x!]", "[a,,b!]", "[a, ,!]"])
+def test_a_list_that_cannot_be_read_is_told_with_a_list(typed: str) -> None:
+    words = mistake(*TEXT, f"callback.sample.prompts={typed}")
+    (advice,) = shlex.split(words.splitlines()[1])
+    assert run_config(advice).callback["sample"].prompts == [typed[1:-1]]  # type: ignore[attr-defined]
+
+
+def test_a_sweep_over_paths_needs_no_quotes() -> None:
+    typed = ["dataset=text", "dataset.path=größe.txt,b.txt,c (2).txt"]
+    jobs = overrides.jobs(typed, multirun=True)
+    paths = [overrides.parse(job)[1].value() for job in jobs]
+    assert paths == ["größe.txt", "b.txt", "c (2).txt"]
 
 
 # Sweeps
@@ -288,20 +348,37 @@ def test_a_typed_horizon_that_is_swept_turns_off_the_files(tmp_path: Path) -> No
 
 
 def test_many_runs_need_the_flag() -> None:
-    assert mistake("optimizer.lr=1e-3,1e-2") == (
-        "optimizer.lr=1e-3,1e-2 lists several values; for a run of each type -m before it, "
-        "for a text with a comma in it type \"optimizer.lr='1e-3,1e-2'\""
-    )
     assert mistake("callback=sample,early_stop").endswith(
         "for several at once type callback=[sample,early_stop]"
     )
 
 
-@pytest.mark.parametrize("typed", ["seed=interval(0,3)", "model=glob(*)"])
-def test_a_sweep_lists_its_values(typed: str) -> None:
-    assert mistake(typed, multirun=True) == (
-        f"{typed} is a rule for values, and a grid tries listed ones; "
-        f"type {typed.partition('=')[0]}=A,B,C, or search=random, or search=optuna"
+def test_a_sweep_lists_its_values() -> None:
+    assert mistake("seed=interval(0,3)", multirun=True) == (
+        "seed=interval(0,3) is a rule for values, and a grid tries listed ones; "
+        "type seed=A,B,C, or search=random, or search=optuna"
+    )
+
+
+def test_a_pattern_stands_for_the_choices_that_it_matches(my_conf: Path) -> None:
+    def swept(pattern: str, **options: Any) -> list[list[str]]:
+        return overrides.jobs([f"model={pattern}"], multirun=True, **options)
+
+    assert swept("glob(gpt2_*)") == [["model=gpt2_large"], ["model=gpt2_medium"], ["model=gpt2_xl"]]
+    assert swept("glob([nano,wi*])", config_dir=my_conf) == [["model=nano"], ["model=wide"]]
+    assert overrides.jobs(["model=glob(na*)"], multirun=False) == [["model=nano"]]
+
+
+def test_a_tilde_takes_away_what_a_run_can_do_without() -> None:
+    cfg = run_config("logger=wandb", "~logger", "~callback", "~experiment")
+    assert (cfg.logger, cfg.callback) == ({}, {})
+
+
+def test_a_hydra_block_in_a_choice_is_refused(my_conf: Path) -> None:
+    path = my_conf / "experiment" / "swept.yaml"
+    path.write_text("# @package _global_\nhydra: {sweeper: {params: {seed: '1,2'}}}\n")
+    assert mistake(*TEXT, "experiment=swept", multirun=True, config_dir=my_conf).startswith(
+        f"the hydra: block of {path} would be ignored: runs are not launched by Hydra; "
     )
 
 

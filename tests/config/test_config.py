@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tinygpt import config, registry
 from tinygpt.components.callbacks.sample import SampleConfig
 from tinygpt.components.models.gpt import GPTConfig
-from tinygpt.config import HORIZONS, PrepareConfig, RunConfig, TrainerConfig
+from tinygpt.config import HORIZONS, DataConfig, PrepareConfig, RunConfig, TrainerConfig
 from tinygpt.config.compose import compose
 from tinygpt.errors import UserError
 
@@ -48,6 +48,9 @@ def resolve(**changes: Any) -> RunConfig:
         ("2.3M", 2_300_000),  # 2.3 * 1e6 is 2299999.9999999995
         ("1.001B", 1_001_000_000),
         ("9007199254740993", 9007199254740993),  # no float holds it
+        ("5e6", 5_000_000),
+        (1e16, 10**16),
+        ("1.5e3K", 1_500_000),
     ],
 )
 def test_a_count_may_be_written_in_short(typed: float | str, count: int) -> None:
@@ -60,7 +63,7 @@ def test_a_count_is_whole_and_at_least_one(typed: float | str) -> None:
         config.parse_count("f", typed)
 
 
-@pytest.mark.parametrize("typed", [-5, "lots", "5MB", "", "M", "inf", "5 M", "0x10"])
+@pytest.mark.parametrize("typed", [-5, "lots", "5MB", "", "M", "inf", "5 M", "0x10", "٣", "1e999"])
 def test_what_is_no_count_is_refused_with_examples(typed: int | str) -> None:
     with pytest.raises(UserError) as error:
         config.parse_count("f", typed)
@@ -99,6 +102,14 @@ def test_a_horizon_leaves_the_other_three_off(horizon: dict[str, Any]) -> None:
 
 def test_without_a_horizon_none_is_made_up() -> None:
     assert all(getattr(resolve().trainer, name) is None for name in HORIZONS)
+
+
+@pytest.mark.parametrize("typed", [1e3, "1e3", "1_000", "1000", 1000])
+def test_a_whole_number_may_be_written_as_a_float(typed: float | str) -> None:
+    cfg = resolve(seed=typed, trainer={"max_steps": typed, "micro_batch_size": 16})
+    assert (cfg.seed, cfg.trainer.max_steps) == (1000, 1000)
+    data = {key: MINIMAL[key] for key in ("dataset", "tokenizer")}
+    assert config.resolve(data | {"candidates": [typed]}, DataConfig).candidates == [1000]
 
 
 def test_two_horizons_are_refused_with_both_values() -> None:
@@ -166,6 +177,9 @@ def test_a_number_of_something_is_at_least_one(name: str) -> None:
         ({"trainer": 5}, "trainer=5 must hold fields, such as trainer.seq_len="),
         ({"seed": "x"}, "seed=x is of the wrong type: the field takes a whole number"),
         ({"seed": 1.5}, "seed=1.5 is of the wrong type: the field takes a whole number"),
+        ({"seed": "٣"}, "seed=٣ is of the wrong type: the field takes a whole number"),
+        ({"optimizer": {"name": "adamw", "lr": "٣"}}, "optimizer.lr=٣ is of the wrong type: the "
+                                                     "field takes a number"),
         ({"seed": True}, "seed=true is of the wrong type: the field takes a whole number"),
         ({"seed": None}, "seed=null is of the wrong type: the field takes a whole number"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
@@ -280,6 +294,12 @@ def test_any_text_survives_being_saved(
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     config.save(cfg, path)
     assert config.load(path) == cfg
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.yaml"])
+def test_a_byte_order_mark_is_no_part_of_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"seed": 3}', encoding="utf-8-sig")
+    assert config.read(tmp_path / name) == {"seed": 3}
 
 
 def test_small_numbers_in_yaml_are_numbers(tmp_path: Path) -> None:

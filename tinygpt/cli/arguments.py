@@ -6,10 +6,32 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
+import tinygpt
 from tinygpt import console
 from tinygpt.errors import UserError
+
+_FLAGS_OF_HYDRA = {
+    **dict.fromkeys(
+        ("--config-name", "-cn"),
+        "type config_file=FILE for settings from a file, experiment=NAME for a bundle of them",
+    ),
+    **dict.fromkeys(("--config-path", "-cp"), "type --config-dir FOLDER to add choices"),
+    **dict.fromkeys(("--package", "-p"), "type -c job for the whole config"),
+    **dict.fromkeys(("--run", "-r"), "leave it out: without -m there is one run"),
+    **dict.fromkeys(
+        ("--info", "-i", "--hydra-help", "--shell-completion", "-sc"),
+        "type --help for the choices and fields, -c job for the config of a run",
+    ),
+    "--experimental-rerun": "type config_file=outputs/RUN/config.yaml to make a run again",
+}
+
+
+def print_version() -> NoReturn:
+    """Print tinygpt's version and exit."""
+    print(f"tinygpt {tinygpt.__version__}")
+    raise SystemExit(0)
 
 
 def print_help(entry: str) -> int:
@@ -32,21 +54,35 @@ def print_config(cfg: Any) -> int:
 
 def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
     """Split flags from `key=value` settings; raises UserError for a flag that does not exist."""
+    if "--version" in arguments:
+        print_version()
+    for argument in arguments:
+        if advice := _FLAGS_OF_HYDRA.get(argument.partition("=")[0]):
+            raise UserError(f"{argument} is a flag of Hydra that is not here; {advice}")
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--config-dir", "-cd", type=Path)
-    parser.add_argument("--cfg", "-c", choices=["job"])
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--resolve", action="store_true")  # as Hydra has it: here always resolved
     parser.add_argument("settings", nargs="*")
     try:
         known, unknown = parser.parse_known_intermixed_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if unknown:
-        from tinygpt.config.mistakes import PEERS_NAMES
+        from tinygpt.config.mistakes import NOT_FIELDS, PEERS_NAMES
 
+        if said := NOT_FIELDS.get(unknown[0].lstrip("-").partition("=")[0].replace("-", "_")):
+            raise UserError(said)
         flags = ("--help", "--multirun", "--config-dir", "--cfg")
         raise unknown_flag(entry, unknown[0], arguments, flags=flags, peers_names=PEERS_NAMES)
+    if known.cfg not in (None, "job"):
+        raise UserError(f"--cfg {known.cfg} is not there; type --cfg job for the config of a run")
+    if known.resolve and not known.cfg:
+        raise UserError("--resolve is about the config that is printed; type --cfg job with it")
+    if known.config_dir:
+        known.config_dir = known.config_dir.expanduser()
     if known.cfg and known.multirun:
         raise UserError("-c job prints the config of one run; type it without -m")
     if known.config_dir and not known.config_dir.is_dir():
@@ -70,6 +106,8 @@ def parse_settings(
     values, of which only those in `repeatable` have more than one. `is_word` tells what may stand
     there beside settings, such as a folder. Raises UserError for the first argument that is wrong.
     """
+    if "--version" in arguments:
+        print_version()
     values: dict[str, list[str]] = {}
     words: list[str] = []
     for argument in arguments:

@@ -1,8 +1,9 @@
-"""The console script `tinygpt`."""
+"""The command `tinygpt`, and `python -m tinygpt`, which is the same."""
 
 import sys
 from importlib import import_module
 
+from tinygpt.cli.arguments import print_version
 from tinygpt.console import fail
 from tinygpt.errors import nearest
 
@@ -26,6 +27,8 @@ def main() -> None:
         print("tinygpt: a lab bench for small language models\n")
         print("\n".join(lines))
         print("\n`tinygpt COMMAND --help` says what a command takes.")
+    elif command == "--version":
+        print_version()
     elif command in COMMANDS:
         import_module(f"tinygpt.{command}").main(arguments)
     else:

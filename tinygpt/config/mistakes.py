@@ -42,6 +42,8 @@ def check_choice(override: Override, options: Sequence[str]) -> None:
     """Raise UserError unless the override names one of the options, or some where many may be."""
     group, value = override.key_or_group, override.value()
     many = group in registry.MANY
+    if group == "experiment" and value is None:
+        return
     for name in value if many and isinstance(value, list) else [value]:
         if not isinstance(name, str) or name not in options:
             typed = name if isinstance(name, str) else str(override.input_line).partition("=")[2]

@@ -35,16 +35,17 @@ def jobs(
     overrides = space(settings, entry=entry, config_dir=config_dir)
     swept = next((o for o in overrides if o.is_sweep_override()), None)
     if swept and not multirun:
+        key = swept.key_or_group
+        typed = next((t for t in reversed(settings) if _key(t) == key), str(swept.input_line))
         raise UserError(
-            f"{swept.input_line} lists several values; for a run of each type -m before it"
-            + _other_wish(swept)
+            f"{typed} lists several values; for a run of each type -m before it"
+            + _other_wish(key, typed.partition("=")[2])
         )
     return expand(overrides)
 
 
-def _other_wish(swept: Override) -> str:
+def _other_wish(key: str, value: str) -> str:
     """What to type if a value with a comma was not meant as a sweep."""
-    key, _, value = str(swept.input_line).partition("=")
     types = types_of(key)
     if key in registry.MANY or any(name.startswith("list[") for name in types):
         return f", for several at once type {key}=[{value}]"
