@@ -106,6 +106,22 @@ def test_a_damaged_file_is_read_or_named_in_one_line_and_in_little_memory(
     assert grown_kb < 100_000
 
 
+def test_no_damage_to_a_footer_ends_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": MANY}), path)
+    whole = path.read_bytes()
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in range(start, len(whole) - 8, 2):
+        broken = bytearray(whole)
+        broken[at] ^= 1 << at // 2 % 8
+        path.write_bytes(broken)
+        try:
+            TextConfig(path=str(path)).open().utf8_bytes_estimate()
+        except UserError as error:
+            if str(path) not in str(error):
+                raise
+
+
 # Paths
 
 ALL: list[Callable[[str], Any]] = [
