@@ -190,7 +190,6 @@ class _TinyGPT:
             logger=Logger(),
             callbacks={},
             checkpoints=Checkpoints(Path(cfg.output_dir), keep=1),
-            say=print,
         )
 
     def describe(self) -> dict[str, Any]:

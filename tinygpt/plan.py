@@ -61,17 +61,17 @@ class _Plan:
     @property
     def evaluations(self) -> int:
         """How many there are."""
-        from tinygpt.training import trainer
+        from tinygpt.training import cadence
 
         if self.steps is None:
             assert self.measured, "without a trial nobody asks"
             takes_s = self.eval_tokens * self.measured.eval_s_per_token
-            affordable = int(trainer.EVAL_SHARE * float(self.cfg.trainer.max_time or 0) / takes_s)
-            return min(max(affordable, 1), trainer.EVALS[1])
+            affordable = int(cadence.EVAL_SHARE * float(self.cfg.trainer.max_time or 0) / takes_s)
+            return min(max(affordable, 1), cadence.EVALS[1])
         if self.cfg.trainer.eval_every is not None:
             return -(-self.steps // self.cfg.trainer.eval_every)
         trained = self.steps * self.cfg.trainer.tokens_per_step
-        return trainer.affordable_evals(trained=trained, evaluated=max(self.eval_tokens, 1))
+        return cadence.affordable_evals(trained=trained, evaluated=max(self.eval_tokens, 1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -194,9 +194,9 @@ def _vocab_size(cfg: RunConfig) -> tuple[int, str]:
 def _disk(plan: _Plan) -> int:
     """Bytes that the run folder will have where the newest checkpoints have the best one."""
     from tinygpt.planning import estimate
-    from tinygpt.training import trainer
+    from tinygpt.training import cadence
 
-    rows = min(plan.steps or 1000, trainer.ROWS) * estimate.ROW_BYTES
+    rows = min(plan.steps or 1000, cadence.ROWS) * estimate.ROW_BYTES
     kept = plan.cfg.trainer.keep_checkpoints
     return kept * estimate.checkpoint_bytes(plan.count) + rows
 

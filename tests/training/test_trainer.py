@@ -20,9 +20,11 @@ from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Logger
 from tinygpt.language_model import LanguageModel
 from tinygpt.training import checkpoint
+from tinygpt.training.cadence import affordable_evals
 from tinygpt.training.checkpoint import Checkpoints, load_state
 from tinygpt.training.state import TrainState
-from tinygpt.training.trainer import Trainer, Validation, affordable_evals
+from tinygpt.training.trainer import Trainer
+from tinygpt.training.validation import Validation
 
 
 def run(settings: list[str], *, code: int = 0) -> Path:

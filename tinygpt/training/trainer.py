@@ -20,47 +20,21 @@ from tinygpt.errors import UserError
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Callback, Logger, Metrics
 from tinygpt.training.batches import Ahead, TrainBatches, eval_batches
+from tinygpt.training.cadence import Cadence, length_in_steps
 from tinygpt.training.checkpoint import Checkpoints
+from tinygpt.training.clock import Clock
 from tinygpt.training.losses import ModelLoss, bits_per_byte
 from tinygpt.training.state import TrainState
+from tinygpt.training.validation import Validation
 
 T = TypeVar("T")
-
-# where the config leaves open how often things happen
-EVAL_SHARE = 1 / 80  # of the run's time for evaluations
-EVAL_COST = 1 / 2  # of what it costs to train on a token
-EVALS = (2, 20)  # at least and at most so many of them
-ROWS, ROW_S = 500, 10.0  # rows of a run; at most so long between them if the clock ends it
-SAVE_SHARE = 1 / 100  # of the run's time for checkpoints, by a thread beside the training
-SAVE_EVERY_S = (60.0, 600.0)  # at least and at most so long between them
 
 
 class Diverged(UserError):
     """The loss is not finite any more."""
 
 
-class Validation:
-    """The pinned part of the validation split: its first documents, of up to `max_bytes` UTF-8.
-
-    At least one: a novel has no second one, and half a document would end elsewhere in each
-    tokenizer's tokens.
-
-    Bytes, not tokens: then it is the same text for every tokenizer.
-    """
-
-    def __init__(self, prepared: Prepared, *, max_bytes: int | None) -> None:
-        ends = prepared.document_ends("validation")
-        fits = len(ends) if max_bytes is None else max(1, int((ends[:, 1] <= max_bytes).sum()))
-        info = prepared.splits["validation"]
-        self.documents, self.all_documents = fits, len(ends)
-        n_tokens, self.utf8_bytes = map(int, ends[fits - 1])
-        self.tokens = prepared.tokens("validation")[:n_tokens]
-        self.checksum = prepared.text_checksum("validation", fits)
-        # the floor is known for the whole split only
-        self.floor_bpb = info.floor_bpb if fits == len(ends) else None
-
-
-class Trainer:
+class Trainer(Cadence):
     """Trains the model of `state` until its horizon; `fit` may be called once.
 
     Each of several ranks has one; they see other sequences of a step, and take each step together.
@@ -79,13 +53,12 @@ class Trainer:
         pause_at: int | None = None,  # step after which the run evaluates, saves and ends for now
         compiled: bool | None = None,  # what device.compile=auto came to when the run began
     ) -> None:
-        self.cfg = cfg.trainer
-        assert isinstance(self.cfg.micro_batch_size, int), "auto is decided before"
-        self.micro_batch_size = self.cfg.micro_batch_size
+        trainer_cfg = cfg.trainer
+        assert isinstance(trainer_cfg.micro_batch_size, int), "auto is decided before"
+        self.micro_batch_size = trainer_cfg.micro_batch_size
         self.pause_at = pause_at
         self.seed = cfg.seed
         self.schedule = cfg.schedule
-        self.state = state
         self.runtime = runtime
         self.ranks = runtime.ranks
         self.logger = logger
@@ -93,8 +66,8 @@ class Trainer:
         self.checkpoints = checkpoints
         self.batches = TrainBatches(
             prepared.tokens("train"),
-            seq_len=self.cfg.seq_len,
-            sequences_per_step=self.cfg.sequences_per_step,
+            seq_len=trainer_cfg.seq_len,
+            sequences_per_step=trainer_cfg.sequences_per_step,
             seed=cfg.seed,
             document_ends=(
                 prepared.document_ends("train") if cfg.dataset.window == "document" else None
@@ -103,15 +76,16 @@ class Trainer:
         # on a CPU a thread would take from the step as much time as it gives
         self.sequences = Ahead(self._sequences) if runtime.works_ahead else self._sequences
         self.masked_eot = prepared.tokenizer.eot_id if cfg.dataset.mask_documents else None
-        eval_bytes = self.cfg.eval_bytes
-        self.validation = Validation(
-            prepared, max_bytes=None if eval_bytes is None else int(eval_bytes)
-        )
+        eval_bytes = trainer_cfg.eval_bytes
+        validation = Validation(prepared, max_bytes=None if eval_bytes is None else int(eval_bytes))
         self.vocab_size = prepared.tokenizer.vocab_size
         self.flops_per_token = state.model.flops_per_token()
-        self.max_steps = self._max_steps()
-        self.eval_every, self.log_every = self._eval_every(), self._log_every()
-        self.max_time_s = None if self.cfg.max_time is None else float(self.cfg.max_time)
+        max_steps = length_in_steps(
+            trainer_cfg,
+            steps_per_epoch=self.batches.steps_per_epoch,
+            flops_per_token=self.flops_per_token,
+        )
+        super().__init__(trainer_cfg, state, validation=validation, max_steps=max_steps)
         self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
         self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         self.plain_loss = ModelLoss(state.model)
@@ -129,36 +103,9 @@ class Trainer:
         self.grad_norm = torch.zeros((), device=runtime.device)
         self.bad_step = torch.tensor(-1, device=runtime.device)
         self.last_eval: Metrics = {}
-        self.stop_reason: str | None = None  # why it ended before its horizon
         self.signal = 0  # the number of the one that asked this rank to end
         self.interrupted: str | None = None  # its name, when all ranks know of it
-        # when these happened last; what happens by the clock of all ranks changes no result
-        self.evaluated_s = self.logged_s = self.saved_s = state.elapsed_s
-        self.save_takes_s = 0.0
-        self.clock = _Clock()
-
-    def _max_steps(self) -> int | None:
-        """The length of the run in steps; None when the clock ends it."""
-        cfg = self.cfg
-        if cfg.max_epochs is not None:
-            return max(1, round(cfg.max_epochs * self.batches.steps_per_epoch))
-        if cfg.max_flops is not None:
-            return max(1, round(cfg.max_flops / (self.flops_per_token * cfg.tokens_per_step)))
-        return cfg.planned_steps
-
-    def _eval_every(self) -> int | None:
-        """Steps between evaluations; None if they are by the clock."""
-        if self.cfg.eval_every is not None or self.max_steps is None:
-            return self.cfg.eval_every
-        trained = self.max_steps * self.cfg.tokens_per_step
-        times = affordable_evals(trained=trained, evaluated=len(self.validation.tokens))
-        return math.ceil(self.max_steps / times)
-
-    def _log_every(self) -> int | None:
-        """Steps between rows; None if the clock says when."""
-        if self.cfg.log_every is not None or self.max_steps is None:
-            return self.cfg.log_every
-        return math.ceil(self.max_steps / ROWS)
+        self.clock = Clock()
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, or until somebody asks to stop; the summary of the run."""
@@ -331,56 +278,10 @@ class Trainer:
         kept = f"the checkpoint of step {saved[-1]} is intact; " if saved else ""
         return f"{kept}train again with a lower optimizer.lr, or a lower trainer.grad_clip"
 
-    def progress(self) -> float:
-        """Fraction of the run at the middle of the next update."""
-        if self.max_steps is not None:
-            return (self.state.step + 0.5) / self.max_steps
-        assert self.max_time_s is not None
-        return min(self.state.elapsed_s / self.max_time_s, 1.0)
-
-    def done(self) -> bool:
-        """Whether the last step has been made."""
-        if self.stop_reason is not None:
-            return True
-        if self.max_steps is not None:
-            return self.state.step >= self.max_steps
-        assert self.max_time_s is not None
-        return self.state.elapsed_s >= self.max_time_s
-
     @property
     def paused(self) -> bool:
         """Whether the run has come as far as it was asked to for now, before its end."""
         return self.pause_at is not None and self.state.step >= self.pause_at and not self.done()
-
-    def due(self, every: int | None) -> bool:
-        """Whether something that happens every so many steps happens now; true at the last step."""
-        return self.done() or (every is not None and self.state.step % every == 0)
-
-    def eval_due(self) -> bool:
-        """Whether an evaluation is due: by steps, or as often as the clock affords."""
-        if self.eval_every is not None or self.done():
-            return self.due(self.eval_every)
-        assert self.max_time_s is not None
-        step_s_per_token = self.state.elapsed_s / self.state.tokens
-        takes_s = EVAL_COST * step_s_per_token * len(self.validation.tokens)
-        portion_s = max(self.max_time_s / EVALS[1], takes_s / EVAL_SHARE)
-        left_s = self.max_time_s - self.state.elapsed_s  # there is one more at the end
-        return self.state.elapsed_s - self.evaluated_s >= portion_s and left_s >= portion_s / 2
-
-    def row_due(self) -> bool:
-        """Whether a row is due: by steps, or by the clock."""
-        if self.log_every is not None:
-            return self.due(self.log_every)
-        assert self.max_time_s is not None
-        return self.state.elapsed_s - self.logged_s >= min(self.max_time_s / ROWS, ROW_S)
-
-    def save_due(self) -> bool:
-        """Whether a checkpoint is due: by steps, or by the clock, which changes no result."""
-        if self.cfg.save_every is not None:
-            return self.due(self.cfg.save_every)
-        least, most = SAVE_EVERY_S
-        portion_s = min(max(self.save_takes_s / SAVE_SHARE, least), most)
-        return self.done() or self.state.elapsed_s - self.saved_s > portion_s
 
     def summary(self) -> dict[str, Any]:
         """What the run came to."""
@@ -422,53 +323,6 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def affordable_evals(*, trained: int, evaluated: int) -> int:
-    """How often a run of `trained` tokens evaluates, if nobody says."""
-    least, most = EVALS
-    return min(max(int(EVAL_SHARE * trained / (EVAL_COST * evaluated)), least), most)
-
-
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of one step's random numbers; neighbours share nothing."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
-
-
-class _Clock:
-    """Time spent training, without evaluations and checkpoints; read when the device is done."""
-
-    def __init__(self) -> None:
-        self.row_began = time.perf_counter()
-        self.row_steps, self.paused_s, self.data_wait_s = 0, 0.0, 0.0
-        self.steps, self.training_s = 0, 0.0
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time in here is not training; the caller has waited for the device."""
-        began = time.perf_counter()
-        yield
-        self.paused_s += time.perf_counter() - began
-
-    @contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        """Time in here is training, in which the loop can do nothing else."""
-        began = time.perf_counter()
-        yield
-        self.data_wait_s += time.perf_counter() - began
-
-    def row(self, tokens_per_step: int) -> Metrics:
-        """Speed of the steps since the row before."""
-        now = time.perf_counter()
-        steps, seconds = self.row_steps, now - self.row_began - self.paused_s
-        data_wait_ratio = self.data_wait_s / seconds
-        self.row_began, self.row_steps, self.paused_s, self.data_wait_s = now, 0, 0.0, 0.0
-        self.steps += steps
-        self.training_s += seconds
-        return {
-            "perf/data_wait_ratio": data_wait_ratio,
-            "perf/step_ms": 1000 * seconds / steps,
-            "perf/tokens_per_sec": steps * tokens_per_step / seconds,
-        }
-
-    def overall(self, tokens_per_step: int) -> float | None:
-        """Tokens per second of all steps that were logged."""
-        return self.steps * tokens_per_step / self.training_s if self.steps else None

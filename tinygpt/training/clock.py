@@ -1,0 +1,48 @@
+"""The time that training takes, apart from evaluations and checkpoints."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tinygpt.interfaces import Metrics
+
+
+class Clock:
+    """Time spent training, without evaluations and checkpoints; read when the device is done."""
+
+    def __init__(self) -> None:
+        self.row_began = time.perf_counter()
+        self.row_steps, self.paused_s, self.data_wait_s = 0, 0.0, 0.0
+        self.steps, self.training_s = 0, 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in here is not training; the caller has waited for the device."""
+        began = time.perf_counter()
+        yield
+        self.paused_s += time.perf_counter() - began
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time in here is training, in which the loop can do nothing else."""
+        began = time.perf_counter()
+        yield
+        self.data_wait_s += time.perf_counter() - began
+
+    def row(self, tokens_per_step: int) -> Metrics:
+        """Speed of the steps since the row before."""
+        now = time.perf_counter()
+        steps, seconds = self.row_steps, now - self.row_began - self.paused_s
+        data_wait_ratio = self.data_wait_s / seconds
+        self.row_began, self.row_steps, self.paused_s, self.data_wait_s = now, 0, 0.0, 0.0
+        self.steps += steps
+        self.training_s += seconds
+        return {
+            "perf/data_wait_ratio": data_wait_ratio,
+            "perf/step_ms": 1000 * seconds / steps,
+            "perf/tokens_per_sec": steps * tokens_per_step / seconds,
+        }
+
+    def overall(self, tokens_per_step: int) -> float | None:
+        """Tokens per second of all steps that were logged."""
+        return self.steps * tokens_per_step / self.training_s if self.steps else None
