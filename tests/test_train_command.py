@@ -103,7 +103,7 @@ def test_a_run_that_goes_on_keeps_its_choices_and_changes_single_fields(tiny, tm
     run(tiny)
     folder = only_run(tmp_path / "outputs")
     run([f"resume={folder}", "logger=wandb"], code=2)
-    assert "logger=wandb is a choice, and a run that goes on keeps" in capsys.readouterr().err
+    assert "logger=wandb is a choice, and a resumed run keeps" in capsys.readouterr().err
     run([f"resume={folder}", "trainer.max_steps=12", "optimizer.lr=1e-4"])
     cfg = config.load(folder / "config.yaml")
     assert (cfg.trainer.max_steps, cfg.optimizer.lr) == (12, 1e-4)

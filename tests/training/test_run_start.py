@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,169 @@ def test_auto_typed_at_a_resume_is_measured_then(
     monkeypatch.setattr(trial, "LARGEST", 256)
     again = resumed(changed, tmp_path / "again", "trainer.max_steps=8")
     assert derived(again)["micro_batch_size"] == 1  # kept, as it was measured
+
+
+# Every other field: what it changes
+
+
+CHANGED = [
+    "optimizer.lr=5e-3",
+    "schedule.warmup_ratio=0.25",
+    "trainer.max_steps=8",
+    "trainer.log_every=2",
+    "trainer.eval_every=3",
+    "trainer.save_every=1",
+    "trainer.keep_checkpoints=3",
+    "device.threads=2",
+    "device.precision=bf16",
+    "device.compile=auto",
+    "callback.sample.prompts=[Ben]",
+    "callback.early_stop.patience=99",
+]
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def hardware(run: Path, name: str) -> object:
+    return derived(run)["hardware"][name]  # type: ignore[index]
+
+
+def log(run: Path) -> str:
+    return (run / "train.log").read_text()
+
+
+# setting -> (what it did to the run, that value in the run with all of CHANGED)
+EFFECTS: dict[str, tuple[Callable[[Path], object], object]] = {
+    "optimizer.lr": (lambda run: rows(run)[-1]["optim/lr"], 5e-3),
+    # step 5 is the first one after the resume: the middle of it is 4.5 / 8 of the run
+    "schedule.warmup_ratio": (lambda run: rows(run)[4]["optim/lr"] < 5e-3, False),
+    "trainer.max_steps": (lambda run: derived(run)["max_steps"], 8),
+    "trainer.log_every": (lambda run: 5 in [row["step"] for row in rows(run)[4:]], False),
+    "trainer.eval_every": (
+        lambda run: [row["step"] for row in rows(run)[4:] if "val/bpb" in row],
+        [6, 8],
+    ),
+    "trainer.save_every": (lambda run: 7 in kept(run), True),
+    "trainer.keep_checkpoints": (lambda run: len(kept(run)) >= 3, True),
+    "device.threads": (lambda run: hardware(run, "threads"), 2),
+    "device.precision": (lambda run: hardware(run, "precision"), "bf16"),
+    "device.compile": (
+        lambda run: "device.compile=auto: not compiled, as before" in log(run),
+        True,
+    ),
+    "callback.sample.prompts": (
+        lambda run: "--- prompt: 'Ben'" in newest_sample(run),
+        True,
+    ),
+    "callback.early_stop.patience": (lambda run: "has not improved" in log(run), False),
+}
+
+
+def kept(run: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir()]
+
+
+def newest_sample(run: Path) -> str:
+    return max((run / "samples").iterdir()).read_text()
+
+
+@pytest.fixture(scope="module")
+def plain_and_changed(
+    shared: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A run that was resumed as it is, but longer, and one with every change at once."""
+    folder = tmp_path_factory.mktemp("changes")
+    began = begun(
+        shared,
+        folder,
+        "trainer.micro_batch_size=8",
+        "schedule.warmup_ratio=0.9",
+        "callback=[sample,early_stop]",
+        "callback.early_stop.patience=1",
+        "callback.early_stop.min_delta=9",
+        "callback.sample.max_new_tokens=2",
+        "device.compile=never",
+        "device.threads=1",
+    )
+    plain, changed = folder / "plain", folder / "changed"
+    shutil.copytree(began, changed)
+    trained([f"resume={changed}", *CHANGED])
+    torch.set_num_threads(1)
+    return resumed(began, plain), changed
+
+
+@pytest.mark.parametrize("setting", EFFECTS)
+def test_a_field_that_is_changed_at_a_resume_takes_effect(
+    setting: str, plain_and_changed: tuple[Path, Path]
+) -> None:
+    plain, changed = plain_and_changed
+    effect, expected = EFFECTS[setting]
+    assert effect(changed) == expected
+    assert effect(plain) != expected
+    assert setting in {text.partition("=")[0] for text in CHANGED}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["optimizer.weight_decay=9", "optimizer.beta1=0", "optimizer.eps=1", "trainer.grad_clip=1e-3"],
+)
+def test_an_optimizer_that_is_changed_at_a_resume_makes_other_steps(
+    change: str, typed_size: Path, tmp_path: Path
+) -> None:
+    unchanged = result(resumed(typed_size, tmp_path / "a"))
+    changed = result(resumed(typed_size, tmp_path / "b", change))
+    first, other = (rows_of_steps[0] for rows_of_steps in (unchanged[0], changed[0]))
+    assert first["train/loss"] == other["train/loss"]  # the step before the first difference
+    assert any(not torch.equal(unchanged[1][name], changed[1][name]) for name in unchanged[1])
+
+
+REFUSED = {
+    "seed=1": "would make resume=",
+    "model.n_layer=3": "would make resume=",
+    "dataset.window=document": "would make resume=",
+    "tokenizer.name=byte": "would make resume=",
+    "trainer.seq_len=8": "would make resume=",
+    "trainer.tokens_per_step=256": "would make resume=",
+    "trainer.eval_bytes=100": "would make resume=",
+    "optimizer=adamw": "is a choice",
+    "optimizer.name=adamw": "is a choice",
+    "schedule=linear": "is a choice",
+    "schedule.name=linear": "is a choice",
+    "logger=tensorboard": "is a choice",
+    "callback=[sample]": "is a choice",
+    "callback.sample.name=early_stop": "is a choice",
+    "device=cpu": "change single fields, such as device.type=cpu",
+    "trainer=default": "is a choice",
+    "optimizer.lrr=1": "optimizer.lrr is not a field; did you mean optimizer.lr?",
+    "device.parallel=fsdp": "device.parallel=fsdp is for several processes",
+    "device.kernels=other": "device.kernels=other",
+    "trainer.micro_batch_size=3": "is not a multiple of",
+    "trainer.max_steps=3": "trainer.max_steps=3 is 3 steps, and the run has reached step 4; "
+    "type a longer one, such as trainer.max_steps=8",
+    "trainer.max_tokens=256": "trainer.max_tokens=256 is 2 steps, and the run has reached step 4",
+    "trainer.max_epochs=0.01": "trainer.max_epochs=0.01 is 1 steps",
+    "trainer.max_flops=1": "trainer.max_flops=1 is 1 steps",
+    "trainer.max_time=0.0001": "trainer.max_time=0.0001 is shorter than the",
+    "until=3": "until=3 is before step 4, which the run has reached; type a later one",
+}
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_what_a_resume_cannot_change_is_refused_by_name_and_nothing_is_written(
+    typed: str, typed_size: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(typed_size)
+    trained([f"resume={typed_size}", typed], code=2)
+    said = capsys.readouterr().err
+    assert typed.partition("=")[0].rpartition(".")[2] in said
+    assert REFUSED[typed] in said
+    assert contents(typed_size) == before
 
 
 # What is sent to the other ranks

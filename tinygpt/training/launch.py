@@ -17,8 +17,16 @@ from tinygpt.records.find import find_run
 from tinygpt.records.folder import RunFolder
 from tinygpt.training.start import RunStart
 
-# what a resumed run keeps: with another value of these it would be another run
-_FROZEN = ("dataset", "tokenizer", "model", "seed", "trainer.seq_len", "trainer.tokens_per_step")
+# a resumed run keeps these: with another value it would be another run
+_FROZEN = (
+    "dataset",
+    "tokenizer",
+    "model",
+    "seed",
+    "trainer.seq_len",
+    "trainer.tokens_per_step",
+    "trainer.eval_bytes",  # else the best val/bpb would be one of another text
+)
 _EXIT_CODES = {"finished": 0, "paused": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
 
 
@@ -36,7 +44,9 @@ def launch(job: Job) -> int:
 
     Raises UserError for a device or text that is not there, before there is a folder.
     """
-    from tinygpt.training.run import check, run  # with torch, only when there is something to run
+    # with torch, only when there is something to run
+    from tinygpt.training.progress import check_length
+    from tinygpt.training.run import check, run
 
     start, ranks = job.start, Ranks()
     if ranks.restarts and not start.resumed:
@@ -45,6 +55,8 @@ def launch(job: Job) -> int:
             "and go on with resume=latest"
         )
     start.cfg.trainer.grad_accum(ranks=ranks.size)
+    if start.resumed:
+        check_length(start, typed=job.overrides)
     ranks.meet()
     ranks.from_main(start.to_json)
     runtime = check(start.cfg, ranks)
@@ -169,10 +181,10 @@ def resumed(settings: Sequence[str]) -> Job:
                 f"{override.input_line} would make resume={path} another run; "
                 f"for a new one type\n  python -m tinygpt.train {again}"
             )
-        if isinstance(content.get(key), dict):
+        if isinstance(content.get(key), dict) or _names_a_component(key):
             raise UserError(
-                f"{override.input_line} is a choice, and a run that goes on keeps those it began "
-                "with; single fields may change, such as optimizer.lr=1e-4 or trainer.max_steps=500"
+                f"{override.input_line} is a choice, and a resumed run keeps those it began with; "
+                f"change single fields, such as {_field_of(key)}"
             )
         _assign(content, key, override.value())
     cfg = config.resolve(content, RunConfig)
@@ -188,6 +200,19 @@ def resumed(settings: Sequence[str]) -> Job:
         micro_batch_size=derived.get("micro_batch_size") if had_auto else None,
     )
     return Job(start, typed)
+
+
+def _names_a_component(key: str) -> bool:
+    """Whether the field chooses a component, such as schedule.name or callback.sample.name."""
+    kind, *middle, leaf = key.split(".")
+    return leaf == "name" and kind in registry.KINDS and len(middle) == (kind in registry.MANY)
+
+
+def _field_of(key: str) -> str:
+    """An example of a field that may change, near the choice that was typed."""
+    if key == "device":
+        return "device.type=cpu"
+    return "optimizer.lr=1e-4 or trainer.max_steps=500"
 
 
 def _assign(content: dict[str, Any], path: str, value: Any) -> None:

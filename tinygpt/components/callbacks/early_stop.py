@@ -44,6 +44,9 @@ class EarlyStop(Callback):
             raise not_a_choice("callback.early_stop.metric", config.metric, metrics)
         value = metrics[config.metric]
         memory = state.callbacks.setdefault(config.name, {"evals_since": 0})
+        if memory.setdefault("metric", config.metric) != config.metric:  # changed at a resume
+            memory.clear()
+            memory |= {"evals_since": 0, "metric": config.metric}
         best = memory.get("best", math.inf)
         if value < best - config.min_delta:
             memory |= {"best": value, "evals_since": 0}
