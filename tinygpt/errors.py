@@ -1,5 +1,6 @@
 """User-facing errors and helpers that phrase them."""
 
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -89,6 +90,30 @@ def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
         raise not_a_choice(field, value, choices)
 
 
+LARGEST, SMALLEST = 1e30, 1e-30  # what a setting may be: far beyond any use, inside of float32
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that Linux allows for a file's name and its path
+
+
+def shortened(value: object) -> str:
+    """The value as text of at most 60 characters, to quote it in an error."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
+
+
+def check_path(field: str, value: str) -> None:
+    """Raise UserError unless `value` could be the path of a file or folder."""
+    broken = {
+        "is empty": not value.strip(),
+        "has a NUL character in it": "\0" in value,
+        f"has a name of more than {LONGEST_NAME} bytes in it": any(
+            len(os.fsencode(part)) > LONGEST_NAME for part in value.split("/")
+        ),
+        f"is longer than {LONGEST_PATH:,} bytes": len(os.fsencode(value)) > LONGEST_PATH,
+    }
+    for fault in (text for text, holds in broken.items() if holds):
+        raise UserError(f"{field}={visible(shortened(value))} {fault}; type {field}=FOLDER")
+
+
 def check_range(
     field: str,
     value: float,
@@ -98,9 +123,14 @@ def check_range(
     high: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise UserError unless low <= value <= high, above < value < below, and value is finite."""
+    """Raise UserError unless low <= value <= high and above < value < below.
+
+    Any value must be finite, at most LARGEST, and 0 or at least SMALLEST away from it.
+    """
     rules = [
         (abs(value) != inf, "finite"),
+        (not LARGEST < abs(value) < inf, f"at most {LARGEST:g}"),
+        (not 0 < abs(value) < SMALLEST, f"0 or at least {SMALLEST:g}"),
         (low is None or value >= low, f"at least {low}"),
         (above is None or value > above, f"above {above}"),
         (high is None or value <= high, f"at most {high}"),
@@ -108,4 +138,4 @@ def check_range(
     ]
     broken = [text for holds, text in rules if not holds]
     if broken:
-        raise UserError(f"{field}={value} must be {' and '.join(broken)}")
+        raise UserError(f"{field}={shortened(value)} must be {' and '.join(broken)}")

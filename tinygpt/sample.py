@@ -10,7 +10,7 @@ from typing import Any
 
 from tinygpt import config, console, registry
 from tinygpt.cli.arguments import parse_settings
-from tinygpt.errors import as_typed, check_choice, check_range, visible
+from tinygpt.errors import as_typed, check_choice, check_path, check_range, visible
 from tinygpt.generation.sampling import SamplingConfig, generate
 from tinygpt.records.find import find_run, has_no_checkpoint
 
@@ -41,7 +41,9 @@ class SampleConfig(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("num_samples", self.num_samples, low=1)
+        check_range("num_samples", self.num_samples, low=1, high=1_000_000)
+        check_path("run", self.run)
+        check_path("output_dir", self.output_dir)
         check_choice("checkpoint", self.checkpoint, ("best", "latest"))
         check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
 

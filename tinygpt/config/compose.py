@@ -9,6 +9,7 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -89,4 +90,9 @@ def _compose(
         values = [override for override in reversed(parsed) if override not in chosen]
         found = (mistakes.mistake_of(entry, base, override, choices) for override in values)
         raise next(filter(None, found), UserError(mistakes.in_a_line(error))) from None
+    for override in parsed:  # int() takes the digits of any script
+        key, value = override.key_or_group, override.value()
+        number = OmegaConf.select(raw, key)
+        if isinstance(value, str) and isinstance(number, int | float) and not value.isascii():
+            raise UserError(f"{key}={value} has other digits than 0 to 9; type {key}={number}")
     return config.resolve(raw, CONFIG_CLASSES[entry])

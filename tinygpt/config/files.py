@@ -46,6 +46,8 @@ def read(path: Path) -> dict[str, Any]:
             content = json.loads(path.read_text(encoding="utf-8-sig"))  # PowerShell adds a BOM
         else:
             content = OmegaConf.to_container(OmegaConf.load(path))
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be a config") from None
     except (ValueError, yaml.YAMLError, OSError, OmegaConfBaseException) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise UserError(

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from tinygpt import config, console, registry
 from tinygpt.config import HORIZONS, DataConfig, PrepareConfig
 from tinygpt.config.choices import choice_of, field_names, groups, types_of
-from tinygpt.errors import UserError, nearest, not_a_choice
+from tinygpt.errors import UserError, check_path, nearest, not_a_choice, shortened
 
 # how training reads the tokens; the prepared data is the same
 OF_TRAINING = ("dataset.window", "dataset.mask_documents")
@@ -143,7 +143,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         key, _, value = text.partition("=")
         if not re.fullmatch(r"[\w-]+([./@][\w-]+)*", key) or key == text:
             raise UserError(f"{text!r} is not understood; settings are typed as key=value")
-        readable = _readable(parser, value)
+        try:
+            readable = _readable(parser, value)
+        except ValueError:  # Python's own limit to the digits of a number
+            shown = f"{key}={shortened(value)}"
+            raise UserError(f"{shown} has too many digits; type 5M or 1e9") from None
         if readable is None:
             inner = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else None
             literal = f"{key}={quoted(value if inner is None else [inner])}"
@@ -231,6 +235,11 @@ def _check_used(overrides: Sequence[Override], *, typed: bool) -> None:
         key = override.key_or_group
         if key.partition(".")[0].partition("/")[0] == "hydra" or override.package is not None:
             raise hydra_setting(str(override.input_line) if typed else f"{key} of config_file=")
+        value = override.value() if key in registry.MANY else None
+        chosen = list(map(str, value)) if isinstance(value, list) else []
+        if len(set(chosen)) < len(chosen):
+            once = ",".join(dict.fromkeys(chosen))
+            raise UserError(f"{key}=[{','.join(chosen)}] lists a choice twice; type {key}=[{once}]")
 
 
 def hydra_setting(what: str) -> UserError:
@@ -280,6 +289,7 @@ def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
 
     A run's own config.yaml is such a file too: a component's `name` chooses it.
     """
+    check_path("config_file", typed)
     path = Path(typed).expanduser()
     if not path.is_file():
         siblings = [str(other) for other in path.parent.glob("*") if other.is_file()]

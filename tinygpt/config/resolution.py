@@ -14,8 +14,9 @@ from omegaconf.resolvers import oc
 from tinygpt import registry
 from tinygpt.config.schema import DeviceConfig, TrainerConfig
 from tinygpt.config.units import type_names, whole_number
-from tinygpt.errors import UserError, as_typed, masked, nearest
+from tinygpt.errors import UserError, as_typed, masked, nearest, shortened
 
+_TOO_LARGE = 10**30  # as in check_range, and few enough digits for int and str
 T = TypeVar("T")
 _RAISED_BY_RESOLVER = "UserError raised while resolving interpolation: "
 
@@ -124,6 +125,8 @@ def convert(cls: type, key: str, value: Any, *, field_name: str) -> Any:
 def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> Any:
     hint = next(f.type for f in fields(cls) if f.name == key)
     value = _with_whole_numbers(value, hint)
+    if isinstance(value, int) and not -_TOO_LARGE < value < _TOO_LARGE:
+        raise UserError(f"{field_name}={shortened(value)} must be below {_TOO_LARGE:g}")
     try:
         if "str" not in str(hint) and isinstance(value, str) and not value.isascii():
             raise ValidationError  # int() and float() take the digits of every script
@@ -131,7 +134,7 @@ def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> 
         converted = node[key]
     except OmegaConfBaseException:
         raise UserError(
-            f"{field_name}={as_typed(value)} is of the wrong type: "
+            f"{field_name}={shortened(as_typed(value))} is of the wrong type: "
             f"the field takes {_type_words(hint)}"
         ) from None
     is_list = OmegaConf.is_config(converted)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinygpt.config.units import parse_count, parse_duration
-from tinygpt.errors import UserError, check_choice, check_range, visible
+from tinygpt.errors import UserError, check_choice, check_path, check_range, visible
 from tinygpt.interfaces import (
     CallbackConfig,
     DatasetConfig,
@@ -23,6 +23,13 @@ from tinygpt.interfaces import (
 NOT_IDENTITY = ("output_dir", "cache_dir", "workers", "name", "tags", "notes")
 MAX_NAME = 128  # characters of a name
 MAX_TAG = 64  # characters of a tag; W&B's own limit
+# of whole numbers in a trainer: what no machine of the coming years needs, and int64 can count
+_LARGEST = {
+    **{"seq_len": 1 << 24, "tokens_per_step": 1 << 40},
+    **dict.fromkeys(("max_steps", "keep_checkpoints"), 10**15),
+    **dict.fromkeys(("eval_every", "log_every", "save_every"), 10**15),
+}
+_MOST_THREADS = 1024  # OpenMP crashes with many more
 HORIZONS = ("max_tokens", "max_steps", "max_epochs", "max_flops", "max_time")
 DEFAULT_MAX_TOKENS = 10_000_000
 
@@ -70,9 +77,9 @@ class TrainerConfig:
         if self.eval_bytes is not None:
             self.eval_bytes = parse_count("trainer.eval_bytes", self.eval_bytes)
         if self.max_flops is not None:
-            check_range("trainer.max_flops", self.max_flops, above=0)
+            check_range("trainer.max_flops", self.max_flops, low=1)
         if self.max_epochs is not None:
-            check_range("trainer.max_epochs", self.max_epochs, above=0)
+            check_range("trainer.max_epochs", self.max_epochs, above=0, high=1e9)
         if isinstance(self.micro_batch_size, str):
             if self.micro_batch_size != "auto":
                 raise UserError(
@@ -81,11 +88,10 @@ class TrainerConfig:
                 )
         else:
             check_range("trainer.micro_batch_size", self.micro_batch_size, low=1)
-        whole = ("seq_len", "tokens_per_step", "max_steps", "keep_checkpoints")
-        for name in (*whole, "eval_every", "log_every", "save_every"):
+        for name, high in _LARGEST.items():
             value = getattr(self, name)
             if value is not None:
-                check_range(f"trainer.{name}", value, low=1)
+                check_range(f"trainer.{name}", value, low=1, high=high)
         check_range("trainer.grad_clip", self.grad_clip, low=0)
         self.grad_accum()
 
@@ -154,7 +160,7 @@ class DeviceConfig:
         check_choice("device.kernels", self.kernels, ("auto", "fused", "torch"))
         check_choice("device.parallel", self.parallel, ("auto", "ddp", "fsdp"))
         if self.threads is not None:
-            check_range("device.threads", self.threads, low=1)
+            check_range("device.threads", self.threads, low=1, high=_MOST_THREADS)
 
 
 @dataclass(kw_only=True)
@@ -169,7 +175,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         check_choice("dataset.window", self.dataset.window, ("packed", "document"))
         if self.workers is not None:
-            check_range("workers", self.workers, low=1)
+            check_range("workers", self.workers, low=1, high=_MOST_THREADS)
+        check_path("cache_dir", self.cache_dir)
 
 
 @dataclass(kw_only=True)
@@ -183,7 +190,7 @@ class DataConfig(PrepareConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for size in self.candidates:
-            check_range("candidates", size, low=258)  # end of text, newline, bytes
+            check_range("candidates", size, low=258, high=1_000_000)  # end of text, newline, bytes
         if self.out is not None and Path(self.out).suffix != ".png":
             raise UserError(f"out={self.out} must end in .png; type out={Path(self.out).stem}.png")
 
@@ -207,7 +214,8 @@ class RunConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("seed", self.seed, low=0)
+        check_range("seed", self.seed, low=0, high=2**64 - 1)
+        check_path("output_dir", self.output_dir)
         if self.name is not None:
             _check_line("name", self.name, longest=MAX_NAME)
         for tag in self.tags:

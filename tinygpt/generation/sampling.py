@@ -43,8 +43,8 @@ class SamplingConfig:
             check_range(f"{prefix}top_k", self.top_k, low=1)
         if self.top_p is not None:
             check_range(f"{prefix}top_p", self.top_p, above=0, high=1)
-        check_range(f"{prefix}max_new_tokens", self.max_new_tokens, low=1)
-        check_range(f"{prefix}seed", self.seed, low=0)
+        check_range(f"{prefix}max_new_tokens", self.max_new_tokens, low=1, high=10**9)
+        check_range(f"{prefix}seed", self.seed, low=0, high=2**64 - 1)
 
 
 def filtered_probabilities(logits: npt.NDArray[np.floating], config: SamplingConfig) -> FloatArray:

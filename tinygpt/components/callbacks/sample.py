@@ -25,7 +25,7 @@ class SampleConfig(SamplingConfig, CallbackConfig):
 
     def __post_init__(self) -> None:
         self.check_sampling("callback.sample.")
-        check_range("callback.sample.num_samples", self.num_samples, low=1)
+        check_range("callback.sample.num_samples", self.num_samples, low=1, high=10_000)
         if not self.prompts:
             raise UserError(
                 "callback.sample.prompts=[] asks for nothing; "

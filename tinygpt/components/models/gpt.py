@@ -26,9 +26,9 @@ class GPTConfig(ModelConfig):
     dropout: float = 0.0  # >0 only when data repeats
 
     def __post_init__(self) -> None:
-        check_range("model.n_layer", self.n_layer, low=1)
-        check_range("model.n_head", self.n_head, low=1)
-        check_range("model.d_model", self.d_model, low=1)
+        check_range("model.n_layer", self.n_layer, low=1, high=10_000)
+        check_range("model.n_head", self.n_head, low=1, high=10_000)
+        check_range("model.d_model", self.d_model, low=1, high=1_000_000)
         check_range("model.dropout", self.dropout, low=0, below=1)
         if self.d_model % self.n_head:
             low = self.d_model // self.n_head * self.n_head

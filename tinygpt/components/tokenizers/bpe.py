@@ -38,6 +38,7 @@ _RESERVED = re.compile(f"[{RESERVED}]")
 # of this many UTF-8 bytes at most; about 30 MB of English.
 MAX_KNOWN = 200_000
 MAX_KNOWN_BYTES = 64
+MAX_VOCAB_SIZE = 1_000_000  # at least 258: end of text, the newline and the bytes
 ID_BYTES = 4  # of an int32
 _TOO_LARGE = r"size too high \(\d+\)\..* <= (\d+)"  # sentencepiece's error
 
@@ -173,7 +174,7 @@ class BPEConfig(TokenizerConfig):
     character_coverage: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("tokenizer.vocab_size", self.vocab_size, low=258)  # end of text, newline, bytes
+        check_range("tokenizer.vocab_size", self.vocab_size, low=258, high=MAX_VOCAB_SIZE)
         check_range("tokenizer.train_bytes", self.train_bytes, low=100_000)
         check_range("tokenizer.character_coverage", self.character_coverage, low=0.98, high=1)
 
