@@ -15,6 +15,7 @@ from tinygpt import compare, runs, sample, upload
 from tinygpt.config import compose, overrides
 from tinygpt.config.overrides import CONF
 from tinygpt.sweeps import scheduler
+from tinygpt.sweeps.space import with_axes
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def test_a_train_command_of_the_documents_composes(arguments):
         return
     own = [word for word in settings if word in of_runs or word != "sweep=latest"]
     cfg = compose.compose("sweep", [word for word in own if word not in of_runs])
-    search = cfg.search.build(overrides.space(of_runs), folder=Path())
+    search = cfg.search.build(overrides.space(with_axes(cfg, of_runs)), folder=Path())
     assert compose.compose_all("train", search.planned()) or cfg.search.name == "optuna"
 
 

@@ -11,6 +11,7 @@ from tinygpt.cli.arguments import parse_arguments
 from tinygpt.config import RunConfig, compose, overrides
 from tinygpt.errors import UserError
 from tinygpt.sweeps import scheduler
+from tinygpt.sweeps.space import with_axes
 
 if TYPE_CHECKING:
     from tinygpt.planning.estimate import Measured
@@ -102,7 +103,9 @@ def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> 
     from tinygpt.planning import estimate
 
     cfg = compose.compose("sweep", own, config_dir=config_dir)
-    search = cfg.search.build(overrides.space(of_runs, config_dir=config_dir), folder=Path())
+    search = cfg.search.build(
+        overrides.space(with_axes(cfg, of_runs), config_dir=config_dir), folder=Path()
+    )
     jobs = search.planned()
     if not jobs:
         raise UserError(
@@ -113,7 +116,7 @@ def _plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> 
     plans: dict[str, _Plan] = {}
     total_s, disk = 0.0, 0
     for job, run_cfg in zip(jobs, configs, strict=True):
-        _, frozen = scheduler.frozen(job, run_cfg, launcher)
+        frozen = scheduler.frozen(job, run_cfg, launcher).cfg
         # what neither speed nor size depends on
         key = repr((frozen.model, frozen.tokenizer, frozen.trainer, frozen.device))
         if key not in plans:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from tinygpt.errors import UserError
 from tinygpt.interfaces import Launcher, Search
 from tinygpt.records.folder import write_json
 from tinygpt.sweeps import scheduler
-from tinygpt.sweeps.folder import SweepFolder, find_sweep
+from tinygpt.sweeps.folder import PlannedRun, SweepFolder, find_sweep
 from tinygpt.sweeps.stoppings.asha import AshaConfig
 
 WEIGHTS = "checkpoints/step-00000010/model.safetensors"
@@ -67,7 +68,7 @@ def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
     tiny: list[str], tmp_path: Path
 ) -> None:
     settings = [*settings_in(tiny), "trainer.grad_clip=0", "optimizer.lr=1e-3,1e30"]
-    said = run(["-m", *settings, "launcher.jobs=2"], tmp_path, code=1)
+    said = run(["-m", *settings, "launcher.jobs=1"], tmp_path, code=1)
     folder = only_sweep(tmp_path)
 
     # a failure stays local, and its reason is said in the end
@@ -82,7 +83,7 @@ def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
     # threads are frozen, and a run alone gives the same bytes
     registry.import_all()
     cfg = config.load(folder / "0" / "config.yaml")
-    assert cfg.device.threads == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert cfg.device.threads == len(os.sched_getaffinity(0))
     run([f"config_file={folder / '0/config.yaml'}", "output_dir=alone"], tmp_path)
     (alone,) = (tmp_path / "alone").iterdir()
     assert (alone / WEIGHTS).read_bytes() == (folder / "0" / WEIGHTS).read_bytes()
@@ -99,6 +100,7 @@ def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
     # new values are added behind, and numbers go on
     more = run(["-m", "sweep=latest", "optimizer.lr=1e-3,1e-2"], tmp_path, code=1)
     assert "1 new runs; 1 are in the sweep already" in more
+    assert "2 of 3 runs have ended, 1 at once" in more  # the launcher is remembered
     assert sorted(path.name for path in folder.glob("[0-9]*")) == ["0", "1", "2"]
     assert record(folder / "2")["status"] == "finished"
     assert config.load(folder / "2" / "config.yaml").optimizer.lr == 1e-2
@@ -136,6 +138,160 @@ def test_survivors_of_asha_are_continued_bit_for_bit(
     weights = "checkpoints/step-00000016/model.safetensors"
     assert (alone / weights).read_bytes() == (best / weights).read_bytes()
     assert losses(alone) == losses(best)
+
+
+@pytest.fixture
+def sweeps(tiny: list[str]) -> Iterator[Callable[..., scheduler.OpenSweep]]:
+    """Opens sweeps of tiny runs as `-m` does, without starting a run."""
+    opened: list[scheduler.OpenSweep] = []
+
+    def open_sweep(*typed: str, config_dir: Path | None = None) -> scheduler.OpenSweep:
+        for sweep in opened:
+            sweep.folder.close()
+        settings = typed if typed[0].startswith("sweep=/") else [*tiny, *typed]
+        opened.append(scheduler.open_sweep(settings, command=typed, config_dir=config_dir))
+        return opened[-1]
+
+    yield open_sweep
+    for sweep in opened:
+        sweep.folder.close()
+
+
+def seeds(sweep: scheduler.OpenSweep) -> list[int]:
+    return [run.cfg.seed for run in sweep.folder.runs]
+
+
+OpenSweeps = Callable[..., scheduler.OpenSweep]
+
+
+def test_a_run_is_made_once_however_many_threads_the_launcher_gives(sweeps: OpenSweeps) -> None:
+    first = sweeps("launcher.jobs=1", "seed=0,1")
+    cores = len(os.sched_getaffinity(0))
+    assert {run.cfg.device.threads for run in first.folder.runs} == {cores}
+    place = f"sweep={first.folder.path}"
+    # the launcher is remembered, and another one makes no other runs
+    again = sweeps(place, "seed=0,1,2")
+    assert again.launcher.slots == 1
+    assert seeds(again) == [0, 1, 2]
+    other = sweeps(place, f"launcher.jobs={2 * cores}", "seed=0,1,2,3")
+    assert seeds(other) == [0, 1, 2, 3]
+    assert [run.cfg.device.threads for run in other.folder.runs] == [cores] * 3 + [1]
+    assert sweeps(place).launcher.slots == 2 * cores
+    # the same command finds its sweep, also with another launcher
+    settings = ["optimizer.lr=1e-3", "seed=0,1"]
+    new = sweeps(*settings, "launcher.jobs=1")
+    assert sweeps(*settings, "launcher.jobs=2").folder.path == new.folder.path
+    assert sweeps(*settings, "sweep=new").folder.path != new.folder.path
+
+
+def test_threads_that_are_typed_are_compared(sweeps: OpenSweeps) -> None:
+    sweep = sweeps("device.threads=1,2", "launcher.jobs=1")
+    assert [run.cfg.device.threads for run in sweep.folder.runs] == [1, 2]
+    more = sweeps(f"sweep={sweep.folder.path}", "device.threads=1,2,3")
+    assert [run.cfg.device.threads for run in more.folder.runs] == [1, 2, 3]
+
+
+def test_a_value_written_in_two_ways_is_one_run(
+    sweeps: OpenSweeps, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = sweeps("optimizer.lr=0.001,1e-3,2e-3", "name=a,b")
+    assert [run.cfg.optimizer.lr for run in sweep.folder.runs] == [1e-3, 2e-3]  # type: ignore[attr-defined]  # of adamw
+    assert "4 of 6 runs repeat another; each runs once" in caplog.text
+
+
+def break_json(folder: Path) -> None:
+    (folder / "run.json").write_text("{")
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.yaml").write_text("seed: [")
+
+
+def break_rows(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_text("no row\n{}\n")
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (break_json, "1 is left out: run.json cannot be read: JSONDecodeError"),
+        (break_config, "1/config.yaml is not YAML that can be read"),
+        (break_rows, "is not a row of metrics; delete that line"),
+        (empty, "1 is left out: run.json is missing"),
+    ],
+)
+def test_a_damaged_run_is_named_and_left_out_and_its_place_stays_empty(
+    damage: Callable[[Path], None],
+    words: str,
+    sweeps: OpenSweeps,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sweep = sweeps("seed=0,1")
+    path = sweep.folder.path
+    damage(path / "1")
+    (path / "7").mkdir()
+    again = sweeps(f"sweep={path}", "seed=0,1,2")
+    assert words in caplog.text
+    assert "7 is left out: run.json is missing" in caplog.text
+    # the lost run is made anew, under a number of its own
+    assert [(run.number, run.cfg.seed) for run in again.folder.runs] == [(0, 0), (8, 1), (9, 2)]
+
+
+def test_a_damaged_sweep_hides_no_other(
+    sweeps: OpenSweeps, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = sweeps("seed=0,1").folder.path
+    for name, text in (("x", "{"), ("y", "settings: 3\nsweep: {}\n"), ("z", "jobs: {}\n")):
+        (tmp_path / "outputs" / f"9999-{name}_sweep").mkdir()
+        (tmp_path / "outputs" / f"9999-{name}_sweep" / "sweep.yaml").write_text(text)
+    assert sweeps("seed=0,1").folder.path == good
+    assert find_sweep("latest", output_dir=tmp_path / "outputs") == good
+    assert "9999-x_sweep/sweep.yaml is not YAML that can be read" in caplog.text
+    assert "9999-y_sweep/sweep.yaml is damaged: settings or sweep is of the wrong" in caplog.text
+    assert "9999-z_sweep" not in caplog.text  # of an earlier version, and whole
+
+
+def test_a_run_that_is_damaged_while_the_sweep_goes_on_ends_alone(
+    one_run: SweepFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert schedule(one_run, Scripted(lambda run: shutil.rmtree(run))) == 1
+    assert one_run.runs[0].status == "damaged"
+    assert "a_sweep/0 is left out: run.json is missing" in caplog.text
+
+
+MINE = """\
+# @package _global_
+defaults:
+  - override /stopping: median
+axes:
+  optimizer.lr: [1e-3, 3e-3]
+  trainer:
+    grad_clip: 1,2
+  seed: range(2)
+"""
+
+
+def test_a_sweep_can_be_kept_in_a_file_with_its_axes(sweeps: OpenSweeps, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "sweep").mkdir(parents=True)
+    (tmp_path / "mine" / "sweep" / "lrs.yaml").write_text(MINE)
+    mine = tmp_path / "mine"
+    sweep = sweeps("sweep=lrs", config_dir=mine)
+    assert len(sweep.folder.runs) == 8
+    assert sweep.cfg.stopping.name == "median"
+    assert sweep.folder.content["swept"] == ["optimizer.lr", "trainer.grad_clip", "seed"]
+    # what is typed wins over the file; the same command goes on; the folder needs no file
+    other = sweeps("sweep=lrs", "seed=5", "trainer.grad_clip=1", config_dir=mine)
+    assert [run.cfg.optimizer.lr for run in other.folder.runs] == [1e-3, 3e-3]  # type: ignore[attr-defined]  # of adamw
+    assert sweeps("sweep=lrs", config_dir=mine).folder.path == sweep.folder.path
+    (mine / "sweep" / "lrs.yaml").unlink()
+    more = sweeps(f"sweep={sweep.folder.path}", "seed=2")
+    assert len(more.folder.runs) == 12
+    assert more.cfg.stopping.name == "median"
 
 
 def processes(folder: Path) -> list[int]:
@@ -284,7 +440,7 @@ def one_run(tiny: list[str], tmp_path: Path) -> Iterator[SweepFolder]:
         settings=[],
         swept=[],
         cfg=compose.compose("sweep", ["sweep=asha"], config_dir=None),
-        jobs=[([], cfg)],
+        runs=[PlannedRun([], cfg)],
     )
     yield folder
     folder.close()
@@ -360,6 +516,21 @@ def refusal(settings: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["-m", "stopping=asha", "trainer.max_time=1m"], "give them a length by trainer.max_steps"),
         (["-m", "seed=0,1", "optimizer.lr=-1"], "optimizer.lr=-1.0 must be above 0"),
         (["-m", "optimizer.lr=interval(0,1)"], "or search=random"),
+        (
+            ["-m", "seed=range(0,1000000000)"],
+            "seed=range(0,1000000000) makes 1,000,000,000 runs, and a sweep has at most 10,000",
+        ),
+        (["-m", "seed=range(200)", "optimizer.lr=shuffle(range(1,90))"], "makes 17,800 runs"),
+        (["-m", "seed=range(3,3)"], "seed=range(3,3) has no values; type seed=A,B,C"),
+        (
+            ["-m", "search=random", "seed=range(0,1000000000)", "optimizer.lr=1,2"],
+            "seed=range(0,1000000000) makes 1,000,000,000 runs",
+        ),
+        (
+            ["-m", "search=random", "search.trials=5000", "seed=1,2,3", "optimizer.lr=1,2"],
+            "search.trials=5000 with every seed makes 15,000 runs",
+        ),
+        (["-m", "search=optuna", "search.trials=10001"], "search.trials=10001 must be at most"),
         (["-m", "objective=val/bbp"], "did you mean objective=val/bpb?"),
         (
             ["-m", "stopping=asha", "trainer.max_steps=9,18"],
@@ -393,7 +564,8 @@ def test_what_is_typed_is_of_the_sweep_or_of_its_runs() -> None:
 def test_a_sweep_is_found_by_its_folder_its_name_or_as_the_latest(tmp_path: Path) -> None:
     for name in ("2026-01-01_sweep", "2026-01-02_sweep"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "sweep.yaml").touch()
+        sweep = "{search: {}, stopping: {}, launcher: {}, objective: val/bpb}"
+        (tmp_path / name / "sweep.yaml").write_text(f"settings: []\nsweep: {sweep}\n")
     newest = tmp_path / "2026-01-02_sweep"
     for text in (str(newest), newest.name, "latest"):
         assert find_sweep(text, output_dir=tmp_path) == newest

@@ -3,7 +3,6 @@
 A run that is counted twice makes an interval too narrow, so copies and exact repeats are left out.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,9 +69,8 @@ def protocol(run: RunRecord) -> str:
 
 
 def has_result(run: RunRecord) -> bool:
-    """Whether the run has finished with a finite objective, so that it can be ranked."""
-    value = run.metric(OBJECTIVE)
-    return run.status == "finished" and value is not None and math.isfinite(value)
+    """Whether the run has finished with an objective, so that it can be ranked."""
+    return run.status == "finished" and run.metric(OBJECTIVE) is not None
 
 
 def without_repeats(

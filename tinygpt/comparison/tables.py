@@ -88,7 +88,7 @@ def conclusion(table: Table) -> str:
 def unranked(runs: list[RunRecord]) -> Iterator[str]:
     """A line for each run without a result, with the reason."""
     for run in runs:
-        error = run.error or ("no finite val/bpb" if run.status == "finished" else "")
+        error = run.error or ("no val/bpb" if run.status == "finished" else "")
         reason = f": {error}".partition("\n")[0] if error else ""
         yield f"run {run.label} {run.status}{reason}"
 

@@ -1,5 +1,6 @@
 """What was typed, and what a file says, as overrides for Hydra: `key=value`, last one wins."""
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, ValueType
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep, ValueType
 from hydra.errors import HydraException
 
 from tinygpt import config, console, registry
@@ -18,6 +19,7 @@ from tinygpt.errors import UserError, check_path, nearest, not_a_choice, shorten
 
 # how training reads the tokens; the prepared data is the same
 OF_TRAINING = ("dataset.window", "dataset.mask_documents")
+MAX_RUNS = 10_000  # of one sweep; each is a folder with its config
 
 
 def jobs(
@@ -252,19 +254,49 @@ def hydra_setting(what: str) -> UserError:
 
 def expand(overrides: Sequence[Override]) -> list[list[str]]:
     """The overrides of each job of a multirun: all combinations of the comma-separated values."""
-    choices = []
-    for override in overrides:
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            choices.append([str(override.input_line)])
-        elif override.is_discrete_sweep():
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
+    swept = [override for override in overrides if override.is_sweep_override()]
+    for override in swept:
+        if not override.is_discrete_sweep():
             raise UserError(
                 f"{override.input_line} is a rule for values, and a grid tries listed ones; "
-                f"type {key}=A,B,C, or search=random, or search=optuna"
+                f"type {override.get_key_element()}=A,B,C, or search=random, or search=optuna"
             )
+    check_size(math.prod(map(_number_of_values, swept)), " ".join(str(o.input_line) for o in swept))
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in listed_values(override)]
+        if override in swept
+        else [str(override.input_line)]
+        for override in overrides
+    ]
     return [list(job) for job in product(*choices)]
+
+
+def check_size(runs: int, typed: str) -> None:
+    """Raise UserError if a sweep would have more than MAX_RUNS runs."""
+    if runs > MAX_RUNS:
+        raise UserError(
+            f"{typed} makes {runs:,} runs, and a sweep has at most {MAX_RUNS:,}; type fewer values"
+        )
+
+
+def listed_values(override: Override) -> list[str]:
+    """The values of an override with several, as typed; raises UserError for too many."""
+    check_size(_number_of_values(override), str(override.input_line))
+    return [str(value) for value in override.sweep_string_iterator()]
+
+
+def _number_of_values(override: Override) -> int:
+    """How many values a list or range has, without making them; raises UserError for none."""
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep):
+        start, stop, step = (float(part or 0) for part in (sweep.start, sweep.stop, sweep.step))
+        number = math.ceil((stop - start) / step) if step else 0
+    else:
+        assert isinstance(sweep, ChoiceSweep)
+        number = len(sweep.list)
+    if number < 1:
+        raise UserError(f"{override.input_line} has no values; type {override.key_or_group}=A,B,C")
+    return number
 
 
 def quoted(value: Any) -> str:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tinygpt.config.units import parse_count, parse_duration
 from tinygpt.errors import UserError, check_choice, check_path, check_range, visible
@@ -243,13 +244,15 @@ OBJECTIVES = ("val/bpb", "val/loss", "train/loss")
 
 @dataclass(kw_only=True)
 class SweepConfig:
-    """How a multirun goes: which configs, how far each, and where. No run depends on it."""
+    """How a sweep goes: which configs, how far each, and where. No run's result depends on it."""
 
     search: SearchConfig
     stopping: StoppingConfig
     launcher: LauncherConfig
     objective: str = "val/bpb"  # what searches and stopping rules compare; lower is better
-    retry_failed: bool = False  # whether runs that failed are tried again when a sweep goes on
+    retry_failed: bool = False  # try runs that failed again when a sweep goes on
+    # values of a sweep kept in conf/sweep/NAME.yaml, such as optimizer.lr: [1e-3, 3e-3]
+    axes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_choice("objective", self.objective, OBJECTIVES)

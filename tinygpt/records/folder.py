@@ -138,7 +138,13 @@ class RunFolder:
 
 
 def freeze(
-    path: Path, *, cfg: RunConfig, overrides: Sequence[str], run_id: str, group: str | None
+    path: Path,
+    *,
+    cfg: RunConfig,
+    overrides: Sequence[str],
+    run_id: str,
+    group: str | None,
+    **more: Any,
 ) -> None:
     """Write into an empty folder all that its run is; `resume=` begins it."""
     config.save(cfg, path / "config.yaml")
@@ -147,7 +153,7 @@ def freeze(
     (path / "tokenizer").mkdir()
     queued = {"status": "queued", "created_at": _now(), "error": None, "resumed": list[str]()}
     # the config again: JSON is read fifty times as fast as YAML, and an edit of either shows
-    content = {"id": run_id, "group": group, **queued, "config": config.to_dict(cfg)}
+    content = {"id": run_id, "group": group, **queued, **more, "config": config.to_dict(cfg)}
     write_json(path / "run.json", content)
 
 

@@ -1,14 +1,16 @@
-"""A sweep on disk: what was typed, and a folder for each run, complete before it starts.
+"""A sweep on disk: the settings that were typed, and a folder for each run, made before it starts.
 
-All that a sweep knows is in here, so that one that was killed goes on from its folder alone.
+The folder holds everything about a sweep, so a killed sweep can go on from its folder alone.
 """
 
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,75 +18,124 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from tinygpt import config
+from tinygpt import config, console
 from tinygpt.components.loggers.jsonl import Row, read_rows
 from tinygpt.config import NOT_IDENTITY, RunConfig, SweepConfig
 from tinygpt.errors import UserError, nearest
 from tinygpt.files import rename_durably, write_atomically
 from tinygpt.interfaces import Trial
 from tinygpt.records.folder import freeze, source_state, write_json
-from tinygpt.records.read import is_held
+from tinygpt.records.read import is_held, read_run
 
-ENDED = ("finished", "stopped", "failed")
+ENDED = ("finished", "stopped", "failed", "damaged")
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, yaml.YAMLError)  # reading a damaged folder
 ABANDONED_S = 3600  # making a sweep's folder takes seconds
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run before it has a folder."""
+
+    overrides: list[str]
+    cfg: RunConfig
+    threads_by_launcher: bool = False  # device.threads is not typed but the launcher's share
+
+    @property
+    def identity(self) -> str:
+        """The config as a hash, without threads that the launcher chose."""
+        return config_hash(self.cfg, with_threads=not self.threads_by_launcher)
+
+
 class SweepRun:
-    """One run of a sweep, as its folder tells; `refresh` reads it again."""
+    """One run of a sweep, read from its folder; `refresh` reads it again.
+
+    Raises an error of `_DAMAGE` if a file is missing or cannot be read.
+    """
 
     def __init__(self, path: Path, *, objective: str) -> None:
+        if damage := read_run(path).damage:
+            raise UserError(damage)
         self.path = path
         self.number = int(path.name)
-        self.overrides: list[str] = yaml.safe_load((path / "overrides.yaml").read_text("utf-8"))
+        self.overrides: list[str] = list(
+            yaml.safe_load((path / "overrides.yaml").read_text("utf-8"))
+        )
         self.cfg = config.load(path / "config.yaml")
-        self.hash = config_hash(self.cfg)
         self.rows: list[Row] = []
         self.values: dict[int, float] = {}  # step -> objective
         self._objective = objective
         self._stat: tuple[int, int] | None = None
         self.record: dict[str, Any] = {}
-        self.refresh()
+        self._read()
 
     @property
     def status(self) -> str:
-        """What run.json says; "running" also if its process is gone."""
+        """The status in run.json, which stays "running" if its process was killed."""
         return str(self.record["status"])
 
     @property
     def max_steps(self) -> int | None:
-        """The length of the run, as far as it is known before or since it began."""
+        """The length of the run in steps, if it is known."""
         known: int | None = self.record.get("derived", {}).get("max_steps")
         return known or self.cfg.trainer.planned_steps
 
     @property
     def trial(self) -> Trial:
-        """What a search and a stopping rule see."""
-        return Trial(
-            self.number, tuple(self.overrides), self.status, self.max_steps, dict(self.values)
-        )
+        """The run as a search and a stopping rule see it."""
+        status = "failed" if self.status == "damaged" else self.status
+        return Trial(self.number, tuple(self.overrides), status, self.max_steps, dict(self.values))
+
+    @property
+    def typed(self) -> list[str]:
+        """The overrides without the number of threads that the launcher added."""
+        return self.overrides[:-1] if self.record.get("threads_by_launcher") else self.overrides
 
     def refresh(self) -> None:
-        """Read what changed."""
-        self.record = json.loads((self.path / "run.json").read_bytes())
+        """Read what changed; a folder that cannot be read any more is named and left out."""
+        try:
+            self._read()
+        except _DAMAGE as error:
+            self.damaged(error)
+
+    def damaged(self, error: Exception) -> None:
+        """Leave the run out of the sweep from now on, with a warning."""
+        if self.record.get("status") != "damaged":
+            self.record = {**self.record, "status": "damaged", "error": _reason(error)}
+            console.warn(f"{self.path} is left out: {_reason(error)}")
+
+    def _read(self) -> None:
+        record = json.loads((self.path / "run.json").read_bytes())
+        if not isinstance(record, dict) or not isinstance(record.get("status"), str):
+            raise UserError("run.json holds no record of a run")
         metrics = self.path / "metrics.jsonl"
         try:
             found = metrics.stat()
         except FileNotFoundError:
+            self.record = record
             return
         stat = (found.st_mtime_ns, found.st_size)
         if stat != self._stat:
-            self._stat = stat
             self.rows = read_rows(metrics)
             name = self._objective
             self.values = {int(row["step"]): row[name] for row in self.rows if name in row}
+            self._stat = stat
+        self.record = record
 
     def write(self, **changes: Any) -> None:
-        """Change run.json, of a run that no process holds."""
-        self.record |= changes
-        write_json(self.path / "run.json", self.record)
+        """Change run.json of a run that no process holds."""
+        try:
+            write_json(self.path / "run.json", self.record | changes)
+        except OSError as error:
+            self.damaged(error)
+        else:
+            self.record |= changes
+
+    def is_incomplete(self) -> bool:
+        """Whether the run's last step is done and its result is missing; `resume=` completes it."""
+        return self.status == "finished" and not (self.path / "summary.json").exists()
 
     def is_held(self) -> bool:
-        """Whether a process has the run in hand."""
+        """Whether a process works on the run."""
         return is_held(self.path)
 
 
@@ -92,20 +143,35 @@ class SweepFolder:
     """A sweep's folder, held by one process at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Raises UserError if sweep.yaml is damaged or another process holds the sweep.
+
+        Run folders that are damaged are named in a warning and left out.
+        """
         self.path = path
-        self.content: dict[str, Any] = config.read(path / "sweep.yaml")
-        if not {"settings", "sweep"} <= self.content.keys():
-            raise UserError(f"{path} is a sweep of an earlier version, which cannot go on")
+        self.content = read_sweep(path)
         self._lock = FileLock(path / ".lock")
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise UserError(f"{path} is in use by another process; wait or stop it") from None
-        for partial in path.glob(".*.partial"):  # somebody was killed while making it
-            shutil.rmtree(partial)
-        objective = self.content["sweep"]["objective"]
-        numbers = sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal())
-        self.runs = [SweepRun(path / str(number), objective=objective) for number in numbers]
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        for partial in path.glob(".*.partial"):  # left by a process that was killed
+            if partial.is_dir():
+                shutil.rmtree(partial)
+        self.runs: list[SweepRun] = []
+        self.lost = 0  # damaged folders that had files of a run
+        for number in self._numbers():
+            folder = path / str(number)
+            try:
+                self.runs.append(SweepRun(folder, objective=self.content["sweep"]["objective"]))
+            except _DAMAGE as error:
+                self.lost += any(folder.iterdir())
+                console.warn(f"{folder} is left out: {_reason(error)}")
+
+    def _numbers(self) -> list[int]:
+        names = (path.name for path in self.path.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,8}", name))
 
     @classmethod
     def create(
@@ -116,22 +182,22 @@ class SweepFolder:
         settings: Sequence[str],
         swept: Sequence[str],
         cfg: SweepConfig,
-        jobs: Sequence[tuple[Sequence[str], RunConfig]],
+        runs: Sequence[PlannedRun],
     ) -> "SweepFolder":
-        """A new folder with every run that is known by now; it appears whole or not at all."""
+        """A new folder with the runs that are known so far; it appears whole or not at all."""
         partial = path.with_name(f".{path.name}.partial")
         partial.mkdir(parents=True)
-        for left in path.parent.glob(".*_sweep.partial"):  # by somebody who was killed here
+        for left in path.parent.glob(".*_sweep.partial"):  # left by a process that was killed
             if time.time() - left.stat().st_mtime > ABANDONED_S:
                 shutil.rmtree(left)
-        for number, (overrides, run_cfg) in enumerate(jobs):
-            _freeze(partial / str(number), path, number, overrides, run_cfg)
+        for number, run in enumerate(runs):
+            _freeze(partial / str(number), path, number, run)
         content = {
             "command": shlex.join(command),
             "settings": list(settings),
             "swept": list(swept),
-            "sweep": config.to_dict(cfg),
-            "next": len(jobs),  # number of the next run; none is given twice
+            "sweep": _of_every_call(cfg),
+            "next": len(runs),  # number of the next run; no number is used twice
             "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
             "git": source_state(partial),
         }
@@ -140,69 +206,130 @@ class SweepFolder:
         rename_durably(partial, path)
         return cls(path)
 
-    def add(self, overrides: Sequence[str], cfg: RunConfig) -> SweepRun:
+    def add(self, run: PlannedRun) -> SweepRun:
         """One more run, with the next number; its folder appears whole or not at all."""
-        after = self.runs[-1].number + 1 if self.runs else 0
+        after = max(self._numbers(), default=-1) + 1
         number = max(after, self.content.get("next", 0))  # nor that of a run that was deleted
-        self.remember(next=number + 1)
+        self._write(next=number + 1)
         partial = self.path / f".{number}.partial"
-        _freeze(partial, self.path, number, overrides, cfg)
+        _freeze(partial, self.path, number, run)
         final = self.path / str(number)
-        rename_durably(partial, final)
+        partial.rename(final)
         self.runs.append(SweepRun(final, objective=self.content["sweep"]["objective"]))
         return self.runs[-1]
 
-    def remember(self, **changes: Any) -> None:
-        """Change sweep.yaml."""
+    def remember(self, cfg: SweepConfig, *, settings: list[str], swept: list[str]) -> None:
+        """Keep the settings of this call for the next one."""
+        self._write(settings=settings, swept=swept, sweep=_of_every_call(cfg))
+
+    def _write(self, **changes: Any) -> None:
+        if changes.items() <= self.content.items():
+            return
         self.content |= changes
         text = yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "sweep.yaml", text)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         self._lock.release()
 
 
-def _freeze(
-    folder: Path, sweep: Path, number: int, overrides: Sequence[str], cfg: RunConfig
-) -> None:
+def _of_every_call(cfg: SweepConfig) -> dict[str, Any]:
+    """The config that the next call begins with; failed runs are retried only when asked."""
+    return config.to_dict(replace(cfg, retry_failed=False))
+
+
+def _freeze(folder: Path, sweep: Path, number: int, run: PlannedRun) -> None:
     folder.mkdir()
-    name = sweep.name
-    freeze(folder, cfg=cfg, overrides=overrides, run_id=f"{name}-{number}", group=name)
+    freeze(
+        folder,
+        cfg=run.cfg,
+        overrides=run.overrides,
+        run_id=f"{sweep.name}-{number}",
+        group=sweep.name,
+        threads_by_launcher=run.threads_by_launcher,
+    )
 
 
-def config_hash(cfg: RunConfig) -> str:
-    """What a run is, as sha256 hex: equal for runs that give the same numbers."""
+def _reason(error: Exception) -> str:
+    """Why a folder cannot be read, in a line."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, OSError) and error.filename:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class _EarlierVersion(UserError):
+    """A sweep that an earlier version made."""
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """The content of a sweep's sweep.yaml; raises UserError if it is damaged."""
+    content = config.read(path / "sweep.yaml")
+    if not {"settings", "sweep"} <= content.keys():
+        raise _EarlierVersion(f"{path} is a sweep of an earlier version, which cannot go on")
+    sweep = content["sweep"]
+    if not isinstance(content["settings"], list) or not isinstance(sweep, dict):
+        raise UserError(f"{path / 'sweep.yaml'} is damaged: settings or sweep is of the wrong type")
+    if missing := {"search", "stopping", "launcher", "objective"} - sweep.keys():
+        raise UserError(f"{path / 'sweep.yaml'} is damaged: it has no {', '.join(sorted(missing))}")
+    return content
+
+
+def config_hash(cfg: RunConfig, *, with_threads: bool = True) -> str:
+    """The identity of a run, as sha256 hex; equal for runs that give the same numbers.
+
+    The number of CPU threads changes the last bits. Without threads, runs are equal that differ
+    only in them.
+    """
     content = {k: v for k, v in config.to_dict(cfg).items() if k not in NOT_IDENTITY}
+    if not with_threads:
+        content["device"] = {**content["device"], "threads": None}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def same_command(
     output_dir: Path, settings: Sequence[str], sweep: Mapping[str, Any]
 ) -> Path | None:
-    """The newest sweep in output_dir that these settings began, if there is one."""
-    for path in sorted(output_dir.glob("*_sweep/sweep.yaml"), reverse=True):
-        content = config.read(path)
-        if content.get("settings") == list(settings) and _question(content) == _question(sweep):
-            return path.parent
+    """The newest sweep in output_dir that began with these settings, if there is one.
+
+    Sweeps that cannot be read are named in a warning and skipped.
+    """
+    for path, content in _readable(output_dir):
+        if content["settings"] == list(settings) and _question(content["sweep"]) == _question(
+            sweep
+        ):
+            return path
     return None
 
 
-def _question(content: Mapping[str, Any]) -> list[Any]:
+def _readable(output_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The sweeps in output_dir, the newest first, without those that cannot be read."""
+    for path in sorted(output_dir.glob("*_sweep/sweep.yaml"), reverse=True):
+        try:
+            yield path.parent, read_sweep(path.parent)
+        except _EarlierVersion:
+            continue
+        except UserError as error:
+            console.warn(f"{path.parent} is left out: {error}")
+
+
+def _question(sweep: Mapping[str, Any]) -> list[Any]:
     """What a sweep looks for, wherever its runs run."""
-    return [content["sweep"][key] for key in ("search", "stopping", "objective")]
+    return [sweep[key] for key in ("search", "stopping", "objective")]
 
 
 def find_sweep(text: str, *, output_dir: Path) -> Path:
-    """The folder that `sweep=text` means; "latest" is the newest in output_dir.
+    """The folder of `sweep=text`; "latest" is the newest readable sweep in output_dir.
 
-    Raises UserError with the nearest sweep there is.
+    Raises UserError, which names the nearest sweep, if there is none.
     """
-    sweeps = sorted(output_dir.glob("*_sweep/sweep.yaml"))
     if text == "latest":
-        if not sweeps:
-            raise UserError(f"sweep=latest: there is no sweep in {output_dir}")
-        return sweeps[-1].parent
+        for path, _ in _readable(output_dir):
+            return path
+        raise UserError(f"sweep=latest: there is no sweep in {output_dir} that can go on")
+    sweeps = sorted(output_dir.glob("*_sweep/sweep.yaml"))
     path = Path(text).expanduser()
     if not path.exists() and (output_dir / text).exists():
         path = output_dir / text

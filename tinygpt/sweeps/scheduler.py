@@ -1,12 +1,12 @@
-"""Many runs: each in a process of its own, judged on the way, and able to go on after any end."""
+"""Sweeps: each run in a process of its own, stopped early if a rule says so, and resumable."""
 
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,28 +19,30 @@ from tinygpt.interfaces import Launcher, Search, Stopping, Trial
 from tinygpt.records.folder import new_run_id, source_state
 from tinygpt.sweeps.folder import (
     ENDED,
+    PlannedRun,
     SweepFolder,
     SweepRun,
     config_hash,
     find_sweep,
     same_command,
 )
+from tinygpt.sweeps.space import with_axes
 from tinygpt.sweeps.view import SweepView
 
 POLL_S = 0.1
 _OWN = (*registry.SWEEP_KINDS, "sweep", "objective", "retry_failed")
-# fields whose values make the same step another place of the run
+# fields that change how far a run is at a given step
 _LENGTHS = ("trainer.tokens_per_step", "trainer.max_steps", "trainer.max_tokens")
 _NOT_THE_QUESTION = ("launcher", "retry_failed")  # may differ from call to call
 
 
 def is_about_sweeps(setting: str) -> bool:
-    """Whether a typed setting is about several runs, and no part of any of them."""
+    """Whether a setting is about the sweep and not part of a run's config."""
     return setting.lstrip("+").partition("=")[0].partition(".")[0] in _OWN
 
 
 def run_sweep(settings: Sequence[str], *, command: Sequence[str], config_dir: Path | None) -> int:
-    """Begin a sweep or go on with one; the exit code: 0 only if every run finished or was stopped.
+    """Begin a sweep or go on with one; returns 0 only if every run finished or was stopped.
 
     Raises UserError before anything is written if a run's config is wrong.
     """
@@ -49,29 +51,40 @@ def run_sweep(settings: Sequence[str], *, command: Sequence[str], config_dir: Pa
             "-m starts a process for each run, and torchrun starts the ranks of one; type it for "
             "each, such as\n  for s in 0 1 2; do torchrun ... -m tinygpt.train seed=$s; done"
         )
-    own = [text.lstrip("+") for text in settings if is_about_sweeps(text)]
-    of_runs = [text for text in settings if not is_about_sweeps(text)]
-    folder, sweep_cfg, space, launcher = _opened(own, of_runs, command, config_dir)
+    sweep = open_sweep(settings, command=command, config_dir=config_dir)
     try:
-        stopping = sweep_cfg.stopping.build()
-        search = sweep_cfg.search.build(space, folder=folder.path)
         scheduler = Scheduler(
-            folder,
-            search,
-            stopping,
-            launcher,
-            retry_failed=sweep_cfg.retry_failed,
+            sweep.folder,
+            sweep.cfg.search.build(sweep.space, folder=sweep.folder.path),
+            sweep.cfg.stopping.build(),
+            sweep.launcher,
+            retry_failed=sweep.cfg.retry_failed,
             config_dir=config_dir,
         )
         return scheduler.run()
     finally:
-        folder.close()
+        sweep.folder.close()
 
 
-def _opened(
-    own: list[str], of_runs: list[str], command: Sequence[str], config_dir: Path | None
-) -> tuple[SweepFolder, SweepConfig, list[Any], Launcher]:
-    """The folder, new or found, with all runs that are known; and what is to be done with it."""
+@dataclass(frozen=True)
+class OpenSweep:
+    """A sweep before its runs are started: the folder is held until it is closed."""
+
+    folder: SweepFolder
+    cfg: SweepConfig
+    space: list[Any]  # Hydra's overrides, those with several values among them
+    launcher: Launcher
+
+
+def open_sweep(
+    settings: Sequence[str], *, command: Sequence[str], config_dir: Path | None
+) -> OpenSweep:
+    """A new sweep, or the one that `sweep=` names, or the one that the same settings began.
+
+    Raises UserError before anything is written if a run's config is wrong.
+    """
+    own = [text.lstrip("+") for text in settings if is_about_sweeps(text)]
+    of_runs = [text for text in settings if not is_about_sweeps(text)]
     which = [text.partition("=")[2] for text in own if text.startswith("sweep=")]
     with compose.hydra_conf():
         bundles = choices.groups("sweep", config_dir)["sweep"]
@@ -85,45 +98,84 @@ def _opened(
         except UserError as error:
             listed = ", ".join([*bundles, "latest", "new"])
             raise UserError(f"{error}\n  choices: {listed}") from None
-        typed_before = config.read(path / "sweep.yaml").get("settings", [])
-        own = overrides.layered([t for t in typed_before if is_about_sweeps(t)], own)
-        more = bool(of_runs)
-        of_runs = overrides.layered([t for t in typed_before if not is_about_sweeps(t)], of_runs)
+        return _reopened(path, own, of_runs, config_dir)
     cfg: SweepConfig = compose.compose("sweep", own, config_dir=config_dir)
+    of_runs = with_axes(cfg, of_runs)
+    frozen_settings = [*of_runs, *_question(own)]
+    if not begin_anew and (found := same_command(outputs, frozen_settings, config.to_dict(cfg))):
+        return _reopened(found, own, [], config_dir)
     space = overrides.space(of_runs, config_dir=config_dir)
-    question = [t for t in own if t.partition("=")[0].partition(".")[0] not in _NOT_THE_QUESTION]
-    typed = [*of_runs, *question]
-    if not named and not begin_anew:
-        found = same_command(outputs, typed, {"sweep": config.to_dict(cfg)})
-        if found:
-            named, path, more = str(found), found, False
-    if named:
-        folder = SweepFolder(path)
-        launcher = cfg.launcher.build(folder=path, devices={r.cfg.device.type for r in folder.runs})
-        if more:
-            _add_new(folder, cfg, space, launcher, config_dir)
-            folder.remember(settings=typed, swept=_swept(space), sweep=config.to_dict(cfg))
-        return folder, cfg, space, launcher
     path = outputs / f"{new_run_id()}_sweep"
     jobs = cfg.search.build(space, folder=path).planned()
     configs = compose.compose_all("train", jobs, config_dir=config_dir)
     _check_stopping(cfg, configs, space)
     devices = {c.device.type for c in configs} or {"auto"}
     launcher = cfg.launcher.build(folder=path, devices=devices)
-    jobs_frozen = [frozen(job, c, launcher) for job, c in zip(jobs, configs, strict=True)]
+    runs = [frozen(job, c, launcher) for job, c in zip(jobs, configs, strict=True)]
     folder = SweepFolder.create(
         path,
         command=["python", "-m", "tinygpt.train", *command],
-        settings=typed,
+        settings=frozen_settings,
         swept=_swept(space),
         cfg=cfg,
-        jobs=jobs_frozen,
+        runs=_once_each(runs),
     )
-    return folder, cfg, space, launcher
+    return OpenSweep(folder, cfg, space, launcher)
+
+
+def _reopened(path: Path, own: list[str], of_runs: list[str], config_dir: Path | None) -> OpenSweep:
+    """A sweep that goes on: what is typed now changes what was typed before."""
+    folder = SweepFolder(path)
+    try:
+        before = folder.content["settings"]
+        own_before = _as_overrides(folder.content["sweep"], config_dir)
+        cfg: SweepConfig = compose.compose(
+            "sweep", overrides.layered(own_before, own), config_dir=config_dir
+        )
+        runs_before = [text for text in before if not is_about_sweeps(text)]
+        all_of_runs = overrides.layered(runs_before, of_runs)
+        space = overrides.space(all_of_runs, config_dir=config_dir)
+        devices = {run.cfg.device.type for run in folder.runs} or {"auto"}
+        launcher = cfg.launcher.build(folder=path, devices=devices)
+        if of_runs or folder.lost:
+            _add_new(folder, cfg, space, launcher, config_dir)
+        question = overrides.layered([t for t in before if is_about_sweeps(t)], _question(own))
+        folder.remember(cfg, settings=[*all_of_runs, *question], swept=_swept(space))
+    except BaseException:
+        folder.close()
+        raise
+    return OpenSweep(folder, cfg, space, launcher)
+
+
+def _question(own: Sequence[str]) -> list[str]:
+    """The settings of a sweep that say what it looks for, and not where its runs run."""
+    return [t for t in own if t.partition("=")[0].partition(".")[0] not in _NOT_THE_QUESTION]
+
+
+def _as_overrides(sweep: Mapping[str, Any], config_dir: Path | None) -> list[str]:
+    """The saved config of a sweep as settings, so that its launcher is remembered too."""
+    texts: list[str] = []
+    for key, value in sweep.items():
+        if key in registry.SWEEP_KINDS:
+            texts.append(f"{key}={choices.choice_of(key, value['name'], config_dir)}")
+            fields = ((name, field) for name, field in value.items() if name != "name")
+            texts += [f"{key}.{name}={overrides.quoted(field)}" for name, field in fields]
+        elif key == "objective":
+            texts.append(f"{key}={overrides.quoted(value)}")
+    return texts
+
+
+def _once_each(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs without those that an earlier one repeats, such as lr=1e-3 after lr=0.001."""
+    once = {run.identity: run for run in reversed(runs)}
+    kept = [run for run in runs if once[run.identity] is run]
+    if len(kept) < len(runs):
+        console.warn(f"{len(runs) - len(kept)} of {len(runs)} runs repeat another; each runs once")
+    return kept
 
 
 def _value(settings: Sequence[str], key: str) -> str | None:
-    """What was typed for a field, the last time."""
+    """The last value that was typed for a field."""
     found = [text.partition("=")[2] for text in settings if text.lstrip("+").startswith(f"{key}=")]
     return found[-1] if found else None
 
@@ -142,16 +194,18 @@ def _add_new(
 ) -> None:
     """Freeze the combinations that the sweep has not had yet."""
     jobs = cfg.search.build(space, folder=folder.path).planned()
-    known_jobs = [run.overrides for run in folder.runs]
-    known = {run.hash for run in folder.runs}
-    new = [job for job in jobs if job not in known_jobs]
+    typed_before = [run.typed for run in folder.runs]
+    new = [job for job in jobs if job not in typed_before]
     configs = compose.compose_all("train", new, config_dir=config_dir)
-    _check_stopping(cfg, [*(run.cfg for run in folder.runs), *configs], space)
+    # a run that leaves threads to the launcher was made already, with whatever threads
+    known = {config_hash(run.cfg) for run in folder.runs}
+    known |= {config_hash(run.cfg, with_threads=False) for run in folder.runs}
     added = 0
     for job, run_cfg in zip(new, configs, strict=True):
-        complete, complete_cfg = frozen(job, run_cfg, launcher)
-        if config_hash(complete_cfg) not in known:
-            folder.add(complete, complete_cfg)
+        run = frozen(job, run_cfg, launcher)
+        if run.identity not in known:
+            folder.add(run)
+            known.add(run.identity)
             added += 1
     console.say(f"{added} new runs; {len(jobs) - added} are in the sweep already")
 
@@ -174,16 +228,17 @@ def _check_stopping(cfg: SweepConfig, configs: Sequence[RunConfig], space: Seque
         )
 
 
-def frozen(job: Sequence[str], cfg: RunConfig, launcher: Launcher) -> tuple[list[str], RunConfig]:
-    """The job with the number of its threads, on which the last bits of its result depend."""
+def frozen(job: Sequence[str], cfg: RunConfig, launcher: Launcher) -> PlannedRun:
+    """The run with its number of threads, which decides the last bits of its result."""
     if launcher.threads is None or cfg.device.threads is not None or cfg.device.type == "mps":
-        return list(job), cfg
+        return PlannedRun(list(job), cfg)
     device = replace(cfg.device, threads=launcher.threads)
-    return [*job, f"device.threads={launcher.threads}"], replace(cfg, device=device)
+    typed = [*job, f"device.threads={launcher.threads}"]
+    return PlannedRun(typed, replace(cfg, device=device), threads_by_launcher=True)
 
 
 class Scheduler:
-    """Keeps every slot busy until no run is left that may go on."""
+    """Keeps every slot of the launcher busy until no run is left to start."""
 
     def __init__(
         self,
@@ -201,8 +256,8 @@ class Scheduler:
         self.launcher = launcher
         self.config_dir = config_dir
         self.running: dict[Path, SweepRun] = {}
-        self.held: dict[Path, SweepRun] = {}  # by a process that an earlier call has left
-        self.exhausted = False  # whether the search has no more to suggest
+        self.held: dict[Path, SweepRun] = {}  # by processes that an earlier call started
+        self.exhausted = False  # whether the search has nothing more to suggest
         self.signal: str | None = None
         self.view = SweepView(folder.path, folder.content["swept"], launcher)
         self.waiting = [run for run in folder.runs if self._may_begin(run, retry_failed)]
@@ -211,12 +266,13 @@ class Scheduler:
         if run.is_held():
             self.held[run.path] = run
             return False
-        if run.status == "running":  # its process died without a word
+        if run.status == "running":  # its process was killed
             run.write(status="interrupted", error="its process was killed")
-        return run.status not in (*ENDED, "paused") or (retry_failed and run.status == "failed")
+        again = run.is_incomplete() or (retry_failed and run.status == "failed")
+        return again or run.status not in (*ENDED, "paused")
 
     def run(self) -> int:
-        """Work through the sweep; the exit code."""
+        """Run the sweep to its end; returns the exit code."""
         self._greet()
         with self.signals_handled(), self.view:
             while True:
@@ -234,7 +290,10 @@ class Scheduler:
         ended = sum(run.status in ENDED for run in runs)
         begun = any(run.status != "queued" for run in runs)
         if begun:
-            console.say(f"going on with {path}: {ended} of {len(runs)} runs have ended")
+            console.say(
+                f"going on with {path}: {ended} of {len(runs)} runs have ended, "
+                f"{self.launcher.slots} at once"
+            )
             if ended == len(runs):
                 console.say("to begin the same sweep once more, add sweep=new to the command")
             before, now = self.folder.content.get("git"), source_state()
@@ -247,7 +306,7 @@ class Scheduler:
             console.say(f"sweep {path}: {len(runs)} runs, {self.launcher.slots} at once")
 
     def _collect(self) -> None:
-        """Take note of what has ended, and how far the others are."""
+        """Record which runs have ended, and read how far the others are."""
         for path, death in self.launcher.ended().items():
             run = self.running.pop(path)
             if run.is_held():  # a cluster's job is over before its process is
@@ -273,19 +332,23 @@ class Scheduler:
             run.refresh()
 
     def _fill(self) -> None:
-        """Give each free slot the run that it is best spent on."""
+        """Start a run in each free slot."""
         while len(self.running) < self.launcher.slots:
             run = self._next()
             if run is None:
                 return
             until = self._pause(run)
             words = [f"resume={run.path}", *([f"until={until}"] if until else [])]
-            self.launcher.start(run.path, [sys.executable, "-m", "tinygpt.train", *words])
+            try:
+                self.launcher.start(run.path, [sys.executable, "-m", "tinygpt.train", *words])
+            except OSError as error:
+                run.damaged(error)
+                continue
             self.running[run.path] = run
             self.view.started(run)
 
     def _next(self) -> SweepRun | None:
-        """The run that a free slot is best spent on; None while there is none."""
+        """The run to start in a free slot; None while there is none."""
         if self.stopping:
             known = self._all_known()
             for number, reason in self.stopping.dropped(self._trials(), all_known=known).items():
@@ -300,24 +363,24 @@ class Scheduler:
             suggested = self.search.suggest(self._trials())
             if suggested is not None:
                 cfg = compose.compose("train", suggested, config_dir=self.config_dir)
-                return self.folder.add(*frozen(suggested, cfg, self.launcher))
+                return self.folder.add(frozen(suggested, cfg, self.launcher))
             self.exhausted = True
             return self._next()
         return None
 
     def _trials(self) -> list[Trial]:
-        """All runs; one that was started counts as running before it says so itself."""
+        """All runs; a started one counts as running before its folder says so."""
         return [
             replace(run.trial, status="running") if run.path in self.running else run.trial
             for run in self.folder.runs
         ]
 
     def _all_known(self) -> bool:
-        """Whether no trial is to come."""
+        """Whether no further trial will be added."""
         return self.exhausted and not self.waiting
 
     def _more(self) -> bool:
-        """Whether a run could still be started, now that none is running."""
+        """Whether a run can still be started, now that none is running."""
         if not self._all_known():
             return True
         trials, rule = self._trials(), self.stopping
@@ -329,11 +392,11 @@ class Scheduler:
         return next(run for run in self.folder.runs if run.number == number)
 
     def _pause(self, run: SweepRun) -> int | None:
-        """The step at which the run pauses next: the first rung that it has not been judged at."""
+        """The step at which the run pauses next: the first rung at which it was not judged yet."""
         if self.stopping is None:
             return None
         assert run.max_steps is not None
-        if run.status != "paused" and "pause_at" in run.record:  # it was killed on the way there
+        if run.status != "paused" and "pause_at" in run.record:  # killed before that step
             unfinished: int | None = run.record["pause_at"]
             return unfinished
         behind = max(run.values, default=0)
@@ -342,7 +405,7 @@ class Scheduler:
 
     @contextmanager
     def signals_handled(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the runs save and end; a second one ends them at once."""
+        """On Ctrl-C or SIGTERM the runs save and end; a second signal kills them."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             self.signal = signal.Signals(number).name
@@ -357,7 +420,7 @@ class Scheduler:
                 signal.signal(number, handler)
 
     def _conclude(self) -> int:
-        """Say how it went; the exit code."""
+        """Print the result; returns the exit code."""
         runs, path = self.folder.runs, self.folder.path
         self.view.conclude(runs)
         if self.signal:
@@ -374,5 +437,5 @@ class Scheduler:
                 f"  python -m tinygpt.train -m {again}"
             )
         console.say(f"compare them with\n  python -m tinygpt.compare {shlex.quote(str(path))}")
-        good = all(run.status in ("finished", "stopped") for run in runs)
+        good = not self.folder.lost and all(r.status in ("finished", "stopped") for r in runs)
         return 0 if good else 1

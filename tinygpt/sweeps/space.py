@@ -1,27 +1,57 @@
-"""What a sweep searches: the values of each field that was typed with more than one."""
+"""The search space of a sweep: the fields that have several values."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 
+from tinygpt.config import SweepConfig, overrides
 from tinygpt.errors import UserError
+
+
+def with_axes(cfg: SweepConfig, typed: Sequence[str]) -> list[str]:
+    """The axes of the sweep's YAML as overrides, below what was typed."""
+    return overrides.layered(list(_axes("", cfg.axes)), typed)
+
+
+def _axes(prefix: str, axes: Mapping[str, Any]) -> Iterator[str]:
+    """A list is several values; a text is read as on the command line, such as "1e-3,3e-3"."""
+    for key, value in axes.items():
+        if isinstance(value, Mapping):
+            yield from _axes(f"{prefix}{key}.", value)
+        elif isinstance(value, list):
+            yield f"{prefix}{key}={','.join(map(_as_value, value))}"
+        elif isinstance(value, str):
+            yield f"{prefix}{key}={value}"
+        else:
+            yield f"{prefix}{key}={overrides.quoted(value)}"
+
+
+def _as_value(value: Any) -> str:
+    """One of several values; a word stays as it is, so that it may name a choice."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_value, value))}]"
+    if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value):
+        return value
+    return overrides.quoted(value)
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A field with listed values, or with a range of numbers."""
+    """A field with a list of values, or with a range of numbers."""
 
     key: str
     choices: tuple[str, ...] = ()  # as typed; empty for a range
     low: float = 0.0
     high: float = 0.0
-    log: bool = False  # whether equal ratios are equally likely
-    whole: bool = False  # typed as int(interval(1,4)): whole numbers, both ends included
+    log: bool = False  # sample uniformly in the logarithm
+    whole: bool = False  # whole numbers, both ends included: typed as int(interval(1,4))
 
     def at(self, fraction: float) -> str:
-        """The override for a place in [0, 1): evenly spread places give evenly spread values."""
+        """The override for a place in [0, 1); a uniform place gives a uniform value."""
         if self.choices:
             return f"{self.key}={self.choices[int(fraction * len(self.choices))]}"
         low, high = self.low, self.high + self.whole
@@ -29,14 +59,14 @@ class Dimension:
             value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
         else:
             value = low + fraction * (high - low)
-        # four digits: what is recorded is what was tried
+        # four digits, so that the recorded value is the one that was used
         return f"{self.key}={int(value) if self.whole else float(f'{value:.4g}')}"
 
 
 def split(space: Sequence[Override]) -> tuple[list[str], list[Dimension]]:
-    """The overrides with one value as typed, and the dimensions of those with more.
+    """The overrides with one value, as typed, and a Dimension for each with several.
 
-    Raises UserError for what is no set of values.
+    Raises UserError for a pattern, an empty range or too many values.
     """
     fixed, dimensions = [], []
     for override in space:
@@ -53,7 +83,7 @@ def _dimension(override: Override) -> Dimension:
         raise UserError(f"{override.input_line} is a pattern; type {key}=A,B,C")
     value = override.value()
     if not isinstance(value, IntervalSweep):
-        return Dimension(key, tuple(map(str, override.sweep_string_iterator())))
+        return Dimension(key, tuple(overrides.listed_values(override)))
     low, high = value.start, value.end
     assert low is not None
     assert high is not None

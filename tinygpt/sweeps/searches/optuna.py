@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinygpt.config.overrides import MAX_RUNS
 from tinygpt.errors import UserError, check_range
 from tinygpt.interfaces import Search, SearchConfig, Trial
 from tinygpt.registry import register
@@ -39,7 +40,7 @@ class OptunaConfig(SearchConfig):
     seed: int = 0  # of the proposals; with several runs at once their order of ending matters too
 
     def __post_init__(self) -> None:
-        check_range("search.trials", self.trials, low=1)
+        check_range("search.trials", self.trials, low=1, high=MAX_RUNS)
         check_range("search.startup", self.startup, low=1)
         check_range("search.seed", self.seed, low=0)
 

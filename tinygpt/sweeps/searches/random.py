@@ -5,6 +5,7 @@ Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinygpt.config.overrides import MAX_RUNS, check_size
 from tinygpt.errors import UserError, check_range
 from tinygpt.interfaces import Search, SearchConfig
 from tinygpt.registry import register
@@ -32,7 +34,7 @@ class RandomConfig(SearchConfig):
     seed: int = 0  # of the draws: draw number i is a function of it and i
 
     def __post_init__(self) -> None:
-        check_range("search.trials", self.trials, low=1)
+        check_range("search.trials", self.trials, low=1, high=MAX_RUNS)
         check_range("search.seed", self.seed, low=0)
 
     def build(self, space: Sequence[Override], *, folder: Path) -> Random:
@@ -55,6 +57,8 @@ class Random(Search):
 
     def planned(self) -> list[list[str]]:
         seeds = [[f"{d.key}={choice}" for choice in d.choices] for d in self.seeds]
+        number_of_runs = self.cfg.trials * math.prod(map(len, seeds))
+        check_size(number_of_runs, f"search.trials={self.cfg.trials} with every seed")
         return [
             [*self.fixed, *self._draw(number), *combination]
             for number in range(self.cfg.trials)
