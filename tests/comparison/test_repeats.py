@@ -163,7 +163,7 @@ def test_a_result_that_is_not_finite_is_not_ranked(tmp_path: Path) -> None:
     make_run(tmp_path / "b", bpb=float("nan"))
     found = compared(tmp_path)
     (line,) = tables.unranked(found.unranked)
-    assert line.startswith("run b damaged: summary.json is damaged: val/bpb is NaN")
+    assert line == "run b damaged: summary.json is damaged: val/loss is NaN"
 
 
 def test_a_terminal_shows_escapes_and_does_not_obey_them(

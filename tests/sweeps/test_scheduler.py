@@ -222,7 +222,7 @@ def empty(folder: Path) -> None:
         (break_json, "1 is left out: run.json cannot be read: JSONDecodeError"),
         (break_config, "1/config.yaml is not YAML that can be read"),
         (break_rows, "is not a row of metrics; delete that line"),
-        (empty, "1 is left out: run.json is missing"),
+        (empty, "1 is left out: run.json cannot be read: No such file or directory"),
     ],
 )
 def test_a_damaged_run_is_named_and_left_out_and_its_place_stays_empty(
@@ -237,7 +237,7 @@ def test_a_damaged_run_is_named_and_left_out_and_its_place_stays_empty(
     (path / "7").mkdir()
     again = sweeps(f"sweep={path}", "seed=0,1,2")
     assert words in caplog.text
-    assert "7 is left out: run.json is missing" in caplog.text
+    assert "7 is left out: run.json cannot be read: No such" in caplog.text
     # the lost run is made anew, under a number of its own
     assert [(run.number, run.cfg.seed) for run in again.folder.runs] == [(0, 0), (8, 1), (9, 2)]
 
