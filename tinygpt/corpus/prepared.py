@@ -5,7 +5,7 @@ Each split is a stream of token ids: end of text, then every document followed b
 
 import hashlib
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tinygpt.corpus.shards import (
     tokens_of,
 )
 from tinygpt.errors import UserError
-from tinygpt.interfaces import SPLITS, Split, Tokenizer
+from tinygpt.interfaces import SPLITS, Split, TextSource, Tokenizer
 
 FORMAT = 2  # raise it when the files change, and old caches are left alone
 
@@ -90,12 +90,8 @@ def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
     tokens that are damaged; with `repair` the damaged files are made again instead.
     """
     source = cfg.dataset.open()
-    identity = {
-        "format": FORMAT,
-        "dataset": {"name": cfg.dataset.name, **source.identity},
-        "tokenizer": cfg.tokenizer.identity,
-    }
-    folder = _folder(cfg, json_sha256(identity))
+    identity = _identity(cfg, source)
+    folder = _folder(cfg, identity)
     try:
         if prepared := _opened(cfg, folder):
             return prepared
@@ -114,10 +110,22 @@ def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
     return prepared
 
 
-def _folder(cfg: PrepareConfig, key: str) -> Path:
-    """Where the tokens of this config are kept: named by everything that determines them."""
+def folder_of(cfg: PrepareConfig, source: TextSource) -> Path:
+    """The cache folder of these tokens; its name depends on all that determines the tokens."""
+    return _folder(cfg, _identity(cfg, source))
+
+
+def _identity(cfg: PrepareConfig, source: TextSource) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "dataset": {"name": cfg.dataset.name, **source.identity},
+        "tokenizer": cfg.tokenizer.identity,
+    }
+
+
+def _folder(cfg: PrepareConfig, identity: Mapping[str, Any]) -> Path:
     cache = Path(cfg.cache_dir).expanduser().absolute()
-    return cache / cfg.dataset.name / f"{cfg.tokenizer.name}-{key[:12]}"
+    return cache / cfg.dataset.name / f"{cfg.tokenizer.name}-{json_sha256(identity)[:12]}"
 
 
 def _opened(cfg: PrepareConfig, folder: Path) -> Prepared | None:

@@ -153,7 +153,14 @@ def freeze(
     (path / "tokenizer").mkdir()
     queued = {"status": "queued", "created_at": _now(), "error": None, "resumed": list[str]()}
     # the config again: JSON is read fifty times as fast as YAML, and an edit of either shows
-    content = {"id": run_id, "group": group, **queued, **more, "config": config.to_dict(cfg)}
+    content = {
+        "id": run_id,
+        "group": group,
+        **queued,
+        **more,
+        "working_dir": str(Path.cwd()),  # relative paths of the config begin here
+        "config": config.to_dict(cfg),
+    }
     write_json(path / "run.json", content)
 
 

@@ -15,6 +15,7 @@ from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.hardware.ranks import RankLost, Ranks
 from tinygpt.records.find import find_run
 from tinygpt.records.folder import RunFolder
+from tinygpt.training.moved import MOVABLE, absolute, check_same_text, look_up
 from tinygpt.training.start import RunStart
 
 # a resumed run keeps these: with another value it would be another run
@@ -173,8 +174,14 @@ def resumed(settings: Sequence[str]) -> Job:
     path = find_run(which[-1], field="resume", output_dir=Path(*outputs[-1:] or ["outputs"]))
     content = config.read(path / "config.yaml")
     had_auto = content["trainer"]["micro_batch_size"] == "auto"
+    record = json.loads((path / "run.json").read_bytes())
+    moved = []
     for override in overrides.parse(overrides.layered([], typed)):
         key = override.key_or_group
+        if key in MOVABLE and record.get("data"):
+            moved.append(str(override.input_line))
+            _assign(content, key, absolute(override.value()))
+            continue
         if any(key == frozen or key.startswith(f"{frozen}.") for frozen in _FROZEN):
             again = shlex.join([f"config_file={path / 'config.yaml'}", str(override.input_line)])
             raise UserError(
@@ -187,9 +194,12 @@ def resumed(settings: Sequence[str]) -> Job:
                 f"change single fields, such as {_field_of(key)}"
             )
         _assign(content, key, override.value())
+    look_up(content, record.get("working_dir"))
     cfg = config.resolve(content, RunConfig)
+    if moved:
+        check_same_text(cfg, record, typed=moved, run=path)
     pause_at = config.parse_count("until", until[-1]) if until else None
-    derived = json.loads((path / "run.json").read_bytes()).get("derived", {})
+    derived = record.get("derived", {})
     start = RunStart(
         cfg,
         path,
