@@ -14,14 +14,14 @@ MOVABLE = ("dataset.path", "tokenizer.path")
 _WILDCARD = re.compile(r"[*?\[]")
 
 
-def look_up(content: Mapping[str, Any], working_dir: str | None) -> None:
+def look_up(content: dict[str, Any], working_dir: str | None) -> None:
     """Make relative paths of a saved config absolute if they exist where the run began.
 
     A path that is not there keeps its value and is looked up in the current folder.
     """
     if working_dir in (None, str(Path.cwd())):  # None: of an earlier version
         return
-    places = [content, *(content.get(key.partition(".")[0]) for key in MOVABLE)]
+    places: list[Any] = [content, *(content.get(key.partition(".")[0]) for key in MOVABLE)]
     for place, field in zip(places, ["cache_dir", "path", "path"], strict=True):
         typed = place.get(field) if isinstance(place, dict) else None
         if not isinstance(typed, str) or typed.startswith(("/", "~")):
