@@ -144,6 +144,8 @@ class Preparation:
             self.say(
                 f"  the text supports a vocabulary of {tokenizer.vocab_size:,}, not of {asked:,}"
             )
+        elif asked == "auto":
+            self.say(f"  tokenizer.vocab_size=auto: {tokenizer.vocab_size:,}")
         new_state = {"key": key, "tokenizer_fingerprint": tokenizer.fingerprint()}
         if state != new_state:
             shutil.rmtree(self.partial)

@@ -34,7 +34,7 @@ def documents(n: int = 200) -> Iterator[str]:
         yield "\n".join(" ".join(rng.choices(STORY.split(), k=8)) for _ in range(3))
 
 
-def train(*texts: str, **fields: int | float) -> BPETokenizer:
+def train(*texts: str, **fields: int | float | str) -> BPETokenizer:
     return BPEConfig(**fields).train(iter(texts))  # type: ignore[arg-type]  # by name, any field
 
 
@@ -328,3 +328,71 @@ def test_training_and_encoding_print_nothing(capfd: pytest.CaptureFixture[str]) 
     suggested(BPEConfig(vocab_size=20_000), ["hello"])
     suggested(BPEConfig(vocab_size=258), ["hello"])
     assert capfd.readouterr() == ("", "")
+
+
+# vocab_size=auto
+
+
+def uses_of_the_last_merge(tokenizer: BPETokenizer, texts: list[str]) -> int:
+    """How often the newest merge is applied: no later one takes its piece."""
+    merged = [i for i in range(258, tokenizer.vocab_size) if len(tokenizer.decode([i])) > 1]
+    return int((tokenizer.encode_batch(texts).ids == merged[-1]).sum())
+
+
+@pytest.mark.parametrize("min_frequency", [5, 40, 300])
+def test_auto_learns_every_merge_that_is_frequent_enough_and_no_other(min_frequency: int) -> None:
+    texts = list(StoryworldConfig(train_stories=60).open().documents("train"))
+    tokenizer = train(*texts, vocab_size="auto", min_frequency=min_frequency)
+    assert uses_of_the_last_merge(tokenizer, texts) >= min_frequency
+    one_more = train(*texts, vocab_size=tokenizer.vocab_size + 1)
+    assert uses_of_the_last_merge(one_more, texts) < min_frequency
+    same = train(*texts, vocab_size=tokenizer.vocab_size)
+    assert same.fingerprint() == tokenizer.fingerprint()
+
+
+def test_auto_counts_all_documents_and_not_only_those_that_are_learned_from() -> None:
+    texts = list(StoryworldConfig(train_stories=300).open().documents("train"))
+    assert sum(map(len, texts)) > 200_000
+    whole = train(*texts, vocab_size="auto")
+    sampled = train(*texts, vocab_size="auto", train_bytes=100_000)
+    assert sampled.vocab_size > 0.8 * whole.vocab_size
+
+
+@pytest.mark.parametrize("text", ["a", "ab ab", "é", "Hello. " * 3, "x" * 300, "\n\n."])
+def test_auto_takes_a_text_of_any_size(text: str) -> None:
+    tokenizer = train(text, vocab_size="auto")
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_auto_stays_below_its_cap_and_a_low_cap_keeps_the_characters() -> None:
+    texts = list(documents())
+    assert train(*texts, vocab_size="auto", max_vocab_size=300).vocab_size == 300
+    kept = train(*texts, vocab_size="auto", max_vocab_size=258)
+    assert kept.decode(kept.encode(texts[0])) == texts[0]
+    assert kept.vocab_size == 258 + len(set("".join(texts)) - {"\n"})
+
+
+def test_a_fixed_size_keeps_the_identity_that_prepared_data_has() -> None:
+    assert BPEConfig(vocab_size=512).identity == {
+        "name": "bpe",
+        "vocab_size": 512,
+        "train_bytes": 50_000_000,
+        "character_coverage": 1.0,
+    }
+    assert BPEConfig(vocab_size="auto").identity["min_frequency"] == 100
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vocab_size": "many"}, "vocab_size=many must be a whole number, or auto"),
+        ({"min_frequency": 7}, "min_frequency=7 is used only with tokenizer.vocab_size=auto"),
+        ({"vocab_size": "auto", "min_frequency": 0}, "min_frequency=0 must be at least 1"),
+        ({"vocab_size": "auto", "max_vocab_size": 9}, "max_vocab_size=9 must be at least 258"),
+    ],
+)
+def test_a_setting_of_auto_that_does_not_fit_is_named(
+    fields: dict[str, int | str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        BPEConfig(**fields)  # type: ignore[arg-type]  # by name, any field

@@ -7,10 +7,13 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +41,16 @@ _RESERVED = re.compile(f"[{RESERVED}]")
 # of this many UTF-8 bytes at most; about 30 MB of English.
 MAX_KNOWN = 200_000
 MAX_KNOWN_BYTES = 64
-MAX_VOCAB_SIZE = 1_000_000  # at least 258: end of text, the newline and the bytes
+MAX_VOCAB_SIZE = 1_000_000
 ID_BYTES = 4  # of an int32
-_TOO_LARGE = r"size too high \(\d+\)\..* <= (\d+)"  # sentencepiece's error
+_TOO_LARGE = r"size too high \(\d+\)\..* <= (\d+)"  # sentencepiece's errors
+_TOO_SMALL = r"smaller than required_chars\. \d+ vs (\d+)"
+
+AUTO = "auto"
+LEARNED = 258  # the first id that is learned: end of text, the newline and the bytes come before
+_OF_AUTO = ("min_frequency", "max_vocab_size")
+_COUNTED_AT_ONCE = 1 << 20  # characters
+MAX_WORDS = 2_000_000  # different words that are counted; beyond, the rarest are forgotten
 
 
 class BPETokenizer(Tokenizer):
@@ -71,14 +81,9 @@ class BPETokenizer(Tokenizer):
         """`encode` for many texts; takes about ten times their size in memory."""
         import pyarrow as pa
 
-        binary = pa.large_binary()
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        data = b"".join(encoded)
-        text_ends = np.cumsum([0, *map(len, encoded)])
-        cuts = _word_cuts(data, text_ends)
-        buffers = [None, pa.py_buffer(cuts), pa.py_buffer(data)]
-        words = pa.Array.from_buffers(binary, len(cuts) - 1, buffers).dictionary_encode()
-        distinct = pa.array(self._word_ids(words.dictionary.to_pylist()), binary)
+        cut, cuts, text_ends = _words(texts)
+        words = cut.dictionary_encode()
+        distinct = pa.array(self._word_ids(words.dictionary.to_pylist()), pa.large_binary())
         _, offsets, ids = distinct.take(words.indices).buffers()
         ends = np.frombuffer(offsets, dtype=np.int64, count=len(cuts)) // ID_BYTES
         return Encoded(
@@ -117,6 +122,23 @@ class BPETokenizer(Tokenizer):
         ids: npt.NDArray[np.int32] = self._processor.encode(part, out_type="numpy")
         return ids
 
+    def merge_counts(self, words: Mapping[bytes, int]) -> list[int]:
+        """How often each merge is applied in these words, given how often each word occurs.
+
+        In the order in which the merges were learned.  A piece that is a part of later pieces
+        counts with them: that is how often its merge was applied.
+        """
+        text = list(words)
+        counts = np.zeros(self.vocab_size, dtype=np.int64)
+        for word, ids in zip(text, self._encode_words(text), strict=True):
+            np.add.at(counts, np.frombuffer(ids, dtype=np.int32), words[word])
+        id_of = {piece: i for i, piece in enumerate(self._pieces)}
+        ranks = {p: i for p, i in id_of.items() if i >= LEARNED and len(p) > 1}
+        for piece, rank in sorted(ranks.items(), key=lambda item: -item[1]):
+            for part in _merged_parts(piece, ranks):
+                counts[id_of[part]] += counts[rank]
+        return [int(counts[rank]) for rank in sorted(ranks.values())]
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """UTF-8 bytes of the ids; raises ValueError for an id that does not exist.
 
@@ -139,6 +161,20 @@ class BPETokenizer(Tokenizer):
         return hashlib.sha256(json.dumps(["bpe", self._pieces]).encode()).hexdigest()
 
 
+def _words(
+    texts: Sequence[str],
+) -> tuple[Any, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The words of the texts as an Arrow array, where each begins, and where each text ends."""
+    import pyarrow as pa
+
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    data = b"".join(encoded)
+    text_ends = np.cumsum([0, *map(len, encoded)])
+    cuts = _word_cuts(data, text_ends)
+    buffers = [None, pa.py_buffer(cuts), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.large_binary(), len(cuts) - 1, buffers), cuts, text_ends
+
+
 def _word_cuts(data: bytes, text_ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Where words begin, and the end: (words + 1,).  `text_ends` begins with 0.
 
@@ -158,6 +194,45 @@ def _word_cuts(data: bytes, text_ends: npt.NDArray[np.int64]) -> npt.NDArray[np.
     return np.flatnonzero(cut)
 
 
+def _merged_parts(piece: str, ranks: Mapping[str, int]) -> list[str]:
+    """The two pieces whose merge made this one: earlier merges are applied, lowest rank first."""
+    parts, last = list(piece), len(ranks) + LEARNED
+    while len(parts) > 2:
+        pairs = enumerate(left + right for left, right in pairwise(parts))
+        _, i = min((ranks.get(pair, last), i) for i, pair in pairs)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
+class _WordCounts:
+    """How often each word occurs in the documents that pass through `counted`."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[bytes] = Counter()
+
+    def counted(self, documents: Iterable[str]) -> Iterator[str]:
+        """The documents as they are."""
+        waiting: list[str] = []
+        size = 0
+        for document in documents:
+            waiting.append(document)
+            size += len(document)
+            if size > _COUNTED_AT_ONCE:
+                self._count(waiting)
+                waiting, size = [], 0
+            yield document
+        self._count(waiting)
+
+    def _count(self, documents: Sequence[str]) -> None:
+        words = _words(documents)[0].value_counts()
+        values, counts = words.field("values").to_pylist(), words.field("counts").to_pylist()
+        self.counts.update(dict(zip(values, counts, strict=True)))
+        rare = 1
+        while len(self.counts) > MAX_WORDS:
+            self.counts = Counter({w: n for w, n in self.counts.items() if n > rare})
+            rare += 1
+
+
 @register("tokenizer")
 @dataclass
 class BPEConfig(TokenizerConfig):
@@ -165,8 +240,14 @@ class BPEConfig(TokenizerConfig):
 
     name: str = "bpe"
     # end of text included; more shortens texts and grows the embedding: 4096 suits small models,
-    # about 30_000 the full TinyStories; a short text gives fewer than the default
-    vocab_size: int = 4096
+    # about 30_000 the full TinyStories; a short text gives fewer than the default; auto: every
+    # piece that occurs min_frequency times
+    vocab_size: int | str = 4096
+    # with auto: how often a piece must occur in the training text; fewer gives a larger vocabulary
+    min_frequency: int = 100
+    max_vocab_size: int = (
+        65_536  # with auto: the most pieces; above 65_536 tokens take twice the disk
+    )
     # UTF-8 bytes; of a longer text a random share that fits is learned from: bounds memory and time
     train_bytes: int = 50_000_000
     # share of the text whose characters get ids; below 1 the rarest are left to their bytes, as
@@ -174,18 +255,46 @@ class BPEConfig(TokenizerConfig):
     character_coverage: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("tokenizer.vocab_size", self.vocab_size, low=258, high=MAX_VOCAB_SIZE)
+        if self.vocab_size == AUTO:
+            check_range("tokenizer.min_frequency", self.min_frequency, low=1)
+            check_range(
+                "tokenizer.max_vocab_size", self.max_vocab_size, low=LEARNED, high=MAX_VOCAB_SIZE
+            )
+        elif isinstance(self.vocab_size, str):
+            raise UserError(
+                f"tokenizer.vocab_size={self.vocab_size} must be a whole number, or auto"
+            )
+        else:
+            check_range("tokenizer.vocab_size", self.vocab_size, low=LEARNED, high=MAX_VOCAB_SIZE)
+            for name in _OF_AUTO:
+                if getattr(self, name) != getattr(type(self), name):
+                    raise UserError(
+                        f"tokenizer.{name}={getattr(self, name)} is used only with "
+                        f"tokenizer.vocab_size=auto, and it is {self.vocab_size}"
+                    )
         check_range("tokenizer.train_bytes", self.train_bytes, low=100_000)
         check_range("tokenizer.character_coverage", self.character_coverage, low=0.98, high=1)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        settings = asdict(self)
+        if self.vocab_size != AUTO:  # so that data prepared before there was `auto` stays valid
+            for name in _OF_AUTO:
+                del settings[name]
+        return settings
 
     def train(self, documents: Iterator[str]) -> BPETokenizer:
         """A text too short for the default vocab_size gives the largest vocabulary it supports.
 
         Raises UserError for another vocab_size that the text does not support.
         """
-        parts = _sample(documents, self.train_bytes)
+        words = _WordCounts() if self.vocab_size == AUTO else None
+        parts = _sample(words.counted(documents) if words else documents, self.train_bytes)
         if not parts:
             raise _no_text()
+        if words:
+            return self._frequent_pieces(parts, words)
+        assert isinstance(self.vocab_size, int)
         try:
             return BPETokenizer(self._learned(parts, self.vocab_size))
         except RuntimeError as error:
@@ -195,6 +304,26 @@ class BPEConfig(TokenizerConfig):
             if explained := self._explain(str(error)):
                 raise explained from None
             raise
+
+    def _frequent_pieces(self, parts: Sequence[str], words: "_WordCounts") -> BPETokenizer:
+        """The tokenizer whose merged pieces occur min_frequency times in all documents.
+
+        The order of merges does not depend on the vocabulary's size, so the merges of the largest
+        vocabulary are counted, and as many are learned as are frequent enough.
+        """
+        try:
+            model = self._learned(parts, self.max_vocab_size)
+        except RuntimeError as error:
+            limit = re.search(_TOO_LARGE, str(error)) or re.search(_TOO_SMALL, str(error))
+            if not limit:
+                raise self._explain(str(error)) or error from None
+            model = self._learned(parts, int(limit[1]))
+        largest = BPETokenizer(model)
+        counts = largest.merge_counts(words.counts)
+        frequent = sum(count >= self.min_frequency for count in counts)
+        if frequent == len(counts):
+            return largest
+        return BPETokenizer(self._learned(parts, largest.vocab_size - len(counts) + frequent))
 
     def _learned(self, parts: Sequence[str], vocab_size: int) -> bytes:
         """The sentencepiece model of the parts; raises sentencepiece's RuntimeError."""
@@ -232,7 +361,7 @@ class BPEConfig(TokenizerConfig):
             return _no_text()
         for pattern, size, end in (
             (_TOO_LARGE, "large", "largest"),
-            (r"smaller than required_chars\. \d+ vs (\d+)", "small", "smallest"),
+            (_TOO_SMALL, "small", "smallest"),
         ):
             if match := re.search(pattern, complaint):
                 return UserError(
