@@ -129,19 +129,21 @@ def guarded(work: Callable[[], Any]) -> Any:
         if error.reader_left:
             raise SystemExit(signals.exit_code("SIGPIPE")) from None
         fail(error, code=1)
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-        fail(describe(error), code=1)
-    except MemoryError as error:
-        fail(f"not enough memory: {error}", code=1)
+    except (OSError, MemoryError) as error:
+        if text := refusal(error):
+            fail(text, code=1)
+        raise
     finally:
         _Stream.required = False
 
 
-def describe(error: OSError) -> str:
-    """What the operating system refused, and for which file, such as "a.txt: File too large"."""
-    return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+def refusal(error: Exception) -> str | None:
+    """The error in one line if this machine is the reason, such as a full disk; None if not."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}"
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    return None
 
 
 def printing_the_result() -> None:

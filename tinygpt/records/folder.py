@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,9 +119,16 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
 
     def close(self, status: str, error: str | None = None) -> None:
-        """Record how the run ended, with checksums of its results, and release the lock.
+        """Record how the run ended, and release its folder."""
+        with self.closing(status, error):
+            pass
 
-        On a full disk the reserve makes room for run.json.
+    @contextmanager
+    def closing(self, status: str, error: str | None = None) -> Iterator[None]:
+        """Record how the run ended, with checksums of its results, and then run the block.
+
+        Messages of the block still go to train.log; after it the folder is released. Nothing may be
+        printed before this, since a console can block. On a full disk the reserve makes room.
         """
         changes = {"status": status, "error": error and masked(error), "ended_at": _now()}
         try:
@@ -132,9 +140,12 @@ class RunFolder:
         except OSError as failure:
             console.warn(f"{self.path / 'run.json'} cannot be written: {failure.strerror}")
         self._reserve.unlink(missing_ok=True)
-        logging.getLogger("tinygpt").removeHandler(self._log)
-        self._log.close()
-        self._lock.release()
+        try:
+            yield
+        finally:
+            logging.getLogger("tinygpt").removeHandler(self._log)
+            self._log.close()
+            self._lock.release()
 
 
 def freeze(

@@ -1,17 +1,14 @@
 """Sweeps: each run in a process of its own, stopped early if a rule says so, and resumable."""
 
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from tinygpt import config, console, registry
+from tinygpt import config, console, registry, signals
 from tinygpt.config import RunConfig, SweepConfig, choices, compose, overrides
 from tinygpt.errors import UserError
 from tinygpt.hardware.ranks import Ranks
@@ -274,7 +271,7 @@ class Scheduler:
     def run(self) -> int:
         """Run the sweep to its end; returns the exit code."""
         self._greet()
-        with self.signals_handled(), self.view:
+        with signals.handled(self._end_soon), self.view:
             while True:
                 self._collect()
                 if not self.signal:
@@ -403,21 +400,10 @@ class Scheduler:
         rungs = self.stopping.rungs(run.max_steps, every=run.cfg.trainer.eval_every or 1)
         return next((rung for rung in rungs if rung > behind), None)
 
-    @contextmanager
-    def signals_handled(self) -> Iterator[None]:
-        """On Ctrl-C or SIGTERM the runs save and end; a second signal kills them."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            self.signal = signal.Signals(number).name
-            self.launcher.stop()
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _end_soon(self, name: str) -> None:
+        """Let the runs save and end because of this signal; a second signal kills them."""
+        self.signal = name
+        self.launcher.stop()
 
     def _conclude(self) -> int:
         """Print the result; returns the exit code."""
@@ -428,7 +414,7 @@ class Scheduler:
             console.say(
                 f"{self.signal}: interrupted; go on with\n  python -m tinygpt.train -m {again}"
             )
-            return 130 if self.signal == "SIGINT" else 143
+            return signals.exit_code(self.signal)
         failed = [str(run.number) for run in runs if run.status == "failed"]
         if failed:
             again = shlex.join([f"sweep={path}", "retry_failed=true"])

@@ -28,7 +28,10 @@ _FROZEN = (
     "trainer.tokens_per_step",
     "trainer.eval_bytes",  # else the best val/bpb would be one of another text
 )
-_EXIT_CODES = {"finished": 0, "paused": 0, "failed": 1, "SIGINT": 130, "SIGTERM": 143}
+_EXIT_CODES = {
+    **{"finished": 0, "paused": 0, "failed": 1},
+    **{"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129},
+}
 
 
 @dataclass
@@ -81,45 +84,48 @@ def _in_folder(
 
     def last_word() -> None:
         error = "did not end after a signal; a rank that it waits for may be gone"
-        console.log_error(f"{error}\n  run folder: {start.path}")
         folder.write_run(status="failed", error=error)
+        console.log_error(f"{error}\n  run folder: {start.path}")
 
     try:
         with ranks.watched(last_word):
             ended_by = work()
     except AlreadyFinished as error:
-        folder.close("finished")
-        console.log_error(str(error))
+        with folder.closing("finished"):
+            console.log_error(str(error))
         return _EXIT_CODES["failed"]
     except RankLost as error:
-        folder.close("failed", str(error))
-        console.log_error(f"{error}\n  {_go_on(start.path, ranks)}")
+        with folder.closing("failed", str(error)):
+            console.log_error(f"{error}\n  {_go_on(start.path, ranks)}")
         return _EXIT_CODES["failed"]
     except UserError as error:
-        folder.close("failed", str(error))
-        console.log_error(f"{error}\n  run folder: {start.path}")
+        with folder.closing("failed", str(error)):
+            console.log_error(f"{error}\n  run folder: {start.path}")
         return _EXIT_CODES["failed"]
     except KeyboardInterrupt as error:
         ended_by = str(error) or "SIGINT"
     except Exception as error:
-        console.log_error(f"the run in {start.path} failed", traceback=True)
-        folder.close("failed", f"{type(error).__name__}: {error}")
+        refusal = console.refusal(error)
+        with folder.closing("failed", refusal or f"{type(error).__name__}: {error}"):
+            if refusal:
+                console.log_error(f"{refusal}\n  {_go_on(start.path, ranks)}")
+            else:
+                console.log_error(f"the run in {start.path} failed", traceback=True)
         return _EXIT_CODES["failed"]
     if ended_by == "paused":
-        folder.close("paused")
-        console.say(f"paused after step {start.pause_at}; {_go_on(start.path, ranks)}")
-        return _EXIT_CODES[ended_by]
-    if ended_by:
-        folder.close("interrupted", ended_by)
-        console.say(f"{ended_by}: interrupted; {_go_on(start.path, ranks)}")
-        return _EXIT_CODES[ended_by]
-    folder.close("finished")
-    where = shlex.quote(f"run={start.path}")
-    console.say(
-        f"everything is in {start.path}; write with it:\n"
-        f'  python -m tinygpt.sample {where} prompt="Once upon a time"'
-    )
-    return _EXIT_CODES["finished"]
+        with folder.closing("paused"):
+            console.say(f"paused after step {start.pause_at}; {_go_on(start.path, ranks)}")
+    elif ended_by:
+        with folder.closing("interrupted", ended_by):
+            console.say(f"{ended_by}: interrupted; {_go_on(start.path, ranks)}")
+    else:
+        where = shlex.quote(f"run={start.path}")
+        with folder.closing("finished"):
+            console.say(
+                f"everything is in {start.path}; write with it:\n"
+                f'  python -m tinygpt.sample {where} prompt="Once upon a time"'
+            )
+    return _EXIT_CODES[ended_by or "finished"]
 
 
 def _go_on(path: Path, ranks: Ranks) -> str:

@@ -4,16 +4,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinygpt import console
+from tinygpt import console, signals
 from tinygpt.config import RunConfig
 from tinygpt.corpus.prepared import Prepared
 from tinygpt.errors import UserError
@@ -111,7 +109,7 @@ class Trainer(Cadence):
         """Train to the end, or until somebody asks to stop; the summary of the run."""
         state = self.state
         began = time.perf_counter() - state.elapsed_s
-        with self.signals_handled(), self.checkpoints.settled():
+        with signals.handled(self._end_soon), self.checkpoints.settled():
             while not self.done() and not self.interrupted and not self.paused:
                 row = self.train_step()  # advances state.step by one
                 self.agree(elapsed_s=time.perf_counter() - began)
@@ -300,27 +298,14 @@ class Trainer(Cadence):
             "stop_reason": self.stop_reason,
         }
 
-    @contextmanager
-    def signals_handled(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run after the step at hand; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            name = signal.Signals(number).name
-            if self.signal:
-                raise KeyboardInterrupt(name)
-            self.signal = number
-            console.say(f"{name}: saving after this step; once more ends it at once")
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _end_soon(self, name: str) -> None:
+        """End after the current step because of this signal; a second signal ends the run now."""
+        if self.signal:
+            raise KeyboardInterrupt(name)
+        self.signal = signal.Signals[name]
+        message = f"{name}: saving after this step; once more ends it at once"
+        # a thread: the signal may have come in the middle of a print, which cannot be repeated
+        threading.Thread(target=console.say, args=(message,)).start()
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
