@@ -32,15 +32,13 @@ from tinygpt.components.datasets.storyworld.grammar import (
     table,
     words,
 )
-from tinygpt.components.datasets.storyworld.plots import (
+from tinygpt.components.datasets.storyworld.plots import PLOTS, STORYWORLD, THEMES
+from tinygpt.components.datasets.storyworld.words import (
     BOYS,
     FAMILY,
     GIRLS,
     NEIGHBORS,
     NUMBERS,
-    PLOTS,
-    STORYWORLD,
-    THEMES,
     TRADERS,
 )
 from tinygpt.errors import UserError
