@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from tinygpt import kernels
+from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError
 from tinygpt.hardware.runtime import COMPILE_PAYS_AFTER_STEPS, Runtime
 from tinygpt.kernels import Formulas
 from tinygpt.kernels.fused import Fused
+from tinygpt.language_model import LanguageModel
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,33 @@ def test_fused_kernels_are_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(type="mps", kernels="fused") == (
         "device.kernels=fused is for a CPU, and this is mps; type device.kernels=auto"
     )
+
+
+class Plain(LanguageModel):
+    """A model that uses no kernels."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*tokens.shape, 5)
+
+
+@pytest.mark.gcc
+def test_kernels_are_claimed_for_what_uses_them_and_for_nothing_else() -> None:
+    runtime = cpu(precision="fp32")
+    runtime.place(Plain())
+    assert runtime.describe()["kernels"] == "torch"
+    with pytest.raises(UserError) as error:
+        cpu(precision="fp32", kernels="fused").place(Plain())
+    assert str(error.value) == (
+        "device.kernels=fused would be ignored: this model has no fused kernels; "
+        "use device.kernels=auto"
+    )
+    runtime = cpu(precision="fp32", kernels="fused")
+    runtime.place(GPTConfig(n_layer=1, n_head=1, d_model=8).build(vocab_size=5, seq_len=4))
+    assert runtime.describe()["kernels"] == "fused"
+    dropping = GPTConfig(n_layer=1, n_head=1, d_model=8, dropout=0.1)
+    runtime.place(dropping.build(vocab_size=5, seq_len=4))
+    said = "fused, not for blocks in training (model.dropout)"
+    assert runtime.describe()["kernels"] == said
 
 
 # Devices

@@ -142,7 +142,15 @@ class Runtime:
         self._use_kernels(model)
 
     def _use_kernels(self, model: LanguageModel) -> None:
+        """Raises UserError for device.kernels=fused where the model would ignore it."""
         self.without_kernels = model.use_kernels(self.device.type == "cpu")
+        if type(model).use_kernels is LanguageModel.use_kernels:
+            if self.cfg.kernels == "fused":
+                raise UserError(
+                    "device.kernels=fused would be ignored: this model has no fused kernels; "
+                    "use device.kernels=auto"
+                )
+            kernels.choose(None)
 
     @property
     def _bf16_blocks(self) -> bool:
@@ -307,11 +315,17 @@ class Runtime:
             "device": self.device.type,
             "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else _cpu(),
             "precision": self.precision,
-            "kernels": kernels.describe(),
+            "kernels": self._kernels_in_words(),
             "threads": torch.get_num_threads(),
             "cpu_count": os.cpu_count(),
             "platform": platform.platform(),
         }
+
+    def _kernels_in_words(self) -> str:
+        words = kernels.describe()
+        if words.startswith("fused"):  # in torch there is nothing to except
+            words += "".join(f", not for {part}" for part in self.without_kernels)
+        return words
 
 
 def host_copies(
