@@ -1,34 +1,34 @@
-/* What formulas.py says, each in one pass over memory.
+/* The operations of formulas.py, each in one pass over memory.
 
-Compiled by build.py where a run begins, for one type of activations, `real`: bfloat16 with
--DBFLOAT16, else float.  All arrays are contiguous unless a stride says otherwise.  A thread takes the
-rows that its number gives it, so the same number of threads gives the same bits.
+build.py compiles this file at the start of a run for one type of activations, `real`: bfloat16 with
+-DBFLOAT16, else float.  Arrays are contiguous unless a stride is passed.  Rows are divided among
+threads by thread number, so the same number of threads gives the same bits.
 
 N rows, C columns; B batch, T time, H heads, D width of a head. */
 
 #include "common.h"
 
-int add(const real *update, const float *bias, const float *x, float *sum, count rows, count width,
+int add(const real *update, const float *bias, const float *x, float *sum, int64 rows, int64 width,
         int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (count n = 0; n < rows; n++)
+    for (int64 n = 0; n < rows; n++)
         add_row(update + n * width, bias, x + n * width, sum + n * width, width);
     return 0;
 }
 
 int norm(const float *x, const float *gain, const float *shift, float eps, real *normed,
-         float *mean, float *rstd, count rows, count width, int threads) {
+         float *mean, float *rstd, int64 rows, int64 width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (count n = 0; n < rows; n++)
+    for (int64 n = 0; n < rows; n++)
         norm_row(x + n * width, gain, shift, eps, normed + n * width, mean + n, rstd + n, width);
     return 0;
 }
 
 int add_and_norm(const real *update, const float *bias, const float *x, const float *gain,
                  const float *shift, float eps, float *sum, real *normed, float *mean, float *rstd,
-                 count rows, count width, int threads) {
+                 int64 rows, int64 width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (count n = 0; n < rows; n++) {
+    for (int64 n = 0; n < rows; n++) {
         float *row = sum + n * width;
         add_row(update + n * width, bias, x + n * width, row, width);
         norm_row(row, gain, shift, eps, normed + n * width, mean + n, rstd + n, width);
@@ -36,69 +36,70 @@ int add_and_norm(const real *update, const float *bias, const float *x, const fl
     return 0;
 }
 
-/* Sums over rows. Each thread has a total and, behind it, the sum of its latest rows, which is folded
-into the total after ROWS_TOGETHER of them. */
-static float *sums_of_threads(count columns, int threads) {
+/* For sums over rows: each thread has a total of `columns` floats, followed by the sum of its
+latest rows, which is added to the total after every ROWS_PER_SUM rows. NULL if there is no memory.
+*/
+static float *sums_of_threads(int64 columns, int threads) {
     return calloc(2 * (size_t)columns * threads, sizeof(float));
 }
 
-static inline void fold(float *restrict total, count columns) {
+static inline void fold(float *restrict total, int64 columns) {
     float *restrict latest = total + columns;
-    for (count c = 0; c < columns; c++) {
+    for (int64 c = 0; c < columns; c++) {
         total[c] += latest[c];
         latest[c] = 0;
     }
 }
 
-/* Into `out` what all threads have, in their order. */
-static void finish_sums(float *sums, float *restrict out, count columns, int threads) {
+/* out = sum of the threads' totals, in thread order; frees them. */
+static void finish_sums(float *sums, float *restrict out, int64 columns, int threads) {
     memset(out, 0, columns * sizeof(float));
     for (int k = 0; k < threads; k++) {
         float *restrict total = sums + 2 * k * columns;
         fold(total, columns);
-        for (count c = 0; c < columns; c++) out[c] += total[c];
+        for (int64 c = 0; c < columns; c++) out[c] += total[c];
     }
     free(sums);
 }
 
 /* The rows of thread k: first_row(k) to first_row(k + 1). */
-static inline count first_row(count rows, int k, int threads) { return rows * k / threads; }
+static inline int64 first_row(int64 rows, int k, int threads) { return rows * k / threads; }
 
 /* `rounded` may be NULL. */
-int round_and_sum(const float *x, real *rounded, float *column_sums, count rows, count width,
+int round_and_sum(const float *x, real *rounded, float *column_sums, int64 rows, int64 width,
                   int threads) {
     float *sums = sums_of_threads(width, threads);
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *total = sums + 2 * k * width, *restrict latest = total + width;
-        for (count n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
-            if (n % ROWS_TOGETHER == 0) fold(total, width);
+        for (int64 n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+            if (n % ROWS_PER_SUM == 0) fold(total, width);
             const float *restrict row = x + n * width;
 #pragma omp simd
-            for (count c = 0; c < width; c++) latest[c] += row[c];
+            for (int64 c = 0; c < width; c++) latest[c] += row[c];
             if (!rounded) continue;
             real *restrict out = rounded + n * width;
 #pragma omp simd
-            for (count c = 0; c < width; c++) out[c] = store(row[c]);
+            for (int64 c = 0; c < width; c++) out[c] = store(row[c]);
         }
     }
     finish_sums(sums, column_sums, width, threads);
     return 0;
 }
 
-/* d_x is the gradient through the norm plus `residual`; `column_sums` are two rows, the gradients of
-gain and shift. */
+/* d_x = gradient through the norm plus `residual`; column_sums (2, C) = gradients of gain and
+shift. */
 int norm_backward(const real *d_normed, const float *x, const float *mean, const float *rstd,
                   const float *gain, const float *residual, float *d_x, float *column_sums,
-                  count rows, count width, int threads) {
+                  int64 rows, int64 width, int threads) {
     float *sums = sums_of_threads(2 * width, threads);
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *total = sums + 4 * k * width;
-        for (count n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
-            if (n % ROWS_TOGETHER == 0) fold(total, 2 * width);
+        for (int64 n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+            if (n % ROWS_PER_SUM == 0) fold(total, 2 * width);
             norm_backward_row(d_normed + n * width, x + n * width, mean[n], rstd[n], gain,
                               residual + n * width, d_x + n * width, total + 2 * width, width);
         }
@@ -107,13 +108,13 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
     return 0;
 }
 
-/* x becomes the slope. */
-int gelu(real *x, const float *bias, real *y, count rows, count width, int threads) {
+/* y = GELU(x + bias); x is overwritten with the slope. */
+int gelu(real *x, const float *bias, real *y, int64 rows, int64 width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (count n = 0; n < rows; n++) {
+    for (int64 n = 0; n < rows; n++) {
         real *restrict row = x + n * width, *restrict out = y + n * width;
 #pragma omp simd
-        for (count c = 0; c < width; c++) {
+        for (int64 c = 0; c < width; c++) {
             float value, slope;
             gelu_of(load(row[c]) + bias[c], &value, &slope);
             out[c] = store(value);
@@ -123,20 +124,20 @@ int gelu(real *x, const float *bias, real *y, count rows, count width, int threa
     return 0;
 }
 
-/* d becomes d times slope; its sums over rows are those of the products before they are rounded. */
-int gelu_backward(real *d, const real *slope, float *column_sums, count rows, count width,
+/* d *= slope; column_sums = sums over rows of the products before rounding. */
+int gelu_backward(real *d, const real *slope, float *column_sums, int64 rows, int64 width,
                   int threads) {
     float *sums = sums_of_threads(width, threads);
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
         float *total = sums + 2 * k * width, *restrict latest = total + width;
-        for (count n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
-            if (n % ROWS_TOGETHER == 0) fold(total, width);
+        for (int64 n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+            if (n % ROWS_PER_SUM == 0) fold(total, width);
             real *restrict row = d + n * width;
             const real *restrict by = slope + n * width;
 #pragma omp simd
-            for (count c = 0; c < width; c++) {
+            for (int64 c = 0; c < width; c++) {
                 float product = load(row[c]) * load(by[c]);
                 latest[c] += product;
                 row[c] = store(product);
@@ -147,132 +148,136 @@ int gelu_backward(real *d, const real *slope, float *column_sums, count rows, co
     return 0;
 }
 
-/* qkv (B, T, 3, H, D) plus bias (3, H, D) to heads (3, B, H, T, D), the queries times `scale`. */
-int split_heads(const real *qkv, const float *bias, real *heads, float scale, count batch,
-                count time, count n_head, count d_head, int threads) {
-    count width = n_head * d_head;
+/* heads (3, B, H, T, D) = qkv (B, T, 3, H, D) + bias (3, H, D); the queries are multiplied by
+`scale`. */
+int split_heads(const real *qkv, const float *bias, real *heads, float scale, int64 batch,
+                int64 time, int64 n_head, int64 d_head, int threads) {
+    int64 width = n_head * d_head;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (count n = 0; n < batch * time; n++) {
+    for (int64 n = 0; n < batch * time; n++) {
         real *of_token = heads + (n / time * n_head * time + n % time) * d_head;
-        for (count i = 0; i < 3 * n_head; i++) {
+        for (int64 i = 0; i < 3 * n_head; i++) {
             const real *restrict in = qkv + n * 3 * width + i * d_head;
-            const float *restrict more = bias + i * d_head;
+            const float *restrict bias_part = bias + i * d_head;
             real *restrict out =
                 of_token + i / n_head * batch * time * width + i % n_head * time * d_head;
             float factor = i < n_head ? scale : 1;
 #pragma omp simd
-            for (count d = 0; d < d_head; d++) out[d] = store((load(in[d]) + more[d]) * factor);
+            for (int64 d = 0; d < d_head; d++)
+                out[d] = store((load(in[d]) + bias_part[d]) * factor);
         }
     }
     return 0;
 }
 
-/* heads (B, H, T, D) times `scale` to tokens (B, T, H, D), of which H and D are contiguous; added
-to what is there if `adds`. */
-int merge_heads(const real *heads, real *tokens, float scale, int adds, count batch, count time,
-                count n_head, count d_head, count batch_stride, count time_stride, int threads) {
+/* tokens (B, T, H, D; H and D contiguous) = heads (B, H, T, D) times `scale`; with `adds`, += . */
+int merge_heads(const real *heads, real *tokens, float scale, int adds, int64 batch, int64 time,
+                int64 n_head, int64 d_head, int64 batch_stride, int64 time_stride, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (count i = 0; i < batch * n_head; i++) {
+    for (int64 i = 0; i < batch * n_head; i++) {
         real *of_head = tokens + i / n_head * batch_stride + i % n_head * d_head;
-        for (count t = 0; t < time; t++) {
+        for (int64 t = 0; t < time; t++) {
             const real *restrict in = heads + (i * time + t) * d_head;
             real *restrict out = of_head + t * time_stride;
             if (adds) {
 #pragma omp simd
-                for (count d = 0; d < d_head; d++) out[d] = store(load(out[d]) + load(in[d]) * scale);
+                for (int64 d = 0; d < d_head; d++)
+                    out[d] = store(load(out[d]) + load(in[d]) * scale);
             } else {
 #pragma omp simd
-                for (count d = 0; d < d_head; d++) out[d] = store(load(in[d]) * scale);
+                for (int64 d = 0; d < d_head; d++) out[d] = store(load(in[d]) * scale);
             }
         }
     }
     return 0;
 }
 
-/* e^(x - the largest x) into `powers`; their sum. */
-static inline float powers_of_row(const real *restrict x, float *restrict powers, count width,
-                                  float *largest) {
-    float most = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : most)
-    for (count c = 0; c < width; c++) most = load(x[c]) > most ? load(x[c]) : most;
+/* exps = e^(x - max x); returns their sum. */
+static inline float exp_row(const real *restrict x, float *restrict exps, int64 width,
+                            float *row_max_out) {
+    float row_max = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : row_max)
+    for (int64 c = 0; c < width; c++) row_max = load(x[c]) > row_max ? load(x[c]) : row_max;
 #pragma omp simd reduction(+ : sum)
-    for (count c = 0; c < width; c++) {
-        powers[c] = exponential(load(x[c]) - most);
-        sum += powers[c];
+    for (int64 c = 0; c < width; c++) {
+        exps[c] = exponential(load(x[c]) - row_max);
+        sum += exps[c];
     }
-    *largest = most;
+    *row_max_out = row_max;
     return sum;
 }
 
-/* Keys to look at beside `seen` of them, so that they fill whole vectors. */
-static inline count whole_vectors(count seen, count keys) {
-    count whole = (seen + 31) / 32 * 32;
+/* n_keys rounded up to whole vectors, at most `keys`. */
+static inline int64 round_to_vectors(int64 n_keys, int64 keys) {
+    int64 whole = (n_keys + 31) / 32 * 32;
     return whole < keys ? whole : keys;
 }
 
-/* Scores (M, queries, keys) become probabilities: the last query sees all keys, the one before it
-all but the last, and so on. */
-int causal_softmax(real *scores, count matrices, count queries, count keys, int threads) {
+/* Replace scores (M, queries, keys) by probabilities. The last query sees all keys, the one before
+it all but the last, and so on. */
+int causal_softmax(real *scores, int64 matrices, int64 queries, int64 keys, int threads) {
     float *scratch = malloc((size_t)keys * threads * sizeof(float));
     if (!scratch) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
-        float *restrict powers = scratch + k * keys;
-        for (count m = first_row(matrices, k, threads); m < first_row(matrices, k + 1, threads); m++)
-            for (count q = 0; q < queries; q++) {
+        float *restrict exps = scratch + k * keys;
+        for (int64 m = first_row(matrices, k, threads); m < first_row(matrices, k + 1, threads);
+             m++)
+            for (int64 q = 0; q < queries; q++) {
                 real *restrict row = scores + (m * queries + q) * keys;
-                count seen = keys - queries + q + 1;
-                count looked_at = whole_vectors(seen, keys);
-                for (count c = seen; c < looked_at; c++) row[c] = store(-INFINITY);
-                float largest, part = 1 / powers_of_row(row, powers, looked_at, &largest);
+                int64 n_keys = keys - queries + q + 1;
+                int64 n_padded = round_to_vectors(n_keys, keys);
+                for (int64 c = n_keys; c < n_padded; c++) row[c] = store(-INFINITY);
+                float row_max, part = 1 / exp_row(row, exps, n_padded, &row_max);
 #pragma omp simd
-                for (count c = 0; c < looked_at; c++) row[c] = store(powers[c] * part);
-                memset(row + seen, 0, (keys - seen) * sizeof(real));
+                for (int64 c = 0; c < n_padded; c++) row[c] = store(exps[c] * part);
+                memset(row + n_keys, 0, (keys - n_keys) * sizeof(real));
             }
     }
     free(scratch);
     return 0;
 }
 
-/* d, the gradient of probabilities p, becomes that of the scores. */
-int causal_softmax_backward(real *d, const real *p, count matrices, count queries, count keys,
+/* Replace d, the gradient of probabilities p, by the gradient of the scores. */
+int causal_softmax_backward(real *d, const real *p, int64 matrices, int64 queries, int64 keys,
                             int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (count m = 0; m < matrices; m++)
-        for (count q = 0; q < queries; q++) {
+    for (int64 m = 0; m < matrices; m++)
+        for (int64 q = 0; q < queries; q++) {
             real *restrict row = d + (m * queries + q) * keys;
             const real *restrict of = p + (m * queries + q) * keys;
-            count seen = keys - queries + q + 1;
-            count looked_at = whole_vectors(seen, keys); /* probabilities of the rest are 0 */
-            float mean = 0; /* of the gradient, by probability */
+            int64 n_keys = keys - queries + q + 1;
+            int64 n_padded = round_to_vectors(n_keys, keys); /* probabilities beyond n_keys are 0 */
+            float mean = 0;                                  /* mean of d, weighted by p */
 #pragma omp simd reduction(+ : mean)
-            for (count c = 0; c < looked_at; c++) mean += load(row[c]) * load(of[c]);
+            for (int64 c = 0; c < n_padded; c++) mean += load(row[c]) * load(of[c]);
 #pragma omp simd
-            for (count c = 0; c < looked_at; c++) row[c] = store(load(of[c]) * (load(row[c]) - mean));
-            memset(row + seen, 0, (keys - seen) * sizeof(real));
+            for (int64 c = 0; c < n_padded; c++)
+                row[c] = store(load(of[c]) * (load(row[c]) - mean));
+            memset(row + n_keys, 0, (keys - n_keys) * sizeof(real));
         }
     return 0;
 }
 
-/* nats (N) of the targets under logits (N, V); with `scale` the logits become the gradient of their
-sum times scale, with 0 they stay. */
-int cross_entropy(real *logits, const int64_t *targets, float *nats, float scale, count rows,
-                  count width, int threads) {
-    for (count n = 0; n < rows; n++)
-        if (targets[n] < 0 || targets[n] >= width) return OUTSIDE;
+/* nats (N) = -log softmax(logits)[target] for logits (N, V). Unless `scale` is 0, the logits are
+overwritten with the gradient of scale times the sum of nats. */
+int cross_entropy(real *logits, const int64_t *targets, float *nats, float scale, int64 rows,
+                  int64 width, int threads) {
+    for (int64 n = 0; n < rows; n++)
+        if (targets[n] < 0 || targets[n] >= width) return OUT_OF_RANGE;
     float *scratch = malloc((size_t)width * threads * sizeof(float));
     if (!scratch) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int k = 0; k < threads; k++) {
-        float *restrict powers = scratch + k * width;
-        for (count n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+        float *restrict exps = scratch + k * width;
+        for (int64 n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
             real *restrict row = logits + n * width;
-            float largest, sum = powers_of_row(row, powers, width, &largest);
-            nats[n] = logf(sum) - (load(row[targets[n]]) - largest);
+            float row_max, sum = exp_row(row, exps, width, &row_max);
+            nats[n] = logf(sum) - (load(row[targets[n]]) - row_max);
             if (scale == 0) continue;
-            powers[targets[n]] -= sum;
+            exps[targets[n]] -= sum;
 #pragma omp simd
-            for (count c = 0; c < width; c++) row[c] = store(powers[c] / sum * scale);
+            for (int64 c = 0; c < width; c++) row[c] = store(exps[c] / sum * scale);
         }
     }
     free(scratch);
