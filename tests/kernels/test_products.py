@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.kernels.compiled import EMULATED_AMX, EMULATED_AVX512
 from tests.kernels.near import assert_near, random
 from tinygpt import kernels
 from tinygpt.kernels import Formulas, build
@@ -20,23 +21,32 @@ pytestmark = pytest.mark.gcc
 
 EXACT = Formulas()
 HALF = torch.bfloat16
-# flags for each kind of instructions, the first that work are taken: AMX is had without AMX too
-EMULATED_AMX = ["-include", str(Path(__file__).with_name("amx.h"))]
-FLAGS = {"AMX": ([], EMULATED_AMX), "AVX-512": (["-U__AMX_BF16__"],)}
+# flags for each kind of instructions, the real ones first: without them they are emulated
+FLAGS = {
+    "AMX": ([], EMULATED_AMX, (*EMULATED_AVX512, *EMULATED_AMX)),
+    "AVX-512": (["-U__AMX_BF16__"], EMULATED_AVX512),
+}
 seeds = st.integers(0, 1000)
 sizes = st.integers(1, 70)
 
 
-@pytest.fixture(scope="module", params=FLAGS)
-def ours(request: pytest.FixtureRequest) -> FusedProducts:
-    """The kernels that multiply by these instructions; skipped where the CPU has no AVX-512."""
+# AMX that is emulated in emulated AVX-512 takes half a minute
+HAS_AVX512 = "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+AMX = "AMX" if HAS_AVX512 else pytest.param("AMX", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[AMX, "AVX-512"])
+def ours(request: pytest.FixtureRequest) -> Iterator[FusedProducts]:
+    """The kernels that multiply by these instructions; skipped if the CPU is not x86-64."""
     for flags in FLAGS[request.param]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(build, "FLAGS", build.FLAGS + flags)
+            patch.setattr(build, "FLAGS", [*build.FLAGS, *flags])
+            patch.setattr(kernels, "_builds", {})
             built = Build(HALF).finish()
-        if isinstance(built, FusedProducts) and built.instructions == request.param:
-            return built
-    pytest.skip("needs a CPU with AVX-512 for bfloat16")
+            if isinstance(built, FusedProducts) and built.instructions == request.param:
+                yield built
+                return
+    pytest.skip("needs an x86-64 CPU")
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +115,8 @@ def test_a_layer_and_its_gradients_are_those_of_the_formulas(
         (40, 600, 1200),  # weights that do not stay in the cache, by columns
         (40, 2100, 700),  # and by depth, summed in parts
         (70, 1500, 1300),
-        (4100, 600, 1150),  # and more rows than a task has
+        # and more rows than a task has; slow where the instructions are emulated
+        pytest.param(4100, 600, 1150, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_too_large_for_the_caches_is_cut_and_put_together(
@@ -174,12 +185,12 @@ def test_attention_sees_no_later_token(ours: FusedProducts) -> None:
 
 
 def test_any_number_of_threads_gives_the_same_bits(ours: FusedProducts) -> None:
-    x, weight, bias = random(301, 65, dtype=HALF), random(3 * 65, 65), random(3 * 65)
-    d, slope = random(301, 3 * 65, dtype=HALF), random(301, 65, dtype=HALF)
-    stream, gain = random(301, 65), torch.ones(65)
-    stats = tuple(random(2, 301, 1).unbind())
-    large, more = random(1300, 1500), random(301, 1500, dtype=HALF)
-    back = random(301, 1300, dtype=HALF)
+    x, weight, bias = random(140, 65, dtype=HALF), random(3 * 65, 65), random(3 * 65)
+    d, slope = random(140, 3 * 65, dtype=HALF), random(140, 65, dtype=HALF)
+    stream, gain = random(140, 65), torch.ones(65)
+    stats = tuple(random(2, 140, 1).unbind())
+    large, more = random(700, 1000), random(140, 1000, dtype=HALF)
+    back = random(140, 700, dtype=HALF)
 
     def everything() -> list[Tensor]:
         y, kept = ours.attend(x, weight, bias, 7, 5)

@@ -1,4 +1,7 @@
-"""What a block and a loss of GPT-2 compute on a CPU, by PyTorch or fused in C."""
+"""Operations of a transformer block and its loss on a CPU: in PyTorch, or fused in C.
+
+Design: docs/kernels.md.
+"""
 
 import torch
 from torch import Tensor
@@ -19,13 +22,13 @@ __all__ = [
 
 _FORMULAS = Formulas()
 _builds: dict[torch.dtype, Build] = {}  # of this process
-_fused: torch.dtype | None = None  # activations of this type go through fused kernels
+_fused: torch.dtype | None = None  # the type of activations for which fused kernels are used
 
 
 def choose(dtype: torch.dtype | None) -> None:
-    """Have activations of this type go through fused kernels from now on; None: of no type.
+    """Use fused kernels for activations of this type from now on; None uses none.
 
-    They are compiled beside what goes on until they are needed, half a second, and kept.
+    They are compiled in the background in about a second, and kept for later runs.
     """
     global _fused
     _fused = dtype
@@ -34,7 +37,7 @@ def choose(dtype: torch.dtype | None) -> None:
 
 
 def lacking() -> str | None:
-    """Why there are none of the fused kernels that were chosen."""
+    """Why the chosen fused kernels are not available; None if they are, or none were chosen."""
     if _fused is not None:
         try:
             _builds[_fused].finish()
@@ -44,7 +47,7 @@ def lacking() -> str | None:
 
 
 def multiply() -> str | None:
-    """The instructions by which the chosen kernels multiply; None if PyTorch does that."""
+    """The instructions of the chosen kernels' matrix products; None if PyTorch multiplies."""
     if _fused is None or lacking():
         return None
     built = _builds[_fused].finish()
@@ -52,7 +55,7 @@ def multiply() -> str | None:
 
 
 def describe() -> str:
-    """Which ones are used, in words."""
+    """The kernels in use, as the log names them."""
     if lack := lacking():
         return f"torch ({lack})"
     if instructions := multiply():
@@ -61,7 +64,7 @@ def describe() -> str:
 
 
 def kernels_for(x: Tensor, dtype: torch.dtype) -> Formulas:
-    """For activations in `dtype` beside what is as exact as x: fused if chosen, built and fit."""
+    """The operations for activations in `dtype`: fused if chosen, compiled and fit for x."""
     fit = x.device.type == "cpu" and x.dtype == torch.float32 and dtype == _fused
     if not fit or torch.compiler.is_compiling():
         return _FORMULAS

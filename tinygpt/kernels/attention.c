@@ -6,6 +6,7 @@ linear layer wrote them: qkv and its gradient are (B, T, 3, H, D), y and its gra
 */
 
 #include "blocks.h"
+#include "kernels.h"
 
 #ifdef __AVX512BF16__
 #include <omp.h>

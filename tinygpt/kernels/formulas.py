@@ -1,7 +1,7 @@
-"""What GPT-2 computes in its blocks and in its loss, in PyTorch, for any type of tensor.
+"""The operations of a GPT-2 block and of its loss in PyTorch, for any type of tensor.
 
-N rows, C columns; B batch, T time, H heads, D width of a head.  Activations are in the type of the
-matrix products, the residual stream and parameters in their own, which is no shorter.
+N rows, C columns; B batch, T time, H heads, D width of a head.  Activations have the type of the
+matrix products; the residual stream and parameters keep their own type, which is as exact or more.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-GELU_ELEMENTS = 1 << 17  # in fp32 at a time: what fits into the caches
+GELU_ELEMENTS = 1 << 17  # processed in fp32 at a time; they fit into the caches
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_SCALE
-LOSS_ELEMENTS = 1 << 20  # logits in fp32 at a time on a CPU
-QUERIES = 128  # attended together; keys after the last of them are never multiplied
+LOSS_ELEMENTS = 1 << 20  # logits processed in fp32 at a time on a CPU
+QUERIES = 128  # attended together; later keys are not multiplied
 
 Normed = tuple[Tensor, Tensor, Tensor]  # (N, C), and mean and 1 / standard deviation of each row
 
 
 class Formulas:
-    """The mathematics, step by step. What ends with _ uses its first argument up."""
+    """The operations, one method each. A name that ends with _ overwrites its first argument."""
 
     def rounded(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """A weight for many `linear` of activations in `dtype`."""
+        """`weight` in the form that repeated calls of `linear` with activations in `dtype` need."""
         return weight.to(dtype)
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x (N, C) times weight (C', C) transposed, which is rounded to the type of x first."""
+        """x (N, C) times transposed weight (C', C); the weight is rounded to the type of x."""
         return x @ weight.to(x.dtype).t()
 
     def linear_backward(self, d: Tensor, weight: Tensor) -> Tensor:
-        """The gradient of x through `linear`, from that of its result, d (N, C')."""
+        """The gradient of x in `linear`, from d (N, C'), that of its result."""
         return d @ weight.to(d.dtype)
 
     def linear_weights(self, d: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """The gradient of weight through `linear`, in `dtype`."""
+        """The gradient of weight in `linear`, in `dtype`."""
         return (d.t() @ x).to(dtype)
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """`gelu_` of a linear layer."""
+        """`gelu_` of the result of `linear`."""
         return self.gelu_(self.linear(x, weight), bias)
 
     def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-        """`add` of a linear layer to `residual`, whose shape the result has."""
-        # in that shape before it is added: FSDP warns of a result that is a view
+        """`residual` plus a linear layer's result, in the shape of `residual`."""
+        # reshaped before the addition: FSDP warns if the result is a view
         return self.add(self.linear(x, weight).view_as(residual), bias, residual)
 
     def linear_add_and_norm(
@@ -58,14 +58,14 @@ class Formulas:
         norm_parameters: tuple[Tensor, Tensor],
         eps: float,
     ) -> tuple[Tensor, Normed]:
-        """`add_and_norm` of a linear layer to `residual`."""
+        """`add_and_norm` of a linear layer's result and `residual`."""
         weight, bias = parameters
         return self.add_and_norm(self.linear(x, weight), bias, residual, *norm_parameters, eps)
 
     def linear_backward_slope(
         self, d: Tensor, weight: Tensor, slope: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`gelu_backward_` of what comes back through a linear layer."""
+        """`gelu_backward_` of the result of `linear_backward`."""
         return self.gelu_backward_(self.linear_backward(d, weight), slope)
 
     def linear_backward_norm(
@@ -77,16 +77,16 @@ class Formulas:
         parameters: tuple[Tensor, Tensor],
         residual: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`norm_backward` of what comes back through a linear layer."""
+        """`norm_backward` of the result of `linear_backward`."""
         d_normed = self.linear_backward(d, weight)
         return self.norm_backward(d_normed, x, stats, parameters, residual)
 
     def attend(
         self, x: Tensor, weight: Tensor, bias: Tensor, n_batch: int, n_head: int
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Causal attention among x (B T, C) by the layer that makes (3, H, D): y (B T, C).
+        """Causal self-attention of x (B T, C), whose layer has outputs (3, H, D).
 
-        Also what its gradient needs.
+        Returns y (B T, C) and the tensors that `attend_backward` needs.
         """
         q, k, v = self.split_heads(self.linear(x, weight), bias, n_batch, n_head)
         y = q.new_empty(n_batch, q.size(1), n_head, q.size(2))
@@ -128,13 +128,13 @@ class Formulas:
         return normed.to(dtype), mean, rstd
 
     def add(self, update: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-        """The residual stream x (..., C) plus what a layer adds, whose bias is still missing."""
+        """x + update + bias: the residual stream x (..., C) plus a layer's result."""
         return (update + x).add_(bias)
 
     def add_and_norm(
         self, update: Tensor, bias: Tensor, x: Tensor, gain: Tensor, shift: Tensor, eps: float
     ) -> tuple[Tensor, Normed]:
-        """`add`, and `norm` of the sum."""
+        """The sum of `add`, and its `norm`."""
         total = self.add(update, bias, x)
         return total, self.norm(total, gain, shift, eps, update.dtype)
 
@@ -150,16 +150,16 @@ class Formulas:
         parameters: tuple[Tensor, Tensor],
         residual: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x through `norm`, `residual` added to it, of gain and of shift."""
+        """Gradients of x, gain and shift in `norm`; `residual` is added to that of x."""
         d_x, d_gain, d_shift = torch.ops.aten.native_layer_norm_backward(
             d_normed.to(x.dtype), x, (x.size(-1),), *stats, *parameters, [True] * 3
         )
         return d_x.add_(residual), d_gain, d_shift
 
     def gelu_(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """GELU of x (N, C) + bias in its tanh form, and its slope.
+        """The tanh form of GELU of x (N, C) + bias, and its derivative, the slope.
 
-        1 + tanh(z / 2) = 2 sigmoid(z), and the sigmoid is several times quicker.
+        Uses 1 + tanh(z / 2) = 2 sigmoid(z), because sigmoid is several times faster than tanh.
         """
         y, slope = torch.empty_like(x), x
         for x_part, y_part, slope_part in _parts(x, y, slope):
@@ -174,12 +174,12 @@ class Formulas:
         return y, slope
 
     def gelu_backward_(self, d: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """d (N, C) times the slope, and the sum of that over rows: the gradient of the bias."""
+        """d (N, C) times the slope, and its sum over rows, the gradient of the bias."""
         d_x = d.mul_(slope)
         return d_x, d_x.sum(0)
 
     def split_heads(self, qkv: Tensor, bias: Tensor, n_batch: int, n_head: int) -> Tensor:
-        """qkv (B T, 3 H D) plus bias as heads (3, B H, T, D), queries scaled by 1 / sqrt(D)."""
+        """qkv (B T, 3 H D) + bias as heads (3, B H, T, D); queries are scaled by 1 / sqrt(D)."""
         by_kind = qkv.view(n_batch, -1, 3, n_head, qkv.size(1) // (3 * n_head))
         heads = by_kind.permute(2, 0, 3, 1, 4).contiguous()
         heads.add_(bias.to(qkv.dtype).view(3, 1, n_head, 1, -1))
@@ -189,7 +189,7 @@ class Formulas:
     def merge_heads(
         self, heads: Tensor, tokens: Tensor, *, scale: float = 1.0, adds: bool = False
     ) -> None:
-        """Write heads (B H, T, D) times `scale` to tokens (B, T, H, D), or add them there."""
+        """Write heads (B H, T, D) times `scale` to tokens (B, T, H, D), or add to them."""
         by_token = heads.view(tokens.size(0), -1, *heads.shape[1:]).transpose(1, 2)
         if adds:
             tokens.add_(by_token, alpha=scale)
@@ -197,7 +197,7 @@ class Formulas:
             tokens.copy_(by_token if scale == 1 else by_token * scale)
 
     def causal_softmax_(self, scores: Tensor) -> Tensor:
-        """Probabilities of scores (M, queries, keys).
+        """The probabilities of scores (M, queries, keys).
 
         The last query sees all keys, the one before it all but the last, and so on.
         """
@@ -206,7 +206,7 @@ class Formulas:
         return torch.softmax(scores.masked_fill_(later, -math.inf), -1)
 
     def causal_softmax_backward_(self, d: Tensor, probabilities: Tensor) -> Tensor:
-        """The gradient of scores, from that of their probabilities."""
+        """The gradient of the scores, from d, that of their probabilities."""
         return torch._softmax_backward_data(d, probabilities, -1, d.dtype)
 
     def cross_entropy_(self, logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
@@ -230,12 +230,12 @@ class Formulas:
 
 
 def _spans(n_time: int) -> list[tuple[int, int]]:
-    """Queries start to end that are attended together."""
+    """(start, end) of the queries that are attended together."""
     return list(pairwise([*range(0, n_time, QUERIES), n_time]))
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of each, a few at a time."""
+    """Corresponding rows of all tensors, a few at a time."""
     width = tensors[0].size(-1)
     rows = len(tensors[0]) if torch.compiler.is_compiling() else max(1, GELU_ELEMENTS // width)
     return zip(*(torch.split(t, rows) for t in tensors), strict=True)

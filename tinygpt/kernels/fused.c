@@ -6,7 +6,7 @@ threads by thread number, so the same number of threads gives the same bits.
 
 N rows, C columns; B batch, T time, H heads, D width of a head. */
 
-#include "common.h"
+#include "kernels.h"
 
 int add(const real *update, const float *bias, const float *x, float *sum, int64 rows, int64 width,
         int threads) {

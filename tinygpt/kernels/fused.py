@@ -1,4 +1,4 @@
-"""The formulas in C, a pass over memory each, called by ctypes."""
+"""The operations of formulas.py in C, one pass over memory each, called by ctypes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from torch import Tensor
 
 from tinygpt.kernels.formulas import Formulas, Normed
 
-_FAILURES = {1: MemoryError, 2: IndexError}  # no room for sums; a target outside of the vocabulary
+# the error codes of common.h
+_FAILURES = {
+    1: (MemoryError, "not enough memory for its scratch space"),
+    2: (IndexError, "a target is not in the vocabulary"),
+}
 _NUMBERS = {"f": ctypes.c_float, "n": ctypes.c_int64, "i": ctypes.c_int}
 
 
 class Fused(Formulas):
-    """Of contiguous tensors on the CPU: activations in `dtype`, all others in fp32."""
+    """For contiguous CPU tensors: activations in `dtype`, all others in fp32."""
 
-    # a activations, s those with strides of their own, x of fp32, t targets: pointers; f a float,
-    # n a count, i an int. Every function has the number of threads at its end
+    # one letter for each argument. Pointers: a activations, s activations whose strides are passed,
+    # x fp32, t targets. Numbers: f float, n int64, i int. The number of threads follows as the last
     SIGNATURES: ClassVar = {
         "add": "axxx nn",
         "norm": "xxxf axx nn",
@@ -56,7 +60,8 @@ class Fused(Formulas):
                 plain[i] = argument.data_ptr()
         failure = function(*plain, torch.get_num_threads())
         if failure:
-            raise _FAILURES[failure](f"kernel {name}")
+            error, reason = _FAILURES[failure]
+            raise error(f"kernel {name}: {reason}")
 
     def norm(
         self, x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.dtype

@@ -5,6 +5,7 @@ compiled. Weights are float matrices (columns, depth), rounded to bfloat16 when 
 
 #define _GNU_SOURCE /* for syscall */
 #include "blocks.h"
+#include "kernels.h"
 
 #include <omp.h>
 #include <sys/syscall.h>
@@ -270,7 +271,7 @@ static int product_and_sums(const matrix *left, const matrix *right, epilogue *j
     job->sums_of_rows = malloc(parts * columns * sizeof(float));
     if (!job->sums_of_rows) return NO_MEMORY;
     int failure = product(left, right, job, threads);
-    sum_rows(job->sums_of_rows, out, parts, columns);
+    if (!failure) sum_rows(job->sums_of_rows, out, parts, columns);
     free(job->sums_of_rows);
     return failure;
 }

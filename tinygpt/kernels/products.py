@@ -1,4 +1,4 @@
-"""Products of matrices and attention in C for bfloat16, with what follows each of them."""
+"""Matrix products with an epilogue, and attention, in C for bfloat16."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from tinygpt.kernels.formulas import Normed
 from tinygpt.kernels.fused import Fused
 
-INSTRUCTIONS = {1: "AVX-512", 2: "AMX"}  # what `multiplies` says
+INSTRUCTIONS = {1: "AVX-512", 2: "AMX"}  # by the return value of `multiplies`
 
 
 class FusedProducts(Fused):
-    """Weights and the residual stream are in fp32; sums are, and each result is rounded once."""
+    """Weights, the residual stream and sums are in fp32; each result is rounded once."""
 
     SIGNATURES: ClassVar = Fused.SIGNATURES | {
         "linear": "axa nnn",

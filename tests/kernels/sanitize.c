@@ -1,0 +1,123 @@
+/* Calls every kernel on arrays of exactly the size it may touch, for the sanitizers to watch. */
+
+#include "kernels.h"
+
+static uint32_t state = 1;
+static float noise(void) {
+    state = state * 1664525u + 1013904223u;
+    return (float)(state >> 8) / (1 << 23) - 1;
+}
+
+static void *made[64];
+static int n_made;
+static void *keep(void *memory) {
+    if (!memory || n_made == 64) abort();
+    return made[n_made++] = memory;
+}
+static float *floats(int64 size) {
+    float *x = keep(malloc(size * sizeof *x));
+    for (int64 i = 0; i < size; i++) x[i] = noise();
+    return x;
+}
+static real *reals(int64 size) {
+    real *x = keep(malloc(size * sizeof *x));
+    for (int64 i = 0; i < size; i++) x[i] = store(noise());
+    return x;
+}
+static void release(void) {
+    while (n_made) free(made[--n_made]);
+}
+static void check(int failure) {
+    if (failure) abort();
+}
+
+static void fused(int64 rows, int64 width, int threads) {
+    int64 size = rows * width;
+    real *a = reals(size), *b = reals(size);
+    float *bias = floats(width), *gain = floats(width), *x = floats(size), *y = floats(size);
+    float *mean = floats(rows), *rstd = floats(rows), *sums = floats(2 * width);
+    int64 *targets = keep(malloc(rows * sizeof *targets));
+    for (int64 i = 0; i < rows; i++) targets[i] = i % width;
+    check(add(a, bias, x, y, rows, width, threads));
+    check(norm(x, gain, bias, 1e-5f, b, mean, rstd, rows, width, threads));
+    check(add_and_norm(a, bias, x, gain, bias, 1e-5f, y, b, mean, rstd, rows, width, threads));
+    check(round_and_sum(x, a, sums, rows, width, threads));
+    check(round_and_sum(x, NULL, sums, rows, width, threads));
+    check(norm_backward(a, x, mean, rstd, gain, x, y, sums, rows, width, threads));
+    check(gelu(a, bias, b, rows, width, threads));
+    check(gelu_backward(b, a, sums, rows, width, threads));
+    check(cross_entropy(a, targets, mean, 0, rows, width, threads));
+    check(cross_entropy(a, targets, mean, 0.5f, rows, width, threads));
+    targets[rows - 1] = width;
+    if (cross_entropy(a, targets, mean, 0.5f, rows, width, threads) != OUT_OF_RANGE) abort();
+    release();
+}
+
+static void heads(int64 batch, int64 time, int64 n_head, int64 d_head, int threads) {
+    int64 size = batch * time * n_head * d_head, matrices = batch * n_head;
+    real *qkv = reals(3 * size), *split = reals(3 * size), *tokens = reals(size);
+    real *scores = reals(matrices * time * (time + 3)), *d = reals(matrices * time * (time + 3));
+    float *bias = floats(3 * n_head * d_head);
+    check(split_heads(qkv, bias, split, 0.5f, batch, time, n_head, d_head, threads));
+    for (int adds = 0; adds < 2; adds++)
+        check(merge_heads(split, tokens, 2, adds, batch, time, n_head, d_head,
+                          time * n_head * d_head, n_head * d_head, threads));
+    check(causal_softmax(scores, matrices, time, time + 3, threads));
+    check(causal_softmax_backward(d, scores, matrices, time, time + 3, threads));
+    release();
+}
+
+#ifdef PRODUCTS
+
+static void products(int64 rows, int64 depth, int64 columns, int threads) {
+    real *x = reals(rows * depth), *out = reals(rows * columns), *kept = reals(rows * columns);
+    real *d = reals(rows * columns), *d_x = reals(rows * depth);
+    float *w = floats(depth * columns), *bias = floats(columns), *stream = floats(rows * columns);
+    float *gain = floats(columns), *total = floats(rows * columns), *mean = floats(rows);
+    float *rstd = floats(rows), *d_w = floats(depth * columns), *sums = floats(2 * depth);
+    float *in = floats(rows * depth), *d_in = floats(rows * depth), *gain_in = floats(depth);
+    check(linear(x, w, out, rows, depth, columns, threads));
+    check(linear_bias(x, w, bias, out, rows, depth, columns, threads));
+    check(linear_gelu(x, w, bias, out, kept, rows, depth, columns, threads));
+    check(linear_add(x, w, bias, stream, total, rows, depth, columns, threads));
+    check(linear_add_norm(x, w, bias, stream, gain, bias, 1e-5f, total, out, mean, rstd, rows,
+                          depth, columns, threads));
+    check(linear_backward(d, w, d_x, rows, columns, depth, threads));
+    check(linear_backward_slope(d, w, x, d_x, sums, rows, columns, depth, threads));
+    check(linear_backward_norm(d, w, in, mean, rstd, gain_in, in, d_x, d_in, sums, rows, columns,
+                               depth, threads));
+    check(linear_weights(d, x, d_w, rows, columns, depth, threads));
+    release();
+}
+
+static void attention(int64 batch, int64 time, int64 n_head, int64 d_head, int threads) {
+    int64 size = batch * time * n_head * d_head;
+    real *qkv = reals(3 * size), *y = reals(size), *d_y = reals(size), *d_qkv = reals(3 * size);
+    float *logs = floats(batch * n_head * time), *sums = floats(3 * n_head * d_head);
+    check(attend(qkv, y, logs, batch, time, n_head, d_head, threads));
+    check(attend_backward(qkv, d_y, logs, d_qkv, sums, batch, time, n_head, d_head, threads));
+    release();
+}
+
+#endif
+
+int main(void) {
+    static const int64 sizes[] = {1, 2, 31, 33, 70};
+    for (int threads = 1; threads < 4; threads += 2)
+        for (int i = 0; i < 5; i++)
+            for (int j = 0; j < 5; j++) {
+                int64 a = sizes[i], b = sizes[j];
+                fused(a, b, threads);
+                heads(2, a, 3, b, threads);
+#ifdef PRODUCTS
+                products(a, b, sizes[(i + j) % 5], threads);
+                attention(2, a, 2, b, threads);
+#endif
+            }
+#ifdef PRODUCTS
+    products(40, 700, 1000, 2); /* the right operand is packed by each thread */
+    products(5, 2100, 330, 2);  /* the depth is summed in parts */
+    attention(1, 300, 1, 8, 2); /* more queries than the backward holds at a time */
+#endif
+    return 0;
+}

@@ -1,0 +1,105 @@
+"""Each allocation of each kernel fails once: MemoryError, no leak, and the next call is right."""
+
+import ctypes
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.kernels.compiled import EMULATED_AVX512, HEADERS, compile_kernels
+from tests.kernels.near import random
+from tinygpt.kernels.fused import Fused
+from tinygpt.kernels.products import FusedProducts
+
+pytestmark = pytest.mark.gcc
+
+HALF, FLOAT = torch.bfloat16, torch.float32
+FAIL = ("-include", str(HEADERS / "fail.h"))
+# allocations in all of the calls below
+N_ALLOCATIONS = {"fp32": 5, "bf16": 15}
+
+
+def fp32_calls(ours: Fused) -> list[Callable[[], object]]:
+    x, d, scores = random(40, 24), random(40, 24), random(2, 5, 9)
+    gain, stats = random(24), tuple(random(2, 40, 1).unbind())
+    return [
+        lambda: ours.round_and_sum(x, FLOAT),
+        lambda: ours.norm_backward(d, x, stats, (gain, gain), x),
+        lambda: ours.gelu_backward_(d.clone(), x),
+        lambda: ours.causal_softmax_(scores.clone()),
+        lambda: ours.cross_entropy_(x.clone(), torch.arange(40) % 24, 0.5),
+    ]
+
+
+def bf16_calls(ours: FusedProducts) -> list[Callable[[], object]]:
+    x, d, bias = random(40, 24, dtype=HALF), random(40, 24, dtype=HALF), random(24)
+    weight, stream, stats = random(24, 24), random(40, 24), tuple(random(2, 40, 1).unbind())
+    large, wide = random(700, 1000), random(3, 1000, dtype=HALF)  # not packed by all together
+    w_qkv, b_qkv = random(72, 24), random(72)
+    y, kept = ours.attend(x, w_qkv, b_qkv, 2, 3)
+    pair = (bias, bias)
+    return [
+        lambda: ours.linear(x, weight),
+        lambda: ours.linear(wide, large),
+        lambda: ours.linear_backward(d, weight),
+        lambda: ours.linear_weights(d, x, FLOAT),
+        lambda: ours.linear_gelu(x, weight, bias),
+        lambda: ours.linear_add(x, weight, bias, stream),
+        lambda: ours.linear_add_and_norm(x, (weight, bias), stream, pair, 1e-5),
+        lambda: ours.linear_backward_slope(d, weight, x),
+        lambda: ours.linear_backward_norm(d, weight, stream, stats, pair, stream),
+        lambda: ours.attend(x, w_qkv, b_qkv, 2, 3),
+        lambda: ours.attend_backward(d, y, kept, 2, 3),
+    ]
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """Kernels whose allocations can be made to fail, and their type of activations."""
+    flags = () if request.param == "fp32" else ("-DBFLOAT16", "-U__AMX_BF16__", *EMULATED_AVX512)
+    path = tmp_path_factory.mktemp("kernels") / "failing.so"
+    return request.param, compile_kernels(path, (*flags, *FAIL))
+
+
+def test_an_allocation_that_fails_is_an_error_and_nothing_leaks(library) -> None:
+    torch.manual_seed(0)
+    kind, loaded = library
+    calls = (
+        fp32_calls(Fused(loaded, FLOAT)) if kind == "fp32" else bf16_calls(FusedProducts(loaded))
+    )
+    made, fail_at, live = (
+        ctypes.c_int.in_dll(loaded, name) for name in ("calls", "fail_at", "live")
+    )
+    failed = 0
+    for call in calls:
+        made.value = fail_at.value = 0
+        before = call()
+        n_allocations = made.value
+        for fail_at.value in range(1, n_allocations + 1):
+            made.value = 0
+            with pytest.raises(MemoryError, match="not enough memory"):
+                call()
+            assert live.value == 0
+            failed += 1
+        fail_at.value = 0
+        after = call()
+        if all(isinstance(result, Tensor) for result in (before, after)):
+            assert torch.equal(before, after)  # type: ignore[arg-type]  # just checked
+    assert failed == N_ALLOCATIONS[kind]
+
+
+def test_a_product_without_memory_writes_no_sums(library) -> None:
+    kind, loaded = library
+    if kind == "fp32":
+        pytest.skip("fp32 products are PyTorch's")
+    FusedProducts(loaded)  # declares the argument types
+    d, slope, weight = random(40, 24, dtype=HALF), random(40, 24, dtype=HALF), random(24, 24)
+    d_x, sums = torch.empty_like(slope), torch.full((24,), 7.0)
+    fail_at, made = (ctypes.c_int.in_dll(loaded, name) for name in ("fail_at", "calls"))
+    made.value, fail_at.value = 0, 2  # the rows of sums are there, the packed blocks are not
+    tensors = (d, weight, slope, d_x, sums)
+    failure = loaded.linear_backward_slope(*(t.data_ptr() for t in tensors), 40, 24, 24, 1)
+    fail_at.value = 0
+    assert failure == 1
+    assert (sums == 7).all()
