@@ -121,16 +121,28 @@ def test_a_run_that_was_killed_online_goes_on_with_its_curve(
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
+    outputs = tmp_path / "outputs"
+
+    def sent_and_saved() -> tuple[int, int]:
+        """The last step that W&B has, and that of the last checkpoint; 0 for none."""
+        sent = [row["_step"] for p in outputs.glob("*") for row in history(Server.received, p.name)]
+        saved = [
+            int(p.name.removeprefix("step-")) for p in outputs.glob("*/checkpoints/step-*[0-9]")
+        ]
+        return max(sent, default=0), max(saved, default=0)
+
     deadline = time.monotonic() + 60
-    while not any(history(Server.received, p.name) for p in tmp_path.glob("outputs/*")):
+    while True:  # until W&B has some rows, and lacks some of before the last checkpoint
+        sent_step, saved_step = sent_and_saved()
+        if 0 < sent_step < saved_step:
+            break
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.5)  # these rows stay here: wandb sends its next ones later
     os.killpg(killed.pid, signal.SIGKILL)  # with wandb's own process
     killed.wait()
-    (run,) = (tmp_path / "outputs").iterdir()
+    (run,) = outputs.iterdir()
     before = [row["_step"] for row in history(Server.received, run.name)]
-    saved = max(int(p.name.removeprefix("step-")) for p in run.glob("checkpoints/step-*"))
+    saved = sent_and_saved()[1]
     assert 0 < before[-1] < saved  # there is a gap to close
 
     end = saved + 30

@@ -1,6 +1,5 @@
 """Many runs: what a sweep leaves on the disk, and how it goes on after any end."""
 
-import contextlib
 import json
 import os
 import random
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -309,36 +309,43 @@ def processes(folder: Path) -> list[int]:
     return found
 
 
-def kill_at(moments: list[float | None], settings: list[str], folder: Path) -> int:
-    """Start a sweep, kill all of it after so many seconds, and again; then let it end.
+@dataclass(frozen=True)
+class Moment:
+    """When a sweep is killed: so long after its start, and with so many rows of metrics."""
 
-    None is the moment of the first checkpoint. How many kills met a living sweep.
-    """
-    kills = 0
+    seconds: float = 0.0
+    rows: int = 0
+
+    def has_come(self, began: float, folder: Path) -> bool:
+        logs = folder.glob("outputs/*_sweep/*/metrics.jsonl")
+        rows = sum(log.read_bytes().count(b"\n") for log in logs)
+        return time.monotonic() - began >= self.seconds and rows >= self.rows
+
+
+def kill_at(moments: list[Moment], settings: list[str], folder: Path) -> None:
+    """Start a sweep and kill all of its processes at each moment; then let it end."""
     for moment in moments:
+        began = time.monotonic()
         process = subprocess.Popen(
             command(settings), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        if moment is None:
-            while process.poll() is None and not [*folder.glob("outputs/*/*/checkpoints/step-*")]:
-                time.sleep(0.02)
-        else:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(moment)
-        kills += process.poll() is None
+        while not moment.has_come(began, folder):
+            assert process.poll() is None, f"the sweep ended before {moment}"
+            time.sleep(0.02)
+        assert process.poll() is None, f"the sweep ended before {moment}"
         # the runs first: they would save and end if the scheduler died before them
         for pid in sorted(processes(folder), reverse=True):
             os.kill(pid, signal.SIGKILL)
         process.wait()
         while processes(folder):
+            assert time.monotonic() - began < 120
             time.sleep(0.02)
     run(settings, folder)
-    return kills
 
 
 def kill_and_compare(
-    tiny: list[str], tmp_path: Path, moments: list[float | None], *, steps: int = 150
-) -> int:
+    tiny: list[str], tmp_path: Path, moments: list[Moment], *, steps: int = 150
+) -> None:
     settings = [
         *["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2"],
         *[f"trainer.max_steps={steps}", "trainer.save_every=7", "trainer.eval_every=50"],
@@ -347,11 +354,9 @@ def kill_and_compare(
     for folder in (calm, rough):
         folder.mkdir()
     run(settings, calm)
-    kills = kill_at(moments, settings, rough)
-    sweeps = list((rough / "outputs").glob("*_sweep"))
-    # a kill before the folder stands leaves nothing; later ones go on with it
-    (after,) = sweeps
-    before = only_sweep(calm)
+    kill_at(moments, settings, rough)
+    # a kill before the folder exists leaves nothing; later calls go on with the same folder
+    before, after = only_sweep(calm), only_sweep(rough)
     assert sorted(p.name for p in after.glob("[0-9]*")) == ["0", "1"]
     weights = f"checkpoints/step-{steps:08d}/model.safetensors"
     for number in "01":
@@ -359,13 +364,12 @@ def kill_and_compare(
         assert (after / number / weights).read_bytes() == (before / number / weights).read_bytes()
         assert losses(after / number) == losses(before / number)
         assert (after / number / "summary.json").exists()
-    return kills
 
 
 def test_a_sweep_that_is_killed_whole_goes_on_to_the_same_bytes(
     tiny: list[str], tmp_path: Path
 ) -> None:
-    assert kill_and_compare(tiny, tmp_path, [None]) == 1
+    kill_and_compare(tiny, tmp_path, [Moment(rows=20)])
 
 
 @pytest.mark.slow
@@ -375,10 +379,11 @@ def test_a_sweep_survives_kills_at_random_moments(
     tiny: list[str], tmp_path: Path, batch: int
 ) -> None:
     generator = random.Random(batch)
-    kills = kill_and_compare(
-        tiny, tmp_path, [generator.uniform(0.3, 8) for _ in range(12)], steps=4000
-    )
-    print(f"{kills} kills met a living sweep")
+    steps = 4000
+    starting = [Moment(seconds=generator.uniform(0.1, 3)) for _ in range(4)]
+    rows = sorted(generator.uniform(0, 0.9) * 2 * steps for _ in range(8))
+    training = [Moment(rows=int(number)) for number in rows]
+    kill_and_compare(tiny, tmp_path, starting + training, steps=steps)
 
 
 def test_ctrl_c_lets_the_runs_save_and_says_how_to_go_on(tiny: list[str], tmp_path: Path) -> None:
@@ -571,6 +576,16 @@ def test_a_sweep_is_found_by_its_folder_its_name_or_as_the_latest(tmp_path: Path
         assert find_sweep(text, output_dir=tmp_path) == newest
     with pytest.raises(UserError, match=r"did you mean sweep=.*2026-01-01_sweep"):
         find_sweep("2026-01-01_swep", output_dir=tmp_path)
+
+
+def test_the_latest_sweep_is_that_of_the_run_that_began_last(
+    sweeps: OpenSweeps, tmp_path: Path
+) -> None:
+    old = sweeps("seed=0,1").folder
+    new = sweeps("seed=2,3").folder
+    assert find_sweep("latest", output_dir=tmp_path / "outputs") == new.path
+    write_json(old.path / "1" / "run.json", record(old.path / "1") | {"started_at": "9999"})
+    assert find_sweep("latest", output_dir=tmp_path / "outputs") == old.path
 
 
 def test_a_sweep_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:

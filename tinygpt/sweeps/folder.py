@@ -24,8 +24,9 @@ from tinygpt.config import NOT_IDENTITY, RunConfig, SweepConfig
 from tinygpt.errors import UserError, nearest
 from tinygpt.files import rename_durably, write_atomically
 from tinygpt.interfaces import Trial
+from tinygpt.records.find import latest
 from tinygpt.records.folder import freeze, source_state, write_json
-from tinygpt.records.read import is_held, read_run
+from tinygpt.records.read import RunRecord, is_held, read_run
 
 ENDED = ("finished", "stopped", "failed", "damaged")
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, yaml.YAMLError)  # reading a damaged folder
@@ -321,14 +322,21 @@ def _question(sweep: Mapping[str, Any]) -> list[Any]:
 
 
 def find_sweep(text: str, *, output_dir: Path) -> Path:
-    """The folder of `sweep=text`; "latest" is the newest readable sweep in output_dir.
+    """The folder of `sweep=text`; "latest" is the sweep of the run that began last.
 
-    Raises UserError, which names the nearest sweep, if there is none.
+    Sweeps that cannot be read are named in a warning and skipped. Raises UserError, which names the
+    nearest sweep, if there is none.
     """
     if text == "latest":
-        for path, _ in _readable(output_dir):
-            return path
-        raise UserError(f"sweep=latest: there is no sweep in {output_dir} that can go on")
+        readable = [path for path, _ in _readable(output_dir)]
+        if not readable:
+            raise UserError(f"sweep=latest: there is no sweep in {output_dir} that can go on")
+
+        def other(run: RunRecord) -> str | None:
+            return None if run.path.parent in readable else "it belongs to no sweep"
+
+        found = latest(output_dir, obstacle=other, warn=lambda text: None)
+        return found.path.parent if found else readable[0]  # a search may have no runs yet
     sweeps = sorted(output_dir.glob("*_sweep/sweep.yaml"))
     path = Path(text).expanduser()
     if not path.exists() and (output_dir / text).exists():

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def wait(launcher: Launcher, *, seconds: float = 30) -> dict[Path, str | None]:
     raise AssertionError("nothing ended")
 
 
+def until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Wait for a condition; fails if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def says(log: Path, word: str) -> Callable[[], bool]:
+    """Whether a process has written the word into its log."""
+    return lambda: log.exists() and word in log.read_text()
+
+
 def run_in(tmp_path: Path, name: str) -> Path:
     folder = tmp_path / name
     folder.mkdir()
@@ -40,8 +54,17 @@ def test_cores_are_shared_equally_and_each_run_stays_on_its_own(tmp_path: Path) 
     launcher = Local(len(cores), gpus=[])
     assert launcher.threads == 1
     runs = [run_in(tmp_path, str(n)) for n in range(len(cores))]
+    # each stays until all have begun: else a later one would get the cores of one that has ended
+    all_here = f"len(list(Path({str(tmp_path)!r}).glob('*/here'))) == {len(cores)}"
     for run in runs:
-        code = SAY.format(name="OMP_NUM_THREADS") + "; import time; time.sleep(0.5)"
+        code = f"""
+{SAY.format(name="OMP_NUM_THREADS")}
+import time
+from pathlib import Path
+Path({str(run / "here")!r}).touch()
+while not {all_here}:
+    time.sleep(0.02)
+"""
         launcher.start(run, [sys.executable, "-c", code])
     ended: dict[Path, str | None] = {}
     while len(ended) < len(runs):
@@ -107,8 +130,7 @@ def test_stop_lets_a_process_save_and_the_second_one_kills(tmp_path: Path) -> No
     launcher.start(gentle, [sys.executable, "-c", PATIENT])
     launcher.start(stubborn, [sys.executable, "-c", deaf])
     for run in (gentle, stubborn):
-        while "ready" not in (run / "process.log").read_text():
-            time.sleep(0.02)
+        until(says(run / "process.log", "ready"))
     launcher.stop()
     assert wait(launcher) == {gentle: None}
     assert "saved" in (gentle / "process.log").read_text()
@@ -132,10 +154,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     code = os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", script])
     assert code == -9
-    deadline = time.monotonic() + 10
-    while "saved" not in (run / "process.log").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(says(run / "process.log", "saved"))
 
 
 def test_a_command_on_a_cluster_has_its_threads_and_its_words_are_kept(tmp_path: Path) -> None:
@@ -156,25 +175,17 @@ def test_a_job_of_submitit_runs_the_command_and_tells_its_end(tmp_path: Path) ->
     assert (run / "process.log").read_text() == "hello\n"
     patient = run_in(tmp_path, "patient")
     launcher.start(patient, [sys.executable, "-c", PATIENT])
-    while (
-        not (patient / "process.log").exists()
-        or "ready" not in (patient / "process.log").read_text()
-    ):
-        time.sleep(0.05)
+    until(says(patient / "process.log", "ready"))
     launcher.stop()
     wait(launcher)
-    deadline = time.monotonic() + 10
-    while "saved" not in (patient / "process.log").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(says(patient / "process.log", "saved"))
 
 
 def test_the_word_of_slurm_that_time_is_nearly_over_lets_a_run_save(tmp_path: Path) -> None:
     log = tmp_path / "process.log"
 
     def warn() -> None:
-        while not log.exists() or "ready" not in log.read_text():
-            time.sleep(0.02)
+        until(says(log, "ready"))
         os.kill(os.getpid(), signal.SIGUSR2)
 
     threading.Thread(target=warn).start()
@@ -202,11 +213,7 @@ def test_a_task_of_ray_runs_the_command_and_tells_its_end(tmp_path: Path) -> Non
         assert "SIGKILL" in death
         patient = run_in(tmp_path, "patient")
         launcher.start(patient, [sys.executable, "-c", PATIENT])
-        while (
-            not (patient / "process.log").exists()
-            or "ready" not in (patient / "process.log").read_text()
-        ):
-            time.sleep(0.05)
+        until(says(patient / "process.log", "ready"))
         launcher.stop()
         wait(launcher)
         assert "saved" in (patient / "process.log").read_text()
