@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -576,6 +577,25 @@ def test_a_sweep_is_found_by_its_folder_its_name_or_as_the_latest(tmp_path: Path
         assert find_sweep(text, output_dir=tmp_path) == newest
     with pytest.raises(UserError, match=r"did you mean sweep=.*2026-01-01_sweep"):
         find_sweep("2026-01-01_swep", output_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("axes: {seed: [0, 1]}", "sweep/mine.yaml: its first line must be\n  # @package _global_"),
+        ("# @package _global_\naxes: {modle: [a, b]}", "modle is not a field; did you mean model?"),
+        ("# @package _global_\naxes: 3", "sweep/mine.yaml: Cannot assign int to Dict"),
+        ("# @package _global_\naxes: {seed: range(0,1000000)}", "makes 1,000,000 runs"),
+    ],
+)
+def test_a_mistake_in_a_sweep_that_is_kept_in_a_file_is_named(
+    content: str, words: str, sweeps: OpenSweeps, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "sweep").mkdir(parents=True)
+    (tmp_path / "mine" / "sweep" / "mine.yaml").write_text(content)
+    with pytest.raises(UserError, match=re.escape(words)):
+        sweeps("sweep=mine", config_dir=tmp_path / "mine")
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_the_latest_sweep_is_that_of_the_run_that_began_last(

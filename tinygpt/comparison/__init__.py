@@ -1,1 +1,1 @@
-"""What many runs say together: statistics, tables and a page."""
+"""Comparisons of runs: statistics, tables and a page."""

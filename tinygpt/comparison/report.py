@@ -1,4 +1,4 @@
-"""A comparison as one page of HTML, with all that it needs inside: no network, no server."""
+"""A comparison as one HTML page that needs no network and no server."""
 
 import html
 import json
@@ -15,13 +15,13 @@ from tinygpt.records.read import RunRecord
 
 PARTS = Path(__file__).parent / "report_page"
 CURVES = ("val/bpb", "val/loss", "train/loss", "optim/lr", "optim/grad_norm", "perf/tokens_per_sec")
-POINTS = 200  # at most so many of each curve are drawn: a screen shows no more
+POINTS = 200  # of a curve, at most; a screen shows no more
 SAMPLE_CHARACTERS = 6000
 _COSTS = ("val/bpb", "val/loss", "tokens", "elapsed_s", "n_params", "flops", "tokens_per_sec")
 
 
 def page(comparison: Comparison, *, x: str, title: str) -> str:
-    """The whole page; `x` is tokens, step, time or flops: what curves are drawn over at first."""
+    """The page as HTML; `x` is the first x axis of the curves: tokens, step, time or flops."""
     from plotly.offline import get_plotlyjs
 
     parts = {
@@ -39,13 +39,13 @@ def page(comparison: Comparison, *, x: str, title: str) -> str:
 
 
 def as_script(value: Any) -> str:
-    """JSON that can stand inside a script element, whatever texts are in it."""
+    """JSON that is safe inside a script element, whatever texts it holds."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def content(comparison: Comparison, *, x: str) -> dict[str, Any]:
-    """All that the page shows, in plain values."""
+    """The page's data in plain values."""
     runs = comparison.runs
     number = {id(run): index for index, run in enumerate(runs)}
     best = [number[id(g.runs[0])] for table in comparison.tables for g in table.configurations]
@@ -93,7 +93,7 @@ def _run(run: RunRecord, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def warnings(run: RunRecord) -> list[str]:
-    """What its train.log warns of, each once."""
+    """The warnings in the run's train.log, each once."""
     try:
         text = (run.path / "train.log").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -116,7 +116,7 @@ def _curve(rows: Sequence[Row], name: str) -> dict[str, list[float]] | None:
 
 
 def thinned(values: Sequence[float], points: int) -> list[int]:
-    """Indices of at most so many values: of each part the least and the largest, and both ends."""
+    """Indices of at most `points` values: the least and the largest of each part, and both ends."""
     n = len(values)
     if n <= points:
         return list(range(n))

@@ -146,6 +146,8 @@ def in_a_line(error: Exception) -> str:
     in_file = re.match(r"In '((\w+).*?)': .*\n(.*)", str(error))
     if in_file:
         file, group, reason = in_file.groups()
+        if f"Key '{group}' not in" in reason:  # such as sweep/mine.yaml: its fields are at the top
+            return f"{file}.yaml: its first line must be\n  # @package _global_"
         untyped = f"not in '{group.title()}Config'" in reason
         hint = f"; begin with\n  defaults: [/schema/{group}/NAME@_here_, _self_]" if untyped else ""
         return f"{file}.yaml: {reason}{hint}"

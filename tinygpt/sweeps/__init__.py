@@ -1,1 +1,1 @@
-"""Many runs: scheduling, folders, searches, stopping rules and launchers."""
+"""Sweeps of many runs: scheduling, folders, searches, stopping rules and launchers."""

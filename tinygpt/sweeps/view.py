@@ -1,4 +1,4 @@
-"""What is seen of a sweep: a live table on a terminal, a line for each event elsewhere."""
+"""The display of a sweep: a live table on a terminal, else a line for each event."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinygpt import console
+from tinygpt.errors import visible
 from tinygpt.interfaces import Launcher
 from tinygpt.sweeps.folder import ENDED, SweepRun
 
@@ -20,7 +21,7 @@ _COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "stopped": 
 
 
 class SweepView:
-    """Shows runs; a context in which the table lives."""
+    """Shows the runs of a sweep; the live table is shown inside its `with` block."""
 
     def __init__(self, folder: Path, swept: Sequence[str], launcher: Launcher) -> None:
         self.folder = folder
@@ -44,13 +45,13 @@ class SweepView:
             self._live = None
 
     def started(self, run: SweepRun) -> None:
-        """A run begins or goes on."""
+        """Say that a run begins or goes on."""
         if self._live is None:
             again = "goes on" if run.rows else "begins"
             console.say(f"run {run.number} {again}: {self.label(run)}")
 
     def ended(self, run: SweepRun) -> None:
-        """A run has ended, for now or for good."""
+        """Say how a run has ended, or that it is paused."""
         if self._live is None:
             result = _bpb(run.rows)
             reason = f": {run.record['error']}" if run.record.get("error") else ""
@@ -58,13 +59,13 @@ class SweepView:
             console.say(f"run {run.number} " + "; ".join(filter(None, parts)))
 
     def show(self, runs: Sequence[SweepRun]) -> None:
-        """Draw the table anew, now and then."""
+        """Redraw the live table, at most once every REFRESH_S."""
         if self._live is not None and time.monotonic() - self._drawn_at > REFRESH_S:
             self._drawn_at = time.monotonic()
             self._live.update(self._table(runs, height=self._live.console.height - 6), refresh=True)
 
     def conclude(self, runs: Sequence[SweepRun]) -> None:
-        """The final table, the best first."""
+        """Print the final table, the best run first."""
         from rich.console import Console
 
         ended = sorted(runs, key=lambda run: (run.status != "finished", _value(run), run.number))
@@ -72,7 +73,7 @@ class SweepView:
         Console(file=sys.stdout, width=width, highlight=False).print(self._table(ended))
 
     def label(self, run: SweepRun) -> str:
-        """What tells the run from the others."""
+        """The run's values of the fields that are swept."""
         last = {_key(text): text for text in run.overrides if _key(text) in self.swept}
         return " ".join(last.values()) or "defaults"
 
@@ -94,15 +95,15 @@ class SweepView:
             colour = _COLOURS.get(run.status, "dim")
             table.add_row(
                 str(run.number),
-                *(escape(values.get(key, "")) for key in self.swept),
+                *(escape(visible(values.get(key, ""))) for key in self.swept),
                 f"[{colour}]{run.status}[/]",
                 *_progress(run),
-                escape(str(run.record.get("error") or "").partition("\n")[0]),
+                escape(visible(str(run.record.get("error") or "")).partition("\n")[0]),
             )
         return table
 
     def _shown(self, runs: Sequence[SweepRun], height: int | None) -> Sequence[SweepRun]:
-        """As many as fit the screen, those that are running first of all."""
+        """As many runs as fit the screen; running ones are chosen first."""
         if height is None or len(runs) <= height:
             return runs
         order = {"running": 0, "failed": 1, "queued": 2}
@@ -123,7 +124,7 @@ def _bpb(rows: Sequence[dict[str, float]]) -> str:
 
 
 def _progress(run: SweepRun) -> list[str]:
-    """The cells of a run that say how far it is and how it goes."""
+    """The cells of a run's step, speed, losses and time."""
     if not run.rows:
         return [""] * 5
     row: dict[str, Any] = dict(run.rows[-1])

@@ -1,1 +1,1 @@
-"""Where the runs of a sweep run: chosen by `launcher=NAME`."""
+"""Launchers: where the runs of a sweep run, chosen by `launcher=NAME`."""

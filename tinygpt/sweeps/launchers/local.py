@@ -1,4 +1,4 @@
-"""Runs on this machine: a process for each, with a GPU or a share of the cores to itself."""
+"""Runs on this machine, each in a process with its own GPU or its own share of the cores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 @register("launcher")
 @dataclass
 class LocalConfig(LauncherConfig):
-    """How many runs at once; null: one per GPU, or on CPUs one per core."""
+    """`jobs` runs at once; null means one per GPU, or one per core without GPUs."""
 
     name: str = "local"
     jobs: int | None = None
@@ -40,7 +40,7 @@ class LocalConfig(LauncherConfig):
 
 
 class Local(Launcher):
-    """Hands out slots: of GPUs, or of cores in equal shares."""
+    """Gives each run a slot: one GPU, or an equal share of the cores."""
 
     def __init__(self, jobs: int | None, *, gpus: Sequence[str]) -> None:
         cores = _cores()
@@ -60,7 +60,7 @@ class Local(Launcher):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | self._environment(slot),
-                start_new_session=True,  # a Ctrl-C is ours to pass on, once
+                start_new_session=True,  # so that Ctrl-C reaches a run only through `stop`
                 preexec_fn=self._at_start(slot),
             )
         self._slot_of[run] = slot
@@ -85,7 +85,7 @@ class Local(Launcher):
         return dict.fromkeys(THREAD_VARIABLES, str(self.threads))
 
     def _at_start(self, slot: int) -> Callable[[], None]:
-        """What the new process does before anything else."""
+        """A function that the new process calls first: it sets its cores and its parent's death."""
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         share: set[int] = set()
         if self.threads is not None:
@@ -93,7 +93,7 @@ class Local(Launcher):
             share = set(self._cores[first : first + self.threads])
 
         def begin() -> None:
-            if libc is not None:  # if we die, it saves and ends
+            if libc is not None:  # if this process dies, the run saves and ends
                 libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if share and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(0, share)
@@ -102,7 +102,7 @@ class Local(Launcher):
 
 
 def how_it_died(code: int) -> str | None:
-    """Words for the signal that ended a process, as its exit code tells; None if none did."""
+    """The signal that ended a process, in words, from its exit code; None without a signal."""
     if code >= 0:
         return None
     name = signal.Signals(-code).name
@@ -111,7 +111,7 @@ def how_it_died(code: int) -> str | None:
 
 
 def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that a process here may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The NVIDIA GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return [name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1")]

@@ -1,4 +1,4 @@
-"""A run's process on the machine to which a cluster gave it."""
+"""A run's process on a cluster machine."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 def run_command(command: Sequence[str], log: Path, *, cwd: Path, threads: int | None) -> int:
-    """Run the command, what it says going to the log; its exit code, negative for a signal.
+    """Run the command with its output in the log; returns its exit code, negative for a signal.
 
-    A signal to end is passed on, as is the end of the process that called us, and the command is
-    waited for, so that it can save. SIGUSR2 is such a signal: SLURM's, before a job's time is over.
+    SIGINT, SIGTERM, SIGUSR2 (which SLURM sends before a job's time is over) and the end of the
+    parent process become a SIGTERM for the command, which is then waited for, so that it can save.
     """
     parent = os.getppid()
     limits = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
@@ -44,7 +44,7 @@ def run_command(command: Sequence[str], log: Path, *, cwd: Path, threads: int | 
             if os.getppid() != parent:
                 parent = os.getppid()
                 process.send_signal(signal.SIGTERM)
-    except KeyboardInterrupt:  # Ray's way to cancel
+    except KeyboardInterrupt:  # how Ray cancels a task
         process.send_signal(signal.SIGTERM)
         return process.wait()
     finally:
@@ -53,7 +53,7 @@ def run_command(command: Sequence[str], log: Path, *, cwd: Path, threads: int | 
 
 
 def check_gpus(gpus: int, devices: Collection[str]) -> None:
-    """Raise UserError if runs want a GPU and none is asked for, or the other way round."""
+    """Raise UserError if runs need a GPU and none is requested, or the reverse."""
     if "cuda" in devices and not gpus:
         raise UserError("device=cuda needs a GPU for each run; type launcher.gpus=1")
     if gpus and set(devices) == {"cpu"}:

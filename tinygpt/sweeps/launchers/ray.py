@@ -1,4 +1,4 @@
-"""Runs as tasks of a Ray cluster, whose machines all see the folder of the sweep."""
+"""Runs as tasks of a Ray cluster; all machines must see the sweep's folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tinygpt.sweeps.launchers.processes import check_gpus, run_command
 @register("launcher")
 @dataclass
 class RayConfig(LauncherConfig):
-    """Which cluster, and what a run takes of it."""
+    """Which cluster, and the resources of a run."""
 
     name: str = "ray"
     address: str | None = None  # auto joins the running cluster; null starts one on this machine
-    cpus: int = 1  # cores, and so threads, of a run
+    cpus: int = 1  # cores and threads of a run
     gpus: int = 0  # of a run; a run uses one
 
     def __post_init__(self) -> None:
@@ -35,14 +35,14 @@ class RayConfig(LauncherConfig):
 
 
 class RayLauncher(Launcher):
-    """A task for each run; as many at once as the cluster has room for."""
+    """A task for each run; as many at once as the cluster has resources for."""
 
     def __init__(self, cfg: RayConfig) -> None:
         try:
             import ray as ray_library
         except ImportError:
             raise UserError('launcher=ray needs Ray; type pip install "tinygpt[ray]"') from None
-        ray: Any = ray_library  # its types know no function with keywords
+        ray: Any = ray_library  # its type stubs lack functions with keyword arguments
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(

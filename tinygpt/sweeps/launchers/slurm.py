@@ -1,4 +1,4 @@
-"""Runs as jobs of SLURM, by submitit; all machines see the folder of the sweep."""
+"""Runs as SLURM jobs, through submitit; all machines must see the sweep's folder."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CLUSTERS = ("slurm", "local")
 @register("launcher")
 @dataclass
 class SlurmConfig(LauncherConfig):
-    """What to ask SLURM for, for each run."""
+    """The resources of each run."""
 
     name: str = "slurm"
-    jobs: int = 16  # at most so many are in the queue or running at once
+    jobs: int = 16  # the most jobs that are queued or running at once
     partition: str | None = None
-    cpus: int = 1  # cores, and so threads, of a run
+    cpus: int = 1  # cores and threads of a run
     gpus: int = 0  # of a run; a run uses one
     memory_gb: int | None = None  # null leaves it to SLURM
-    timeout_min: int = 720  # after which a run saves, ends and waits for its next turn
+    timeout_min: int = 720  # then the run saves and is requeued
     account: str | None = None
-    cluster: str = "slurm"  # local: processes here, by the same way; to try a command
+    cluster: str = "slurm"  # local: processes on this machine through submitit, to try a command
 
     def __post_init__(self) -> None:
         check_choice("launcher.cluster", self.cluster, CLUSTERS)
@@ -50,13 +50,13 @@ class SlurmConfig(LauncherConfig):
 
 
 class Slurm(Launcher):
-    """A job for each run; what submitit keeps of it is in the sweep's folder `submitit`."""
+    """A job for each run; submitit's files are in the sweep's folder `submitit`."""
 
-    requeues = True  # its time was over, or somebody else's job came first
+    requeues = True  # after a timeout or a preemption
 
     def __init__(self, cfg: SlurmConfig, folder: Path) -> None:
         try:
-            import submitit  # noqa: F401  # is it there?
+            import submitit  # noqa: F401  # to check that it is installed
         except ImportError:
             raise UserError(
                 'launcher=slurm needs submitit; type pip install "tinygpt[slurm]"'
@@ -74,7 +74,7 @@ class Slurm(Launcher):
 
     @cached_property
     def _executor(self) -> submitit.AutoExecutor:
-        """Made when it is needed: it makes its folder."""
+        """Created at first use, because it makes its folder."""
         import submitit
 
         cfg = self.cfg

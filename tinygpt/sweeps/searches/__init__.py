@@ -1,1 +1,1 @@
-"""Which configs a sweep tries: each module here registers one, chosen by `search=NAME`."""
+"""Searches: which configs a sweep tries, chosen by `search=NAME`."""

@@ -1,4 +1,4 @@
-"""Every combination of the values that are listed."""
+"""Grid search: every combination of the listed values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @register("search")
 @dataclass
 class GridConfig(SearchConfig):
-    """The combinations, the last list varying fastest."""
+    """No fields; the last list varies fastest."""
 
     name: str = "grid"
 
@@ -27,7 +27,7 @@ class GridConfig(SearchConfig):
 
 
 class Grid(Search):
-    """Knows all of its trials from the start."""
+    """All trials are known from the start."""
 
     def __init__(self, space: Sequence[Override]) -> None:
         self._jobs = expand(space)

@@ -1,4 +1,4 @@
-"""Values that Optuna proposes, from how the trials before went (TPE).
+"""Values that Optuna proposes from the results of earlier trials (TPE).
 
 Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization", section 4.
 """
@@ -32,12 +32,14 @@ JOURNAL = "optuna.journal"
 @register("search")
 @dataclass
 class OptunaConfig(SearchConfig):
-    """How many proposals; the first `startup` of them are random."""
+    """The number of proposals; the first `startup` are random."""
 
     name: str = "optuna"
     trials: int = 20
     startup: int = 8
-    seed: int = 0  # of the proposals; with several runs at once their order of ending matters too
+    seed: int = (
+        0  # of the proposals; with several runs at once the order in which they end matters too
+    )
 
     def __post_init__(self) -> None:
         check_range("search.trials", self.trials, low=1, high=MAX_RUNS)
@@ -49,7 +51,7 @@ class OptunaConfig(SearchConfig):
 
 
 class OptunaSearch(Search):
-    """Keeps its study in a journal in the sweep's folder, and learns from the runs beside it."""
+    """Keeps its study in a journal in the sweep's folder, and reads results from the runs."""
 
     def __init__(self, cfg: OptunaConfig, space: Sequence[Override], folder: Path) -> None:
         try:
@@ -83,12 +85,12 @@ class OptunaSearch(Search):
         runs = {tuple(_varied(t.overrides, self.distributions)): t for t in trials}
         for asked in study.trials:
             run = runs.get(tuple(self._overrides(asked.params)))
-            if run is None and not asked.state.is_finished():  # a kill came before it was frozen
+            if run is None and not asked.state.is_finished():  # killed before the run had a folder
                 return [*self.fixed, *self._overrides(asked.params)]
             if run is not None:
                 _tell(study, asked, run)
         proposal = study.ask(self.distributions)
-        if tuple(self._overrides(proposal.params)) in runs:  # it would give the same numbers
+        if tuple(self._overrides(proposal.params)) in runs:  # the run would repeat another
             study.tell(proposal, state=TrialState.FAIL)
             untried = self._untried(runs)
             if not untried:
@@ -98,13 +100,13 @@ class OptunaSearch(Search):
         return [*self.fixed, *self._overrides(proposal.params)]
 
     def _untried(self, runs: Collection[tuple[str, ...]]) -> list[dict[str, Any]]:
-        """What no run has had; nothing where a range has values without number."""
+        """The combinations that no run has; [] if a field has infinitely many values."""
         values = [_values(d) for d in self.distributions.values()]
         combinations = (dict(zip(self.distributions, v, strict=True)) for v in product(*values))
         return [params for params in combinations if tuple(self._overrides(params)) not in runs]
 
     def _study(self, number: int) -> Study:
-        """The study as the journal has it, with a sampler for its next proposal."""
+        """The study in the journal, with a sampler for proposal `number`."""
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
@@ -118,7 +120,7 @@ class OptunaSearch(Search):
         )
 
     def _seed(self, number: int) -> int:
-        """What decides the proposal after so many trials."""
+        """The seed of the proposal after `number` trials."""
         return int(np.random.SeedSequence([self.cfg.seed, number]).generate_state(1)[0])
 
     def _overrides(self, params: dict[str, Any]) -> list[str]:
@@ -141,7 +143,7 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def _values(distribution: BaseDistribution) -> Sequence[Any]:
-    """All values of one that has so many."""
+    """All values of a distribution; () if there are infinitely many."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     if isinstance(distribution, CategoricalDistribution):
@@ -152,7 +154,7 @@ def _values(distribution: BaseDistribution) -> Sequence[Any]:
 
 
 def _tell(study: Study, asked: FrozenTrial, run: Trial) -> None:
-    """Let the study know how a run ended, once."""
+    """Tell the study once how a run ended."""
     from optuna.trial import Trial as OptunaTrial
     from optuna.trial import TrialState
 
@@ -169,7 +171,7 @@ def _tell(study: Study, asked: FrozenTrial, run: Trial) -> None:
 
 
 def _varied(overrides: Sequence[str], keys: Sequence[str] | dict[str, Any]) -> list[str]:
-    """The overrides of these fields, in their order."""
+    """The overrides of these fields, in this order."""
     values = dict(text.partition("=")[::2] for text in overrides)
     return [f"{key}={values[key]}" for key in keys]
 

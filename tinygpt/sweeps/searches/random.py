@@ -1,4 +1,4 @@
-"""Values drawn at random; often better than a grid where few of the fields matter.
+"""Random search; often better than a grid if only a few fields matter.
 
 Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization".
 """
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 @register("search")
 @dataclass
 class RandomConfig(SearchConfig):
-    """How many draws; each is tried with every seed= that is listed."""
+    """The number of draws; each is tried with every listed seed=."""
 
     name: str = "random"
     trials: int = 20
-    seed: int = 0  # of the draws: draw number i is a function of it and i
+    seed: int = 0  # of the draws; draw number i depends only on this seed and i
 
     def __post_init__(self) -> None:
         check_range("search.trials", self.trials, low=1, high=MAX_RUNS)
@@ -42,7 +42,7 @@ class RandomConfig(SearchConfig):
 
 
 class Random(Search):
-    """Knows all of its trials from the start."""
+    """All trials are known from the start."""
 
     def __init__(self, cfg: RandomConfig, space: Sequence[Override]) -> None:
         self.cfg = cfg

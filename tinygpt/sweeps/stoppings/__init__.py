@@ -1,1 +1,1 @@
-"""Which runs of a sweep are worth going on with: chosen by `stopping=NAME`."""
+"""Rules that end bad runs of a sweep early: chosen by `stopping=NAME`."""

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: the best of those that came as far go on.
+"""Asynchronous successive halving: of the runs that reached a rung, the best go on.
 
 Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning" (arXiv 1810.05934),
 algorithm 2.
@@ -19,12 +19,12 @@ from tinygpt.registry import register
 class AshaConfig(StoppingConfig):
     """When runs are judged, and how many of them go on.
 
-    A rung compares runs in the middle of their learning-rate schedules: what would win in the end
-    may not lead early, so a later first_rung is safer and dearer.
+    A rung compares runs in the middle of their learning-rate schedules. The run that would win at
+    the end may not lead early, so a later first_rung is safer and costs more.
     """
 
     name: str = "asha"
-    reduction: int = 3  # one of so many goes on from a rung to the next
+    reduction: int = 3  # one run of this many goes on from a rung to the next
     first_rung: float = 1 / 9  # fraction of the run; each rung is `reduction` times further
 
     def __post_init__(self) -> None:
@@ -36,7 +36,7 @@ class AshaConfig(StoppingConfig):
 
 
 class Asha(Stopping):
-    """Does not wait for others: a run goes on as soon as it is among the best so far."""
+    """Promotes a run as soon as it is among the best so far, without waiting for others."""
 
     def __init__(self, cfg: AshaConfig) -> None:
         self.cfg = cfg
@@ -69,31 +69,31 @@ class Asha(Stopping):
         }
 
     def _quota(self, trials: Sequence[Trial], step: int, reached: int, *, all_known: bool) -> int:
-        """How many of those that reached a rung go on; in the end at least one."""
+        """How many of the runs that reached a rung go on; at least one when all have ended."""
         share = reached // self.cfg.reduction
         return max(share, 1) if all_known and not is_busy(trials) else share
 
 
 def is_busy(trials: Sequence[Trial]) -> bool:
-    """Whether any trial is on its way to where it will be judged."""
+    """Whether any trial is queued or running, and so will be judged later."""
     return any(trial.status in ("queued", "running") for trial in trials)
 
 
 def ranked(trials: Sequence[Trial], step: int) -> list[Trial]:
-    """The trials that were evaluated at a step, the best first; equal ones by number."""
+    """The trials that were evaluated at a step, the best first; ties by number."""
     reached = [trial for trial in trials if step in trial.values]
     return sorted(reached, key=lambda trial: (trial.values[step], trial.number))
 
 
 def why_dropped(trial: Trial, ranking: Sequence[Trial]) -> str:
-    """The place of a paused trial among those that came as far."""
+    """The rank of a paused trial among the trials that reached its step, in words."""
     step = max(trial.values)
     place = [other.number for other in ranking].index(trial.number) + 1
     return f"place {place} of {len(ranking)} at step {step}, with {trial.values[step]:.4f}"
 
 
 def paused_by_step(trials: Sequence[Trial]) -> dict[int, list[Trial]]:
-    """The paused trials by where they are, the best first."""
+    """The paused trials of each step, the best first."""
     at: dict[int, list[Trial]] = {}
     for trial in trials:
         if trial.status == "paused":

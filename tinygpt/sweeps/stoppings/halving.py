@@ -1,4 +1,4 @@
-"""Successive halving: at each rung all are waited for, and the best of them go on together.
+"""Successive halving: a rung is judged when all runs have reached it, and the best go on.
 
 Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
 Optimization", figure 3.
@@ -17,7 +17,7 @@ from tinygpt.sweeps.stoppings.asha import AshaConfig, paused_by_step, ranked, wh
 @register("stopping")
 @dataclass
 class HalvingConfig(AshaConfig):
-    """The rungs are those of asha; nobody passes one before all have reached it."""
+    """The rungs are those of asha; no run passes a rung before all have reached it."""
 
     name: str = "halving"
 
@@ -26,7 +26,7 @@ class HalvingConfig(AshaConfig):
 
 
 class Halving(Stopping):
-    """Judges a rung when everybody who can reach it is there."""
+    """Judges a rung when every run that can reach it has done so."""
 
     def __init__(self, cfg: AshaConfig) -> None:
         self.cfg = cfg
@@ -43,7 +43,7 @@ class Halving(Stopping):
     def _judged(
         self, trials: Sequence[Trial], all_known: bool, *, goes_on: bool
     ) -> list[tuple[int, str]]:
-        """The paused trials whose rung is decided one way or the other, and their places."""
+        """The paused trials that go on (or do not), each with its rank in words."""
         judged = []
         for step, paused in paused_by_step(trials).items():
             coming = any(

@@ -1,4 +1,4 @@
-"""The median rule: a run that is worse than half of the others were at its age ends.
+"""The median rule: a run ends if it is worse than the median of the others at its step.
 
 Golovin et al. 2017, "Google Vizier: A Service for Black-Box Optimization", section 3.2.2.
 """
@@ -21,8 +21,8 @@ class MedianConfig(StoppingConfig):
     """When runs are judged, and by how many others."""
 
     name: str = "median"
-    looks: int = 4  # times that a run pauses, evenly spread; each costs a restart of its process
-    least: int = 4  # a run is judged when so many others have come as far
+    looks: int = 4  # pauses of a run, evenly spaced; each costs a restart of its process
+    least: int = 4  # a run is judged when this many others have reached its step
 
     def __post_init__(self) -> None:
         check_range("stopping.looks", self.looks, low=1)
@@ -33,7 +33,7 @@ class MedianConfig(StoppingConfig):
 
 
 class Median(Stopping):
-    """Compares the best value of a run so far with the means of the others up to that step."""
+    """Compares a run's best value so far with the others' means up to that step."""
 
     def __init__(self, cfg: MedianConfig) -> None:
         self.cfg = cfg

@@ -1,4 +1,4 @@
-"""Every run goes to its end."""
+"""No early stopping: every run goes to its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinygpt.registry import register
 @register("stopping")
 @dataclass
 class NoneConfig(StoppingConfig):
-    """No run is judged before it has ended."""
+    """No fields."""
 
     name: str = "none"
 
