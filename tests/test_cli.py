@@ -71,6 +71,7 @@ BAD_COMMANDS = {
     "  registered: gpt",
     # fields
     "train modle=small": f"modle is not a field; did you mean model?\n  top level: {TOP}",
+    f"train modle=small {TEXT}": f"modle is not a field; did you mean model?\n  top level: {TOP}",
     "train optimizer.lrr=1": "optimizer.lrr is not a field; did you mean optimizer.lr?\n"
     f"  fields: {full('optimizer', ADAMW)}",
     "train +optimizer.lrr=1": "optimizer.lrr is not a field; did you mean optimizer.lr?\n"

@@ -585,7 +585,7 @@ def test_a_sweep_is_found_by_its_folder_its_name_or_as_the_latest(tmp_path: Path
         ("axes: {seed: [0, 1]}", "sweep/mine.yaml: its first line must be\n  # @package _global_"),
         ("# @package _global_\naxes: {modle: [a, b]}", "modle is not a field; did you mean model?"),
         ("# @package _global_\naxes: 3", "sweep/mine.yaml: Cannot assign int to Dict"),
-        ("# @package _global_\naxes: {seed: range(0,1000000)}", "makes 1,000,000 runs"),
+        ("# @package _global_\naxes: {seed: 'range(0,1000000)'}", "makes 1,000,000 runs"),
     ],
 )
 def test_a_mistake_in_a_sweep_that_is_kept_in_a_file_is_named(

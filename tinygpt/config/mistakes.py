@@ -67,7 +67,8 @@ def mistake_of(
     node: Any = base
     parts = path.split(".")
     for depth, part in enumerate(parts):
-        if not isinstance(node, DictConfig) or part not in node:
+        # not `in node`, which denies a key whose value is still missing, such as dataset.path
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118
             return _unknown(entry, base, node, ".".join(parts[:depth]), path, choices)
         parent, node = node, node[part] if not OmegaConf.is_missing(node, part) else None
     cls = OmegaConf.get_type(parent)
