@@ -112,7 +112,7 @@ def test_a_trial_that_dies_is_told_with_what_to_type(tiny: list[str]) -> None:
 def test_a_trial_is_not_compiled_unless_that_is_asked_for(tiny: list[str]) -> None:
     """A run of a million steps would be, and compiling takes a minute for each micro batch."""
     cfg = config(tiny, "device.compile=auto", "device.kernels=torch")
-    with trial.Trial(cfg, trial.alone(cfg), 50) as trainer:
+    with trial.trial(cfg, trial.alone(cfg), 50) as trainer:
         assert trainer.model_loss is trainer.plain_loss
 
 

@@ -1,6 +1,7 @@
 """A run's config: what its values mean, which are refused, and that a file gives it back."""
 
 import re
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -326,3 +327,18 @@ def test_a_file_that_cannot_be_read_is_named(
     path.write_text(content)
     with pytest.raises(UserError, match=f"^{re.escape(f'{path} {words}')}"):
         config.read(path)
+
+
+def test_a_smaller_micro_batch_is_advised_at_once_however_large_the_typed_one_is():
+    def advice(size: int, sequences: int) -> str:
+        trainer = TrainerConfig(seq_len=4, micro_batch_size=1, tokens_per_step=4 * sequences)
+        trainer.micro_batch_size = size
+        began = time.perf_counter()
+        with pytest.raises(UserError) as error:
+            trainer.grad_accum(ranks=2)
+        assert time.perf_counter() - began < 1
+        return str(error.value).rpartition("; ")[2]
+
+    assert advice(10**12, 2 * 3000) == "trainer.micro_batch_size=3000 changes nothing else"
+    assert advice(4, 2 * 6) == "trainer.micro_batch_size=3 changes nothing else"
+    assert advice(4, 3) == "nearest is 32"

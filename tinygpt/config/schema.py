@@ -96,13 +96,12 @@ class TrainerConfig:
         check_range("trainer.grad_clip", self.grad_clip, low=0)
         self.grad_accum()
 
-    def grad_accum(self, *, ranks: int = 1, measured: int | None = None) -> int:
+    def grad_accum(self, *, ranks: int = 1) -> int:
         """Forwards per optimizer update on each rank; raises UserError if they are not whole.
 
-        `measured` is what micro_batch_size=auto came to; before it is known it counts as 1.
+        micro_batch_size=auto counts as 1.
         """
-        size = self.micro_batch_size
-        size = (measured or 1) if isinstance(size, str) else size
+        size = 1 if isinstance(self.micro_batch_size, str) else self.micro_batch_size
         factors = {"micro_batch_size": size, "seq_len": self.seq_len}
         if ranks > 1:
             factors["ranks"] = ranks
@@ -111,14 +110,10 @@ class TrainerConfig:
             return self.tokens_per_step // portion
         below = self.tokens_per_step // portion * portion
         choices = [str(n) for n in (below, below + portion) if n]
-        smaller = next(
-            (
-                smaller_size
-                for smaller_size in range(size - 1, 0, -1)
-                if self.tokens_per_step % (smaller_size * self.seq_len * ranks) == 0
-            ),
-            None,
-        )
+        # the largest that fits, or nearly: larger ones than 1,024 are not searched for
+        own, rest = divmod(self.tokens_per_step, self.seq_len * ranks)  # sequences on each rank
+        fitting = [n for n in (*range(1, 1025), own) if n < size and own % n == 0] if own else []
+        smaller = max(fitting, default=None) if not rest else None
         same = f"; trainer.micro_batch_size={smaller} changes nothing else" if smaller else ""
         raise UserError(
             f"trainer.tokens_per_step={self.tokens_per_step} is not a multiple of "

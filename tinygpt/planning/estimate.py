@@ -1,7 +1,4 @@
-"""What a run will take: parameters, work, memory, disk and time, before it is begun.
-
-Work follows from the config. Time and memory are measured: a few real steps on random tokens.
-"""
+"""Measure what a run will take: memory and time of a few steps on random tokens."""
 
 import multiprocessing
 import resource
@@ -14,28 +11,29 @@ from typing import Any, cast
 
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
-from tinygpt.training.trial import MARGIN, Sizes, Trial, alone, candidates, timed
+from tinygpt.training.trainer import Trainer
+from tinygpt.training.trial import MARGIN, Sizes, alone, candidates, timed, trial
 
-SECONDS = 8.0  # of steps that are timed
-WARM_S = 1.0  # of steps before them
+SECONDS = 8.0  # length of the timed steps
+WARM_S = 1.0  # seconds of warm-up steps before them
 OPTIMIZER_STATE = 12  # bytes per parameter in a checkpoint: the weight and Adam's two moments
-ROW_BYTES = 330  # of a row of metrics
+ROW_BYTES = 330  # size of a row of metrics
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a few real steps took."""
+    """Time and memory of a few steps."""
 
     step_s: float
     eval_s_per_token: float
-    peak_bytes: int  # of a GPU, or of the process, with torch and all that a run imports
+    peak_bytes: int  # of the GPU; else of the process, torch and other imports included
     device: str
 
 
 def measure(cfg: RunConfig, vocab_size: int, *, seconds: float) -> Measured:
-    """Train some steps on random tokens in a process of its own, whose memory is its own too.
+    """Train some steps on random tokens in a new process, whose peak memory is theirs alone.
 
-    Raises UserError if the process ends badly, as by too little memory.
+    Raises UserError if the process fails, for example for lack of memory.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -49,8 +47,8 @@ def measure(cfg: RunConfig, vocab_size: int, *, seconds: float) -> Measured:
         code = process.exitcode
         size = cfg.trainer.micro_batch_size
         raise UserError(
-            f"the trial of trainer.micro_batch_size={size} ended with exit code {code}; if that "
-            "was for too little memory, type a smaller one"
+            f"the trial of trainer.micro_batch_size={size} ended with exit code {code}; if memory "
+            "ran out, use a smaller one"
         ) from None
     finally:
         process.join()
@@ -66,7 +64,7 @@ def _measure_and_tell(cfg: RunConfig, vocab_size: int, seconds: float, pipe: Any
 def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
     import_module("matplotlib.backends.backend_agg")  # a run draws its curve
     runtime = alone(cfg)
-    with Trial(cfg, runtime, vocab_size) as trainer:
+    with trial(cfg, runtime, vocab_size) as trainer:
         step_s = _mean_step(trainer, seconds=seconds)
         trainer.evaluate()
         began = time.perf_counter()
@@ -78,13 +76,13 @@ def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
 
 
 def _peak_rss() -> int:
-    """The most memory that this process has held, in bytes."""
+    """Peak resident memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _mean_step(trainer: Any, *, seconds: float) -> float:
-    """Seconds of a step over a time, stalls of the machine included: a run has them too."""
+def _mean_step(trainer: Trainer, *, seconds: float) -> float:
+    """Mean seconds per step, stalls of the machine included, as in a run."""
     warm = seconds * WARM_S / SECONDS
     while (once := timed(trainer, 1)) < warm:
         warm -= once
@@ -92,14 +90,14 @@ def _mean_step(trainer: Any, *, seconds: float) -> float:
 
 
 def checkpoint_bytes(count: Sizes) -> int:
-    """Of one checkpoint."""
+    """Size of one checkpoint."""
     return OPTIMIZER_STATE * count.total
 
 
 def largest_that_fits(
     cfg: RunConfig, measured: Callable[[int], int], *, free: int
 ) -> tuple[int | None, int]:
-    """The largest micro batch within the memory, and bytes per sequence, from two sizes measured.
+    """The largest micro batch that fits, and bytes per sequence, from two measured sizes.
 
     None if not even one sequence fits.
     """

@@ -1,4 +1,4 @@
-"""Which tokens a step sees: a pure function of (seed, step), so there is no position to save.
+"""The tokens of a step: a pure function of (seed, step), so no position needs saving.
 
 B sequences, T tokens per sequence.  A window is T + 1 tokens, of which all but the first are
 predicted.  Packed windows overlap by one, so that every token but the first is predicted once;
@@ -6,7 +6,7 @@ document windows begin with a document.  Each epoch visits every window once, in
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygpt.errors import UserError
+from tinygpt.interfaces import Split
 
-_ROUNDS = 12  # of the Feistel network; with 4, orders of ten windows are visibly not uniform
+_ROUNDS = 12  # of the Feistel network; with 4, permutations of ten windows are not uniform
 _U64 = np.uint64
-_BLOCK = 64  # documents cut into windows apart from others: memory grows by 8 bytes for each block
+_BLOCK = 64  # documents that are cut into windows together; each block takes 8 bytes
 _BLOCKS_AT_ONCE = 1024
 _STEPS_AT_ONCE = 64
 
@@ -26,10 +27,34 @@ Ids = npt.NDArray[np.int64]
 
 
 class Numbers(Protocol):
-    """An array of numbers, which may be on the disk."""
+    """An array of numbers, in memory or on disk."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: Any) -> npt.NDArray[Any]: ...
+
+
+class _Vocabulary(Protocol):
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eot_id(self) -> int: ...
+
+
+class _Split(Protocol):
+    @property
+    def floor_bpb(self) -> float | None: ...
+
+
+class TokenData(Protocol):
+    """What a trainer reads of prepared tokens, which `corpus.prepared.Prepared` describes."""
+
+    @property
+    def tokenizer(self) -> _Vocabulary: ...
+    @property
+    def splits(self) -> Mapping[Split, _Split]: ...
+    def tokens(self, split: Split) -> Numbers: ...
+    def document_ends(self, split: Split) -> Numbers: ...
+    def text_checksum(self, split: Split, documents: int) -> str: ...
 
 
 class TrainBatches:
@@ -62,11 +87,11 @@ class TrainBatches:
         else:
             self.windows = DocumentWindows(document_ends, seq_len=seq_len)
         self.n_windows = len(self.windows)
-        self._group: tuple[int, Ids] | None = None  # the steps around the last one
+        self._group: tuple[int, Ids] | None = None  # window ids of the steps around the last one
 
     @property
     def steps_per_epoch(self) -> float:
-        """Optimizer updates in which every window is seen once."""
+        """Optimizer updates in which every window is trained on once."""
         return self.n_windows / self.sequences_per_step
 
     @property
@@ -75,16 +100,16 @@ class TrainBatches:
         return self.n_windows * self.seq_len / (len(self.tokens) - 1)
 
     def window_ids(self, step: int) -> Ids:
-        """Which window each of the step's sequences is: (B,)."""
+        """The window of each of the step's sequences: (B,)."""
         number, within = divmod(step, _STEPS_AT_ONCE)
-        group = self._group  # another thread may be at another step
+        group = self._group  # a copy: another thread may replace it
         if group is None or group[0] != number:
             group = self._group = number, self._ids_of(number)
         ids: Ids = group[1][within]
         return ids
 
     def _ids_of(self, group: int) -> Ids:
-        """The windows of _STEPS_AT_ONCE steps, which take hardly longer than those of one."""
+        """The windows of _STEPS_AT_ONCE steps, computed together because that is as fast as one."""
         shape = _STEPS_AT_ONCE, self.sequences_per_step
         positions = group * math.prod(shape) + np.arange(math.prod(shape))
         epochs, places = np.divmod(positions, self.n_windows)
@@ -98,7 +123,7 @@ class TrainBatches:
         """Tokens of the step: (B, T + 1), inputs and, shifted by one, targets."""
         starts = self.windows.starts(self.window_ids(step))
         places = starts[:, None] + np.arange(self.seq_len + 1)
-        # the stream is a circle: the end of text at its end is the one that it begins with
+        # past the end, continue at the beginning: the last end of text is also the first
         rows = self.tokens[
             np.where(places < len(self.tokens), places, places - len(self.tokens) + 1)
         ]
@@ -106,7 +131,7 @@ class TrainBatches:
 
 
 class PackedWindows:
-    """Windows that follow each other, wherever documents begin; what fills none is left out."""
+    """Windows that follow each other and ignore documents; the incomplete last one is left out."""
 
     def __init__(self, n_tokens: int, *, seq_len: int) -> None:
         self.n_tokens, self.seq_len = n_tokens, seq_len
@@ -120,12 +145,13 @@ class PackedWindows:
 
 
 class DocumentWindows:
-    """Windows that begin with the end of text before a document, and run on into the next ones.
+    """Windows that begin with the end of text before a document and continue into the next ones.
 
-    The document that a window cuts is the first one of the next window, so its beginning is seen
-    twice. Only a document of more than T tokens has windows inside it: they follow each other, and
-    the last one runs on. So every document that fits is whole in some window. At the end of each
-    _BLOCK documents a window runs on too, and the next one begins with the document after them.
+    The next window begins with the document that a window cuts, whose beginning is seen twice. So
+    every document of at most T tokens is whole in some window. A longer document is covered by
+    windows that follow each other, and the last one continues into the next document. At the end
+    of a block of _BLOCK documents the last window continues, and the next one begins with the
+    first document of the next block.
     """
 
     def __init__(self, document_ends: Numbers, *, seq_len: int) -> None:
@@ -145,7 +171,7 @@ class DocumentWindows:
         blocks = np.searchsorted(self._firsts, ids, side="right") - 1
         begins = self._begins(blocks)
         starts = np.empty_like(ids)
-        # lists, because arrays are slow to walk along
+        # lists, because loops over arrays are slow
         runs = (array.tolist() for array in self._runs(begins))
         each = zip((ids - self._firsts[blocks]).tolist(), *runs, strict=True)
         for row, (left, windows, following) in enumerate(each):
@@ -174,11 +200,11 @@ class DocumentWindows:
         return begins
 
     def _runs(self, begins: Ids) -> tuple[Ids, Ids]:
-        """If a window begins at a document: windows up to the next that does, and whose that is."""
+        """For a window at each document: the windows until one begins a document, and that one."""
         lengths = np.diff(begins)
         windows = -(-lengths // self.seq_len)  # 0 for what is beyond the last document
         reach = begins[:, :-1] + windows * self.seq_len
-        # searched in all rows at once: each one is moved behind the row before
+        # search all rows at once: shift each row behind the row before
         origin = begins[:, :1] - np.arange(len(begins))[:, None] * (reach - begins[:, :1]).max()
         origin -= np.arange(len(begins))[:, None]
         found = np.searchsorted((begins - origin).ravel(), (reach - origin).ravel(), side="right")
@@ -187,7 +213,7 @@ class DocumentWindows:
 
 
 class Ahead(Generic[T]):
-    """Makes what the next step needs while this one goes on, in a thread."""
+    """Prefetches what the next step needs, in a thread."""
 
     def __init__(self, make: Callable[[int], T]) -> None:
         self._make = make
@@ -195,7 +221,7 @@ class Ahead(Generic[T]):
         self._next: tuple[int, Future[T]] | None = None
 
     def __call__(self, step: int) -> T:
-        """What `make(step)` gives; raises what it raises."""
+        """The result of `make(step)`; raises what it raises."""
         ready = self._next and self._next[0] == step
         made = self._next[1].result() if self._next and ready else self._make(step)
         self._next = step + 1, self._thread.submit(self._make, step + 1)
@@ -205,7 +231,7 @@ class Ahead(Generic[T]):
 def eval_batches(tokens: Numbers, *, seq_len: int, batch_size: int) -> Iterator[Ids]:
     """One complete pass in order: every token but the first is a target exactly once.
 
-    Yields (B, T + 1) arrays; the rest that fills no window comes last, as (1, rest + 1).
+    Yields (B, T + 1) arrays; the tokens of the incomplete last window come as (1, rest + 1).
     """
     n_windows = (len(tokens) - 1) // seq_len
     for first in range(0, n_windows, batch_size):
@@ -217,9 +243,9 @@ def eval_batches(tokens: Numbers, *, seq_len: int, batch_size: int) -> Iterator[
 
 
 def permuted(places: Ids, *, n: int, key: tuple[int, int]) -> Ids:
-    """Where a pseudo-random permutation of range(n) sends each place; memory does not grow with n.
+    """Apply a pseudo-random permutation of range(n) to places, in memory independent of n.
 
-    A Feistel network on the next power of four, walked until it lands below n: cycle-walking
+    A Feistel network on the next power of four, repeated until the result is below n: cycle-walking
     (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002, section 3).
     """
     half_bits = max(1, (max(n - 1, 1).bit_length() + 1) // 2)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from tinygpt import console, signals
 from tinygpt.config import RunConfig
-from tinygpt.corpus.prepared import Prepared
 from tinygpt.errors import UserError
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Callback, Logger, Metrics
-from tinygpt.training.batches import Ahead, TrainBatches, eval_batches
+from tinygpt.training.batches import Ahead, TokenData, TrainBatches, eval_batches
 from tinygpt.training.cadence import Cadence, length_in_steps
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.clock import Clock
@@ -29,13 +28,13 @@ T = TypeVar("T")
 
 
 class Diverged(UserError):
-    """The loss is not finite any more."""
+    """The loss is no longer finite."""
 
 
 class Trainer(Cadence):
-    """Trains the model of `state` until its horizon; `fit` may be called once.
+    """Trains the model of `state` to the end of the run; call `fit` once.
 
-    Each of several ranks has one; they see other sequences of a step, and take each step together.
+    Every rank has a trainer. Ranks see different sequences of a step and take each step together.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Trainer(Cadence):
         state: TrainState,
         *,
         runtime: Runtime,
-        prepared: Prepared,
+        prepared: TokenData,
         logger: Logger,
         callbacks: Mapping[str, Callback],
         checkpoints: Checkpoints,
@@ -106,7 +105,7 @@ class Trainer(Cadence):
         self.clock = Clock()
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end, or until somebody asks to stop; the summary of the run."""
+        """Train to the end, a pause, a signal or a callback's stop; returns the summary."""
         state = self.state
         began = time.perf_counter() - state.elapsed_s
         with signals.handled(self._end_soon), self.checkpoints.settled():
@@ -128,7 +127,7 @@ class Trainer(Cadence):
         return self.summary()
 
     def agree(self, *, elapsed_s: float) -> None:
-        """Let all ranks know the main one's clocks, and the signal that any of them was sent."""
+        """Share the main rank's clocks with all ranks, and any signal that a rank has received."""
         own_clock = elapsed_s if self.ranks.is_main else 0.0
         self.state.elapsed_s, self.save_takes_s, number = self.ranks.most(
             own_clock, self.checkpoints.took_s, self.signal
@@ -139,7 +138,7 @@ class Trainer(Cadence):
     def train_step(self) -> Metrics:
         """One optimizer update."""
         state, cfg = self.state, self.cfg
-        # dropout, whatever came before
+        # dropout depends on (seed, step, rank) only
         self.runtime.seed(_step_seed(self.seed, state.step, self.ranks.rank))
         lr_ratio = self.schedule.multiplier(self.progress())
         for group, peak in zip(state.optimizer.param_groups, self.peak_lrs, strict=True):
@@ -161,7 +160,7 @@ class Trainer(Cadence):
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
-        # fp16 meets infinite gradients while it looks for its scale, and skips those updates
+        # fp16 finds its scale by infinite gradients, whose updates it skips
         watched = loss if state.scaler.is_enabled() else loss + grad_norm
         broken = ~torch.isfinite(watched) & (self.bad_step < 0)
         self.bad_step = torch.where(broken, state.step + 1, self.bad_step)
@@ -174,7 +173,7 @@ class Trainer(Cadence):
         return {"optim/lr": self.peak_lrs[0] * lr_ratio, "tokens": state.tokens}
 
     def _sequences(self, step: int) -> Tensor:
-        """The sequences of a step that this rank sees: (B, T + 1), in main memory."""
+        """This rank's sequences of a step: (B, T + 1), in main memory."""
         return self.runtime.pin(torch.from_numpy(self.batches.step(step)[self.own_sequences]))
 
     def loss(self, tokens: Tensor) -> Tensor:
@@ -190,7 +189,7 @@ class Trainer(Cadence):
         return loss
 
     def since_last_row(self) -> Metrics:
-        """What a row says of the steps since the row before; the only wait for the device."""
+        """Metrics of the steps since the row before; the only place that waits for the device."""
         self.check_finite()
         state = self.state
         self.logged_s = state.elapsed_s
@@ -205,7 +204,7 @@ class Trainer(Cadence):
         return row
 
     def watch(self, row: Metrics) -> None:
-        """Let the callbacks see an evaluation; each may ask to stop."""
+        """Call the callbacks after an evaluation; each may ask to stop."""
 
         def ask() -> str | None:
             reason = None
@@ -221,13 +220,13 @@ class Trainer(Cadence):
             callback.on_end(self.state)
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """What `work` gives on the main rank, which has the model for itself meanwhile."""
+        """Run `work` on the main rank, with the whole model, and return its result on all ranks."""
         with self.runtime.model_on_main(self.state.model):
             return self.ranks.from_main(work)
 
     @torch.no_grad()
     def evaluate(self) -> Metrics:
-        """Loss over the pinned part of the validation split, every token predicted once."""
+        """Loss over the pinned part of the validation split; every token is predicted once."""
         self.check_finite()
         state, nats = self.state, 0.0
         self.evaluated_s = state.elapsed_s
@@ -240,7 +239,7 @@ class Trainer(Cadence):
             )
             for batch, counts in self.ranks.share(batches):
                 tokens = self.runtime.to_device(torch.from_numpy(batch))
-                # compiled once more, for no gradients and each shape, it would take minutes
+                # compiling again, without gradients and for each shape, would take minutes
                 loss = self._nats(self.plain_loss, tokens).item()
                 nats += loss * tokens[:, 1:].numel() if counts else 0.0
             state.model.train()
@@ -257,7 +256,7 @@ class Trainer(Cadence):
         return row
 
     def save(self) -> None:
-        """Begin to write a checkpoint; never one with a loss that is not finite."""
+        """Begin to write a checkpoint; raises Diverged if a loss was not finite."""
         self.check_finite()
         with self.clock.paused():
             self.state.loss_sum = self.loss_sum.item()
@@ -278,11 +277,11 @@ class Trainer(Cadence):
 
     @property
     def paused(self) -> bool:
-        """Whether the run has come as far as it was asked to for now, before its end."""
+        """Whether the run has reached `pause_at` before its end."""
         return self.pause_at is not None and self.state.step >= self.pause_at and not self.done()
 
     def summary(self) -> dict[str, Any]:
-        """What the run came to."""
+        """The final numbers of the run."""
         state = self.state
         return {
             "step": state.step,
@@ -309,5 +308,5 @@ class Trainer(Cadence):
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of one step's random numbers; neighbours share nothing."""
+    """The seed of one step on one rank; seeds of neighbouring steps are unrelated."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])

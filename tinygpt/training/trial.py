@@ -1,30 +1,37 @@
-"""A few real steps on random tokens: how fast they are, and which micro batch fits."""
+"""Trial steps on random tokens: their speed, and the fastest micro batch that fits in memory."""
 
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
 
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
-from tinygpt.interfaces import Split
+from tinygpt.hardware.parallel import STATE_BYTES_PER_PARAMETER
+from tinygpt.hardware.runtime import Runtime
+from tinygpt.interfaces import SPLITS, Logger, Split
+from tinygpt.language_model import activation_bytes
+from tinygpt.training.checkpoint import Checkpoints
+from tinygpt.training.state import TrainState
+from tinygpt.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from tinygpt.hardware.runtime import Runtime
-
-BRIEFLY = 0.3  # where only the memory matters, or the larger of two speeds
-TRIES = 7  # portions of them, of which the median counts
-MARGIN = 0.9  # of the memory that is free is used
-LARGEST = 256  # micro batch that is tried
+BRIEFLY = 0.3  # seconds of a trial that needs only the memory, or compares two speeds
+TRIES = 7  # parts that a trial is timed in; their median counts
+MARGIN = 0.9  # share of the free memory that may be used
+LARGEST = 256  # largest micro batch that is tried
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What follows from the config alone."""
+    """Numbers that follow from the config alone."""
 
     vocab_size: int
     embedding: int  # parameters of tokens and positions
@@ -38,9 +45,7 @@ class Sizes:
 
 
 def sizes(cfg: RunConfig, vocab_size: int) -> Sizes:
-    """Count the parameters, without any memory for them."""
-    import torch
-
+    """Count the parameters without allocating them."""
     with torch.device("meta"):
         model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
     roles = model.roles()
@@ -50,83 +55,84 @@ def sizes(cfg: RunConfig, vocab_size: int) -> Sizes:
     return Sizes(vocab_size, embedding, other, model.flops_per_token())
 
 
-class _Noise:
-    """Random tokens in the place of prepared ones."""
+@dataclass(frozen=True)
+class _Vocabulary:
+    vocab_size: int
+    eot_id: int = 0
+
+
+@dataclass(frozen=True)
+class _Split:
+    floor_bpb: float | None = None
+
+
+class RandomTokens:
+    """Random tokens in memory, which a trainer reads as it reads prepared ones."""
 
     def __init__(self, cfg: RunConfig, vocab_size: int) -> None:
-        import numpy as np
-
+        self.tokenizer = _Vocabulary(vocab_size)
+        self.splits: Mapping[Split, _Split] = dict.fromkeys(SPLITS, _Split())
         self._tokens = np.random.default_rng(0).integers(
-            vocab_size, size=max(8 * cfg.trainer.tokens_per_step, 1 << 16), dtype=np.uint16
+            vocab_size,
+            size=max(8 * cfg.trainer.tokens_per_step, 1 << 16),
+            dtype=np.uint16 if vocab_size <= 1 << 16 else np.uint32,
         )
         self._evaluated = min(len(self._tokens), 16 * cfg.trainer.seq_len)
-        self.tokenizer = self
-        self.vocab_size, self.eot_id = vocab_size, 0
-        self.splits = {"validation": self}
-        self.floor_bpb = None
 
-    def tokens(self, split: Split) -> Any:
-        """Token ids: (tokens,)."""
+    def tokens(self, split: Split) -> npt.NDArray[np.generic]:
+        """Token ids, the same for both splits: (tokens,)."""
         return self._tokens
 
-    def document_ends(self, split: Split) -> Any:
-        """One document, which is as long as what is evaluated."""
-        import numpy as np
-
+    def document_ends(self, split: Split) -> npt.NDArray[np.int64]:
+        """One document, as long as what is evaluated, with a byte: (1, 2)."""
         return np.array([[self._evaluated, 1]])
 
     def text_checksum(self, split: Split, documents: int) -> str:
-        """There is no text."""
+        """Empty: there is no text."""
         return ""
 
 
-def alone(cfg: RunConfig) -> "Runtime":
+def alone(cfg: RunConfig) -> Runtime:
     """The device of a run for this process alone: other ranks wait, and exchange nothing.
 
     It compiles only if device.compile=always, because a trial is too short to gain from it.
     """
-    from tinygpt.hardware.runtime import Runtime
-
     compiles = "always" if cfg.device.compile == "always" else "never"
     return Runtime(replace(cfg.device, parallel="auto", compile=compiles))
 
 
-class Trial:
-    """The context of a trainer that is put together as for a run, on random tokens."""
-
-    def __init__(self, cfg: RunConfig, runtime: Any, vocab_size: int) -> None:
-        self.cfg, self.runtime, self.vocab_size = cfg, runtime, vocab_size
-
-    def __enter__(self) -> Any:
-        from tinygpt.interfaces import Logger
-        from tinygpt.training.checkpoint import Checkpoints
-        from tinygpt.training.state import TrainState
-        from tinygpt.training.trainer import Trainer
-
-        horizon = {"max_tokens": None, "max_epochs": None, "max_time": None, "max_flops": None}
-        trainer_cfg = replace(self.cfg.trainer, **cast(Any, horizon), max_steps=1_000_000)
-        cfg = replace(self.cfg, trainer=trainer_cfg)
-        model = cfg.model.build(vocab_size=self.vocab_size, seq_len=cfg.trainer.seq_len)
-        self.runtime.place_alone(model)
-        state = TrainState(model, cfg.optimizer.build(model), self.runtime.scaler())
-        self._folder = TemporaryDirectory(prefix="tinygpt-plan-")
-        return Trainer(
-            cfg,
-            state,
-            runtime=self.runtime,
-            prepared=cast(Any, _Noise(cfg, self.vocab_size)),
-            logger=Logger(),
-            callbacks={},
-            checkpoints=Checkpoints(Path(self._folder.name)),
-        )
-
-    def __exit__(self, *error: object) -> None:
-        self._folder.cleanup()
-        gc.collect()
+@contextmanager
+def trial(cfg: RunConfig, runtime: Runtime, vocab_size: int) -> Iterator[Trainer]:
+    """A trainer that is put together as for a run, on random tokens."""
+    length = replace(
+        cfg.trainer,
+        max_tokens=None,
+        max_epochs=None,
+        max_time=None,
+        max_flops=None,
+        max_steps=1_000_000,
+    )
+    cfg = replace(cfg, trainer=length)
+    model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+    runtime.place(model)
+    state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
+    try:
+        with TemporaryDirectory(prefix="tinygpt-plan-") as folder:
+            yield Trainer(
+                cfg,
+                state,
+                runtime=runtime,
+                prepared=RandomTokens(cfg, vocab_size),
+                logger=Logger(),
+                callbacks={},
+                checkpoints=Checkpoints(Path(folder)),
+            )
+    finally:
+        gc.collect()  # a trainer and its callables refer to each other
 
 
-def median_step(trainer: Any, *, seconds: float) -> float:
-    """Seconds of a step: the median over portions of equal numbers of steps."""
+def median_step(trainer: Trainer, *, seconds: float) -> float:
+    """Seconds per step: the median over TRIES parts of equally many steps."""
     for _ in range(3):
         timed(trainer, 1)
     once = timed(trainer, 1)
@@ -134,8 +140,8 @@ def median_step(trainer: Any, *, seconds: float) -> float:
     return sorted(timed(trainer, steps) for _ in range(TRIES))[TRIES // 2]
 
 
-def timed(trainer: Any, steps: int) -> float:
-    """Mean seconds of a step over so many steps."""
+def timed(trainer: Trainer, steps: int) -> float:
+    """Mean seconds per step over this many steps."""
     began = time.perf_counter()
     for _ in range(steps):
         trainer.train_step()
@@ -166,15 +172,13 @@ def micro_batch_size(cfg: RunConfig, vocab_size: int, *, ranks: int = 1) -> int:
 
     Raises UserError if none fits.
     """
-    import torch
-
     runtime = alone(cfg)
     best, fastest = None, math.inf
     for size in candidates(cfg, ranks):
-        if runtime.device.type == "cpu" and not _fits_main_memory(cfg, vocab_size, size):
+        if runtime.device.type == "cpu" and not _fits_main_memory(cfg, vocab_size, size, ranks):
             break
         try:
-            with Trial(with_micro_batch(cfg, size), runtime, vocab_size) as trainer:
+            with trial(with_micro_batch(cfg, size), runtime, vocab_size) as trainer:
                 each = median_step(trainer, seconds=BRIEFLY) / size
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
@@ -183,18 +187,20 @@ def micro_batch_size(cfg: RunConfig, vocab_size: int, *, ranks: int = 1) -> int:
             best, fastest = size, each
         elif each > 1.2 * fastest:
             break
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # the run reports its own peak
     if best is None:
-        raise UserError("not even trainer.micro_batch_size=1 fits; type a smaller model")
+        raise UserError("not even trainer.micro_batch_size=1 fits; choose a smaller model")
     return best
 
 
-def _fits_main_memory(cfg: RunConfig, vocab_size: int, size: int) -> bool:
-    free = free_memory()
-    return free is None or memory_by_formula(cfg, sizes(cfg, vocab_size), size) < MARGIN * free
+def _fits_main_memory(cfg: RunConfig, vocab_size: int, size: int, ranks: int) -> bool:
+    free = free_memory()  # shared by the ranks, which may all be on this machine
+    return free is None or ranks * memory_estimate(cfg, vocab_size, size) < MARGIN * free
 
 
 def free_memory() -> int | None:
-    """Bytes of main memory that nobody uses, where the system says."""
+    """Bytes of main memory that are available; None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -203,16 +209,22 @@ def free_memory() -> int | None:
     return 1024 * int(found[0]) if found else None
 
 
-def memory_by_formula(cfg: RunConfig, count: Sizes, size: int) -> int:
-    """About how many bytes training takes on its device.
+def memory_estimate(cfg: RunConfig, vocab_size: int, size: int) -> int:
+    """About how many bytes training takes on its device, from the config alone.
 
-    Weights, gradients and Adam's moments in 4 bytes each, and per token and layer 34 numbers of
-    d_model in 2 bytes that the backward needs (Korthikanti et al. 2022, "Reducing Activation
-    Recomputation in Large Transformer Models", section 4.1, without attention matrices), which is
-    the 34 s b h bytes there; twice that where they are in 4 bytes.
+    Each parameter takes 16 bytes: the weight, its gradient and the two moments of AdamW, in fp32
+    (Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, section 3.1, counts the same for mixed
+    precision). On top comes what autograd keeps between the forward and the backward of a micro
+    batch of `size` sequences, logits included, counted on meta tensors. Temporary memory of single
+    operations, and of torch itself, is left out: model=tiny in fp32 with 4,096 tokens in its
+    vocabulary took 21 MB for each sequence of 256, where this counts 16.
     """
-    d_model = int(getattr(cfg.model, "d_model", 0))
-    n_layer = int(getattr(cfg.model, "n_layer", 0))
-    wide = 2 if cfg.device.precision == "fp32" else 1
-    per_token = 34 * d_model * n_layer * wide
-    return 16 * count.total + size * cfg.trainer.seq_len * per_token
+    with torch.device("meta"):
+        model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+        n_parameters = sum(p.numel() for p in model.parameters())
+        if cfg.device.precision in ("bf16", "fp16"):
+            model.bfloat16()
+        model.use_kernels(cfg.device.type == "cpu" and cfg.device.kernels != "torch")
+        tokens = torch.zeros(size, cfg.trainer.seq_len, dtype=torch.int64)
+        kept = activation_bytes(model, lambda: model.loss(tokens, tokens))
+    return STATE_BYTES_PER_PARAMETER * n_parameters + kept

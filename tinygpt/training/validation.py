@@ -1,18 +1,16 @@
 """The part of the validation split that a run evaluates."""
 
-from tinygpt.corpus.prepared import Prepared
+from tinygpt.training.batches import TokenData
 
 
 class Validation:
     """The pinned part of the validation split: its first documents, of up to `max_bytes` UTF-8.
 
-    At least one: a novel has no second one, and half a document would end elsewhere in each
-    tokenizer's tokens.
-
-    Bytes, not tokens: then it is the same text for every tokenizer.
+    The limit is in bytes, so that the text is the same for every tokenizer. There is at least one
+    document, however long, because half of it would end elsewhere in each tokenizer's tokens.
     """
 
-    def __init__(self, prepared: Prepared, *, max_bytes: int | None) -> None:
+    def __init__(self, prepared: TokenData, *, max_bytes: int | None) -> None:
         ends = prepared.document_ends("validation")
         fits = len(ends) if max_bytes is None else max(1, int((ends[:, 1] <= max_bytes).sum()))
         info = prepared.splits["validation"]
