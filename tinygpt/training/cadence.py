@@ -6,17 +6,17 @@ from tinygpt.config import TrainerConfig
 from tinygpt.training.state import TrainState
 from tinygpt.training.validation import Validation
 
-# where the config leaves open how often things happen
-EVAL_SHARE = 1 / 80  # of the run's time for evaluations
-EVAL_COST = 1 / 2  # of what it costs to train on a token
-EVALS = (2, 20)  # at least and at most so many of them
-ROWS, ROW_S = 500, 10.0  # rows of a run; at most so long between them if the clock ends it
-SAVE_SHARE = 1 / 100  # of the run's time for checkpoints, by a thread beside the training
-SAVE_EVERY_S = (60.0, 600.0)  # at least and at most so long between them
+# defaults where the config does not say how often
+EVAL_SHARE = 1 / 80  # share of the run's time for evaluations
+EVAL_COST = 1 / 2  # time to evaluate a token, as a share of training on it
+EVALS = (2, 20)  # fewest and most evaluations
+ROWS, ROW_S = 500, 10.0  # rows of a run; most seconds between rows if the clock ends it
+SAVE_SHARE = 1 / 100  # share of the run's time for checkpoints, in a background thread
+SAVE_EVERY_S = (60.0, 600.0)  # fewest and most seconds between checkpoints
 
 
 class Cadence:
-    """Which of the things that a trainer does are due, by its step or by its clock."""
+    """Says when the run ends, evaluates, logs and saves: by its step or by its clock."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class Cadence:
         self.max_time_s = None if cfg.max_time is None else float(cfg.max_time)
         self.eval_every, self.log_every = self._eval_every(), self._log_every()
         self.stop_reason: str | None = None  # why it ended before its horizon
-        # when these happened last; what happens by the clock of all ranks changes no result
+        # seconds at which these happened last; equal on all ranks
         self.evaluated_s = self.logged_s = self.saved_s = state.elapsed_s
         self.save_takes_s = 0.0
 
     def _eval_every(self) -> int | None:
-        """Steps between evaluations; None if they are by the clock."""
+        """Steps between evaluations; None if the clock decides."""
         if self.cfg.eval_every is not None or self.max_steps is None:
             return self.cfg.eval_every
         trained = self.max_steps * self.cfg.tokens_per_step
@@ -46,7 +46,7 @@ class Cadence:
         return math.ceil(self.max_steps / times)
 
     def _log_every(self) -> int | None:
-        """Steps between rows; None if the clock says when."""
+        """Steps between rows; None if the clock decides."""
         if self.cfg.log_every is not None or self.max_steps is None:
             return self.cfg.log_every
         return math.ceil(self.max_steps / ROWS)
@@ -68,18 +68,18 @@ class Cadence:
         return self.state.elapsed_s >= self.max_time_s
 
     def due(self, every: int | None) -> bool:
-        """Whether something that happens every so many steps happens now; true at the last step."""
+        """Whether `every` divides the number of steps; always true at the last step."""
         return self.done() or (every is not None and self.state.step % every == 0)
 
     def eval_due(self) -> bool:
-        """Whether an evaluation is due: by steps, or as often as the clock affords."""
+        """Whether an evaluation is due: by steps, or by EVAL_SHARE of the time."""
         if self.eval_every is not None or self.done():
             return self.due(self.eval_every)
         assert self.max_time_s is not None
         step_s_per_token = self.state.elapsed_s / self.state.tokens
         takes_s = EVAL_COST * step_s_per_token * len(self.validation.tokens)
         portion_s = max(self.max_time_s / EVALS[1], takes_s / EVAL_SHARE)
-        left_s = self.max_time_s - self.state.elapsed_s  # there is one more at the end
+        left_s = self.max_time_s - self.state.elapsed_s  # one more evaluation follows at the end
         return self.state.elapsed_s - self.evaluated_s >= portion_s and left_s >= portion_s / 2
 
     def row_due(self) -> bool:
@@ -90,7 +90,7 @@ class Cadence:
         return self.state.elapsed_s - self.logged_s >= min(self.max_time_s / ROWS, ROW_S)
 
     def save_due(self) -> bool:
-        """Whether a checkpoint is due: by steps, or by the clock, which changes no result."""
+        """Whether a checkpoint is due: by steps, or by the clock; results do not depend on it."""
         if self.cfg.save_every is not None:
             return self.due(self.cfg.save_every)
         least, most = SAVE_EVERY_S
@@ -110,6 +110,6 @@ def length_in_steps(
 
 
 def affordable_evals(*, trained: int, evaluated: int) -> int:
-    """How often a run of `trained` tokens evaluates, if nobody says."""
+    """Number of evaluations in a run of `trained` tokens where the config does not say."""
     least, most = EVALS
     return min(max(int(EVAL_SHARE * trained / (EVAL_COST * evaluated)), least), most)

@@ -1,4 +1,4 @@
-"""The time that training takes, apart from evaluations and checkpoints."""
+"""The time that training takes, without evaluations and checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time in here is not training; the caller has waited for the device."""
+        """Do not count the time in this context; the caller has waited for the device."""
         began = time.perf_counter()
         yield
         self.paused_s += time.perf_counter() - began
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Time in here is training, in which the loop can do nothing else."""
+        """Count the time in this context as training that waits for data."""
         began = time.perf_counter()
         yield
         self.data_wait_s += time.perf_counter() - began
 
     def row(self, tokens_per_step: int) -> Metrics:
-        """Speed of the steps since the row before."""
+        """The speed of the steps since the row before."""
         now = time.perf_counter()
         steps, seconds = self.row_steps, now - self.row_began - self.paused_s
         data_wait_ratio = self.data_wait_s / seconds

@@ -1,4 +1,4 @@
-"""What surrounds a run: its folder, how it ended and what is said of it."""
+"""Start or resume one run: its folder, how it ends, and the messages about it."""
 
 import json
 import shlex
@@ -44,9 +44,9 @@ class Job:
 
 
 def launch(job: Job) -> int:
-    """Run one job in its folder; its exit code. A failure is recorded and told, not raised.
+    """Run one job in its folder and return its exit code; a failure is recorded, not raised.
 
-    Raises UserError for a device or text that is not there, before there is a folder.
+    Raises UserError for a missing device or text, before the folder is made.
     """
     # with torch, only when there is something to run
     from tinygpt.training.progress import check_length
@@ -55,8 +55,8 @@ def launch(job: Job) -> int:
     start, ranks = job.start, Ranks()
     if ranks.restarts and not start.resumed:
         raise UserError(
-            "torchrun has restarted its ranks, which would begin a new run; type --max-restarts=0, "
-            "and go on with resume=latest"
+            "torchrun has restarted its ranks, which would begin a new run; pass --max-restarts=0, "
+            "and continue with resume=latest"
         )
     start.cfg.trainer.grad_accum(ranks=ranks.size)
     if start.resumed:
@@ -80,10 +80,10 @@ def launch(job: Job) -> int:
 def _in_folder(
     start: RunStart, folder: RunFolder, work: Callable[[], str | None], ranks: Ranks
 ) -> int:
-    """Do the work of a run; how it ended is recorded and told, and becomes the exit code."""
+    """Do the work of a run, record and print how it ended, and return the exit code."""
 
     def last_word() -> None:
-        error = "did not end after a signal; a rank that it waits for may be gone"
+        error = "did not end after a signal; a rank that it waits for may have died"
         folder.write_run(status="failed", error=error)
         console.log_error(f"{error}\n  run folder: {start.path}")
 
@@ -129,15 +129,15 @@ def _in_folder(
 
 
 def _go_on(path: Path, ranks: Ranks) -> str:
-    """What to type to go on with a run, on as many ranks as one likes."""
+    """The command that resumes a run, on any number of ranks."""
     start = "torchrun ... -m" if ranks.size > 1 else "python -m"
     return f"go on with\n  {start} tinygpt.train {shlex.quote(f'resume={path}')}"
 
 
 def take_part() -> int:
-    """Be another rank of the run that the main one begins; the exit code.
+    """Run one of the other ranks and return its exit code; the main rank sends the start.
 
-    It says nothing, unless it fails alone or the main rank cannot speak any more.
+    Prints nothing, except when this rank fails alone or the main rank has died.
     """
     from tinygpt.training.run import check, run
 
@@ -152,7 +152,7 @@ def take_part() -> int:
             ended_by = run(start, runtime, None)
         code = _EXIT_CODES[ended_by or "finished"]
     except RankLost as error:
-        if error.rank == 0 and ranks.rank == 1:  # one voice is enough
+        if error.rank == 0 and ranks.rank == 1:  # one rank prints it
             console.log_error(f"{error}\n  {_go_on(path, ranks)}")
     except UserError as error:
         if not ranks.main_fails_too():
@@ -166,7 +166,7 @@ def take_part() -> int:
 
 
 def resumed(settings: Sequence[str]) -> Job:
-    """The run named by `resume=`, with the changes that a run may see while it goes on.
+    """The start of the run that `resume=` names, with the other settings as changes.
 
     Raises UserError for a change that would make it another run.
     """

@@ -1,4 +1,4 @@
-"""One run: build what the config names, introduce the parts to each other, run the loop."""
+"""One run: build the parts that the config names, connect them, and run the loop."""
 
 import shutil
 import time
@@ -29,9 +29,9 @@ from tinygpt.training.trainer import Trainer
 
 
 def check(cfg: RunConfig, ranks: Ranks) -> Runtime:
-    """The hardware to run on; raises UserError if this machine lacks it or the text.
+    """The hardware to run on; raises UserError if the device or the text is missing here.
 
-    Ranks that have met are connected then.
+    Connects the ranks, which have met before.
     """
     cfg.dataset.open()
     _ = cfg.tokenizer.identity  # reads the file that it is made from, if there is one
@@ -96,7 +96,7 @@ def _logger(cfg: RunConfig, folder: RunFolder) -> Logger:
 
 
 def _begun(start: RunStart, folder: RunFolder, trainer: Trainer) -> RunInfo:
-    """Record and print what the run comes to on this machine; what loggers are told of it."""
+    """Record and print the numbers that follow from config, data and machine; for the loggers."""
     runtime, state = trainer.runtime, trainer.state
     derived = {
         "n_params": sum(p.numel() for p in state.model.parameters()),
@@ -120,7 +120,7 @@ def _begun(start: RunStart, folder: RunFolder, trainer: Trainer) -> RunInfo:
         "hardware": runtime.describe(),
     }
     if start.resumed and (changes := _changes_of_hardware(folder.run.get("derived"), derived)):
-        console.warn(f"{changes}: the last bits of what follows may be other ones")
+        console.warn(f"{changes}: results may differ in the last bits from here on")
     folder.write_run(derived=derived)
     _introduce(trainer, derived)
     return RunInfo(
@@ -135,7 +135,7 @@ def _begun(start: RunStart, folder: RunFolder, trainer: Trainer) -> RunInfo:
 
 
 def _changes_of_hardware(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
-    """What computes the numbers of a run differently from before, in words."""
+    """The hardware settings that differ from those before the resume, in words."""
     had, has = (before or {}).get("hardware"), now["hardware"]
     if not had:  # frozen, and never begun
         return ""
@@ -148,14 +148,14 @@ def _changes_of_hardware(before: dict[str, Any] | None, now: dict[str, Any]) -> 
 
 
 def _rows_before(folder: RunFolder, step: int) -> list[Metrics]:
-    """The rows of a run that goes on after this step."""
+    """The rows of a resumed run up to this step."""
     if not folder.metrics.exists():  # it was frozen, and has not begun
         return []
     return [row for row in read_rows(folder.metrics) if row["step"] <= step]
 
 
 def _prepared(cfg: RunConfig, ranks: Ranks) -> Prepared:
-    """The same tokens on every rank: the main one prepares them, where all see the same disk."""
+    """The prepared tokens, checked to be equal on all ranks; the main rank prepares them first."""
     prepared = ranks.main_first(lambda: prepare(cfg, console.say))
     own = _checksums(prepared)
     if ranks.from_main(lambda: own) != own:
@@ -167,7 +167,7 @@ def _prepared(cfg: RunConfig, ranks: Ranks) -> Prepared:
 
 
 def _micro_batch_size(start: RunStart, runtime: Runtime, vocab_size: int) -> int:
-    """What the config says; if that is auto, what the main rank knows or measures now."""
+    """The size in the config; for auto the recorded size, or one that the main rank measures."""
     trainer = start.cfg.trainer
     if isinstance(trainer.micro_batch_size, int):
         return trainer.micro_batch_size
@@ -187,9 +187,9 @@ def _trainer(
     logger: Logger,
     callbacks: Mapping[str, Callback],
 ) -> Trainer:
-    """The model where it is trained, in the state in which the run goes on.
+    """The trainer, with its model on the device and in the state of the newest checkpoint.
 
-    Raises AlreadyFinished if it has nowhere to go.
+    Raises AlreadyFinished if no step is left.
     """
     cfg, ranks, vocab_size = start.cfg, runtime.ranks, prepared.tokenizer.vocab_size
     size = _micro_batch_size(start, runtime, vocab_size)
@@ -223,7 +223,7 @@ def _trainer(
 
 
 def _newest(checkpoints: Checkpoints, *, resumed: bool) -> str | None:
-    """The checkpoint that a resumed run goes on from."""
+    """The newest undamaged checkpoint of a resumed run; None if it has none."""
     saved = checkpoints.latest(console.warn) if resumed else None
     if saved is None and checkpoints.steps():
         raise UserError(
@@ -238,7 +238,7 @@ def _checksums(prepared: Prepared) -> dict[str, str]:
 
 
 def _bind(folder: RunFolder, prepared: Prepared) -> None:
-    """The tokenizer travels with the run, and a resume needs the tokens that it began with."""
+    """Copy the tokenizer to the run folder; at a resume, check that the tokens are the same."""
     sums = _checksums(prepared)
     before = folder.run.get("data")
     if before is None:
@@ -252,7 +252,7 @@ def _bind(folder: RunFolder, prepared: Prepared) -> None:
 
 
 def _draw(folder: RunFolder, *, floor_bpb: float | None) -> None:
-    """The curve of the run; a full disk must not hide why the run ended."""
+    """Draw the curve of the run. A full disk is only a warning: the run may have failed before."""
     try:
         rows = read_rows(folder.metrics)
         plots.loss_curve(
@@ -263,7 +263,7 @@ def _draw(folder: RunFolder, *, floor_bpb: float | None) -> None:
 
 
 def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
-    """What is about to run, in a few lines."""
+    """Print model, length, hardware and validation in a few lines."""
     hardware, validation = derived["hardware"], trainer.validation
     length = (
         f"{trainer.max_steps:,} steps"

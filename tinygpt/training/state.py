@@ -11,7 +11,7 @@ from tinygpt.language_model import LanguageModel
 
 @dataclass
 class TrainState:
-    """If resuming needs it, it is a field.
+    """What a resume needs, each a field.
 
     The learning rate, the order of the data and the random numbers of a step are functions of
     (seed, step), so they are not here.
