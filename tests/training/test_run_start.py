@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tinygpt import train
-from tinygpt.config import compose
+from tinygpt.config import compose, load
 from tinygpt.training import trial
 from tinygpt.training.start import RunStart
 
@@ -158,6 +158,8 @@ CHANGED = [
     "device.compile=auto",
     "callback.sample.prompts=[Ben]",
     "callback.early_stop.patience=99",
+    "workers=1",
+    "output_dir=elsewhere",
 ]
 
 
@@ -197,6 +199,8 @@ EFFECTS: dict[str, tuple[Callable[[Path], object], object]] = {
         True,
     ),
     "callback.early_stop.patience": (lambda run: "has not improved" in log(run), False),
+    "workers": (lambda run: load(run / "config.yaml").workers, 1),
+    "output_dir": (lambda run: load(run / "config.yaml").output_dir, "elsewhere"),
 }
 
 

@@ -220,8 +220,12 @@ def resumed(settings: Sequence[str]) -> Job:
 
 def _names_a_component(key: str) -> bool:
     """Whether the field chooses a component, such as schedule.name or callback.sample.name."""
-    kind, *middle, leaf = key.split(".")
-    return leaf == "name" and kind in registry.KINDS and len(middle) == (kind in registry.MANY)
+    kind, *rest = key.split(".")
+    return (
+        kind in registry.KINDS
+        and rest[-1:] == ["name"]
+        and len(rest) == 1 + (kind in registry.MANY)
+    )
 
 
 def _field_of(key: str) -> str:
