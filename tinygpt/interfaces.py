@@ -275,6 +275,7 @@ class CallbackContext:
     folder: Path
     logger: Logger
     seq_len: int
+    prompts: Sequence[str] = ("",)  # that fit the dataset
 
 
 class Callback:

@@ -41,8 +41,11 @@ def step(run: Path) -> int:
     return int(json.loads((run / "summary.json").read_bytes())["step"])
 
 
-def test_relative_paths_are_looked_up_where_the_run_began(run: Path) -> None:
+def test_relative_paths_are_looked_up_where_the_run_began(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert trained(f"resume={run}", "trainer.max_steps=6") == 0
+    assert "'prompt=some words to learn'" in capsys.readouterr().out  # not one of another text
     assert step(run) == 6
     assert not list(Path.cwd().iterdir()), "the tokens of the run were found"
 

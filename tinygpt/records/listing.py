@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinygpt.errors import UserError, as_typed, nearest, visible
+from tinygpt.records.hints import sample_command
 from tinygpt.records.read import RunRecord
 
 if TYPE_CHECKING:
@@ -208,8 +209,7 @@ def _lines(run: RunRecord) -> Iterator[str]:
     if run.status in UNFINISHED:
         yield f"go on with\n  {_resume(run)}"
     elif run.status == "finished":
-        place = shlex.quote(f"run={run.path}")
-        yield f'write with it\n  python -m tinygpt.sample {place} prompt="Once upon a time"'
+        yield f"write with it\n  {sample_command(run.path, run.run)}"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

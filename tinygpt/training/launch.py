@@ -15,6 +15,7 @@ from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.hardware.ranks import RankLost, Ranks
 from tinygpt.records.find import find_run
 from tinygpt.records.folder import RunFolder
+from tinygpt.records.hints import sample_command
 from tinygpt.training.moved import MOVABLE, absolute, check_same_text, look_up
 from tinygpt.training.start import RunStart
 
@@ -119,11 +120,10 @@ def _in_folder(
         with folder.closing("interrupted", ended_by):
             console.say(f"{ended_by}: interrupted; {_go_on(start.path, ranks)}")
     else:
-        where = shlex.quote(f"run={start.path}")
         with folder.closing("finished"):
             console.say(
                 f"everything is in {start.path}; write with it:\n"
-                f'  python -m tinygpt.sample {where} prompt="Once upon a time"'
+                f"  {sample_command(start.path, folder.run)}"
             )
     return _EXIT_CODES[ended_by or "finished"]
 

@@ -15,6 +15,7 @@ from tinygpt.components.loggers.fanout import Fanout
 from tinygpt.components.loggers.jsonl import JsonlLogger, read_rows
 from tinygpt.config import RunConfig
 from tinygpt.corpus.prepared import Prepared, prepare
+from tinygpt.corpus.prompts import example_prompt
 from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.hardware.ranks import Ranks
 from tinygpt.hardware.runtime import Runtime
@@ -58,7 +59,13 @@ def run(start: RunStart, runtime: Runtime, folder: RunFolder | None) -> str | No
         if warning := prepared.overlap.warning(cfg.dataset):
             console.warn(warning)
         _bind(folder, prepared)
-        context = CallbackContext(prepared.tokenizer, folder.path, logger, cfg.trainer.seq_len)
+        context = CallbackContext(
+            prepared.tokenizer,
+            folder.path,
+            logger,
+            cfg.trainer.seq_len,
+            prompts=folder.run["data"].get("prompts") or [""],  # an earlier version has none
+        )
         callbacks = {name: choice.build(context) for name, choice in cfg.callback.items()}
     trainer = _trainer(start, runtime, prepared, checkpoints, logger, callbacks)
     info = _begun(start, folder, trainer) if folder else None
@@ -243,7 +250,13 @@ def _bind(folder: RunFolder, prepared: Prepared) -> None:
     before = folder.run.get("data")
     if before is None:
         shutil.copytree(prepared.folder / "tokenizer", folder.tokenizer, dirs_exist_ok=True)
-        folder.write_run(data={"prepared": str(prepared.folder), "checksums": sums})
+        folder.write_run(
+            data={
+                "prepared": str(prepared.folder),
+                "checksums": sums,
+                "prompts": [example_prompt(prepared)],
+            }
+        )
     elif before.get("checksums") != sums:
         raise UserError(
             f"the tokens in {prepared.folder} are not those that the run began with, so it cannot "

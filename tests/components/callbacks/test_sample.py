@@ -59,6 +59,13 @@ def run(folder: Path, state: Any, **fields: Any) -> list[tuple[int, list[str]]]:
     return logger.rows
 
 
+def test_without_prompts_those_of_the_dataset_are_continued(tmp_path: Path) -> None:
+    context = CallbackContext(Bytes(), tmp_path, Recorder(), 16, prompts=["Tom had a"])
+    SampleConfig(max_new_tokens=4).build(context).on_eval(new_state(1), {})
+    (file,) = (tmp_path / "samples").iterdir()
+    assert file.read_bytes().startswith(b"--- prompt: 'Tom had a'\nTom had a")
+
+
 def test_texts_go_to_a_file_of_the_step_and_to_the_loggers(tmp_path: Path) -> None:
     ((step, texts),) = run(tmp_path, new_state(100), num_samples=2)
     assert step == 100

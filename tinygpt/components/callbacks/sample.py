@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinygpt.errors import UserError, check_range
@@ -20,13 +20,14 @@ class SampleConfig(SamplingConfig, CallbackConfig):
     """Which prompts to continue and how; the draws are the same at every evaluation."""
 
     name: str = "sample"
-    prompts: list[str] = field(default_factory=lambda: ["Once upon a time"])  # "" starts anew
+    # "" begins a new document; null: the first words of a validation document
+    prompts: list[str] | None = None
     num_samples: int = 1  # texts per prompt; each costs max_new_tokens forwards
 
     def __post_init__(self) -> None:
         self.check_sampling("callback.sample.")
         check_range("callback.sample.num_samples", self.num_samples, low=1, high=10_000)
-        if not self.prompts:
+        if self.prompts == []:
             raise UserError(
                 "callback.sample.prompts=[] asks for nothing; "
                 "type callback.sample.prompts=[''] for texts from their beginning"
@@ -45,7 +46,8 @@ class Sample(Callback):
 
     def on_eval(self, state: TrainState, metrics: Metrics) -> str | None:
         tokenizer = self.context.tokenizer
-        prompts = [p for p in self.config.prompts for _ in range(self.config.num_samples)]
+        chosen = self.config.prompts or self.context.prompts
+        prompts = [prompt for prompt in chosen for _ in range(self.config.num_samples)]
         prompt_ids = [tokenizer.encode(prompt) for prompt in prompts]
         samples = generate(
             state.model,
