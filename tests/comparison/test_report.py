@@ -100,6 +100,7 @@ def test_a_reader_finds_everything_and_nothing_runs_that_should_not(
     assert page.title() == "x_sweep"
     first = page.locator("#tables tbody tr").first
     assert first.locator("td").nth(0).inner_text() == "1"
+    page.select_option("#unit", "runs")
     assert page.locator("#plot .scatterlayer .trace").count() == 12 + 1
     page.select_option("#unit", "means")
     assert page.locator("#plot .scatterlayer .trace").count() >= 6
@@ -123,6 +124,43 @@ def test_a_reader_finds_everything_and_nothing_runs_that_should_not(
     assert page.locator("#run-table .status-failed").count() == 1
     assert not wrong
     assert page.locator("img").count() == 0
+
+
+def test_a_value_has_one_colour_in_all_plots_and_the_page_opens_on_what_decides(
+    browser: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "y_sweep"
+    for number in range(24):  # twelve configurations: more than there are colours
+        lr = (0.001, 0.01, 0.1, 0.002)[number % 4]
+        config = {"optimizer.lr": lr, "model.n_layer": number // 4 % 3}
+        make_run(folder / str(number), bpb=1 + lr, seed=number // 12, rows=20, config=config)
+    make_run(folder / "24", bpb=None, status="failed", config={"optimizer.lr": 0.0001})
+    (folder / "sweep.yaml").write_text("")
+    with pytest.raises(SystemExit):
+        compare_command.main([str(folder)])
+    page, wrong = opened(
+        browser, folder / "comparison.html", viewport={"width": 1440, "height": 900}
+    )
+    assert page.locator("#metric").input_value() == "val/bpb"
+    assert page.locator("#unit").input_value() == "means"
+    traces = """
+        document.getElementById("plot").data.filter((t) => t.group !== undefined)
+            .map((t) => [t.group, t.line.color, t.line.dash])"""
+    drawn = page.evaluate(traces)
+    assert len({group for group, *_ in drawn}) == len({(c, d) for _, c, d in drawn}) == 12 + 1
+    page.select_option("#colour", "optimizer.lr")
+    page.select_option("#unit", "runs")
+    of_curves = {group: colour for group, colour, _ in page.evaluate(traces)}
+    assert len(set(of_curves.values())) == 5
+    front = page.evaluate("""
+        (({ text, marker }) => [text, marker.color])(document.getElementById("front").data[1])""")
+    by_rate = {text.rpartition("lr=")[2]: colour for text, colour in zip(*front, strict=True)}
+    assert len(by_rate) == 4
+    assert by_rate.items() <= of_curves.items()
+    page.fill("#filter", "lr=0.01")
+    assert {c for _, c, _ in page.evaluate(traces)} <= set(of_curves.values())
+    assert dict(t[:2] for t in page.evaluate(traces))["0.01"] == of_curves["0.01"]
+    assert not wrong
 
 
 def test_on_a_phone_in_the_dark_nothing_is_wider_than_the_screen(

@@ -98,18 +98,25 @@ def offline_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 fields = dict(mode="offline", project="lab", tags=["a", "b"], notes="why")
 first = begin("first", **fields)
 for step in (10, 20):
-    first.log(step, {"train/loss": 1 / step, "optim/lr": 0.5})
+    first.log(step, {"train/loss": 1 / step, "tokens": 8 * step})
 first.samples(20, ["Once upon a time", "There was a cat"])
 second = begin("second", **fields)  # although the first was not finished
-second.log(30, {"train/loss": 0.25})
+second.log(30, {"train/loss": 0.25, "tokens": 240})
 end(second, "finished", {"val/bpb": 1.25})
 for status in ("failed", "interrupted"):
     logger = begin(status, **fields)
     logger.log(1, {"train/loss": float("nan")})
     end(logger, status, {"val/bpb": 1.5})
 """
+    script += """
+logger = begin("model", checkpoint=True, **fields)
+best = Path("model/checkpoints/step-00000020")
+best.mkdir(parents=True)
+(best / "model.safetensors").write_bytes(b"weights")
+end(logger, "finished", {"val/bpb": 1.25, "best_step": 20})
+"""
     done = run(folder, script)
-    assert "WARNING" not in done.stderr
+    assert "WARNING" not in done.stderr, done.stderr
     return folder
 
 
@@ -124,14 +131,29 @@ def test_two_jobs_in_one_process_are_two_runs(offline_runs: Path) -> None:
 
 def test_rows_keep_their_steps_and_the_table_stands_at_its_own(offline_runs: Path) -> None:
     first, last = rows(records(offline_runs / "first"))
-    assert first == {"_step": 10, "train/loss": 0.1, "optim/lr": 0.5}
+    assert first == {"_step": 10, "train/loss": 0.1, "tokens": 80}
     assert (last["_step"], last["train/loss"]) == (20, 0.05)
     assert (last["samples.nrows"], last["samples._type"]) == (2, "table-file")
-    assert rows(records(offline_runs / "second")) == [{"_step": 30, "train/loss": 0.25}]
+    assert rows(records(offline_runs / "second")) == [
+        {"_step": 30, "train/loss": 0.25, "tokens": 240}
+    ]
     (table,) = offline_runs.glob("first/wandb/*run-*/files/media/table/*.json")
     content = json.loads(table.read_text())
     assert content["columns"] == ["step", "text"]
     assert content["data"] == [[20, "Once upon a time"], [20, "There was a cat"]]
+
+
+def test_every_chart_is_over_tokens(offline_runs: Path) -> None:
+    metrics = only(records(offline_runs / "first"), "metric")
+    (everything,) = [m for m in metrics if m.get("glob_name") == "*"]
+    assert everything["step_metric"] == "tokens"
+
+
+def test_the_best_checkpoint_is_sent_as_an_artifact_if_that_is_wanted(offline_runs: Path) -> None:
+    (artifact,) = only(records(offline_runs / "model"), "artifact")
+    assert (artifact["name"], artifact["type"]) == ("checkpoint-id-model", "model")
+    (entry,) = artifact["manifest"]["contents"]
+    assert (entry["path"], entry["size"]) == ("model.safetensors", "7")
 
 
 def test_the_config_holds_everything_resolved_and_derived(offline_runs: Path) -> None:

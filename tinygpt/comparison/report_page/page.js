@@ -6,6 +6,11 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 // Okabe and Ito's colours, which people with any colour vision tell apart
 const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8c8c8c", "#b8a800"];
 const ONE_BY_ONE = 8;
+// beyond eight groups colours repeat with another line and another marker
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "star"];
+const LABEL_PX = 13;
+const SPARSE = 12; // points of a curve up to which each is marked
 
 function element(tag, text, attributes) {
   const made = document.createElement(tag);
@@ -56,7 +61,7 @@ function table(target, headings, rows, numeric) {
       const value = (row) => parseFloat(row[i].replaceAll(",", ""));
       rows.sort((a, b) => {
         const [x, y] = [value(a), value(b)];
-        const by = isNaN(x) || isNaN(y) ? a[i].localeCompare(b[i]) : x - y;
+        const by = isNaN(x) || isNaN(y) ? byValue(a[i], b[i]) : x - y;
         return sign * by;
       });
       fill();
@@ -76,9 +81,18 @@ function results() {
     const made = element("table");
     scroll.append(made);
     box.append(scroll);
+    const told = (i) => i > found.headings.indexOf("") && found.rows.length > 1
+      && found.rows.every((row) => row[i] === found.rows[0][i]);
+    const columns = found.headings.map((_, i) => i).filter((i) => !told(i));
+    const equal = found.headings.map((_, i) => i).filter(told);
     const text = new Set(["", ...data.keys]);
-    const numeric = new Set(found.headings.map((h, i) => (text.has(h) ? -1 : i)).filter((i) => i >= 0));
-    table(made, found.headings, found.rows, numeric);
+    const numeric = new Set(columns.map((i, at) => (text.has(found.headings[i]) ? -1 : at)).filter((at) => at >= 0));
+    const pick = (row) => columns.map((i) => row[i]);
+    table(made, pick(found.headings), found.rows.map(pick), numeric);
+    if (equal.length) {
+      const words = equal.map((i) => `${found.headings[i]} ${found.rows[0][i]}`).join(", ");
+      box.append(element("p", `The same for all: ${words}.`, { class: "note" }));
+    }
     for (const note of found.notes) box.append(element("p", "Note: " + note, { class: "note" }));
     box.append(element("p", found.conclusion, { class: "conclusion" }));
   }
@@ -114,18 +128,44 @@ function kept() {
   });
 }
 
-function colours(values) {
-  const different = [...new Set(values.map(shown))];
+// Numbers by size, everything else as text: localeCompare's own numbers hold 0.001 and 0.01 equal.
+function byValue(a, b) {
+  const numbers = typeof a === "number" && typeof b === "number";
+  return numbers ? a - b : shown(a) < shown(b) ? -1 : shown(a) > shown(b) ? 1 : 0;
+}
+
+function distinct(values) {
+  return [...new Map(values.map((v) => [shown(v), v])).values()].sort(byValue);
+}
+
+// Where a value lies between the lowest and the highest, from 0 to 1.
+function scale(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  if (high === low) return () => 0.5;
+  const log = low > 0 && high / low > 20;
+  return (v) => log ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low);
+}
+
+// value -> colour, dash and symbol
+function styles(values) {
+  const different = distinct(values);
   const numbers = values.every((v) => typeof v === "number");
   if (numbers && different.length > ONE_BY_ONE) {
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    const log = low > 0 && high / low > 20;
-    const place = (v) => log ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low);
-    return (value) => `hsl(${Math.round(220 - 190 * place(value))} 75% 45%)`;
+    const place = scale(values);
+    return (value) => ({ colour: `hsl(${Math.round(220 - 190 * place(value))} 75% 45%)`,
+      dash: DASHES[0], symbol: SYMBOLS[0] });
   }
-  different.sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
-  return (value) => PALETTE[different.indexOf(shown(value)) % PALETTE.length];
+  const order = different.map(shown);
+  return (value) => {
+    const i = Math.max(order.indexOf(shown(value)), 0);
+    const round = Math.floor(i / PALETTE.length);
+    return { colour: PALETTE[i % PALETTE.length], dash: DASHES[round % DASHES.length],
+      symbol: SYMBOLS[round % SYMBOLS.length] };
+  };
 }
+
+// Of all runs, so that a value has one colour in every plot and with every filter.
+const styleOfRuns = () => styles(runs.map(colourValue));
 
 const colourValue = (run) => {
   const key = $("colour").value;
@@ -143,7 +183,7 @@ function layout(xTitle, yTitle, extra) {
 }
 const PLOT = { responsive: true, displaylogo: false, displayModeBar: false };
 
-function means(chosen, metric, axis, weight, colour) {
+function means(chosen, metric, axis, weight, style) {
   const groups = new Map();
   for (const run of chosen) groups.set(run.words, [...(groups.get(run.words) || []), run]);
   const traces = [];
@@ -157,14 +197,14 @@ function means(chosen, metric, axis, weight, colour) {
     const x = pick(xOf(members[0], shortest, axis));
     const values = pick(at);
     const middle = smoothed(values.map((v) => v.reduce((a, b) => a + b, 0) / v.length), weight);
-    const c = colour(colourValue(members[0]));
+    const { colour: c, dash } = style(colourValue(members[0]));
     if (members.length > 1) {
       const high = smoothed(values.map((v) => Math.max(...v)), weight);
       const low = smoothed(values.map((v) => Math.min(...v)), weight);
       traces.push({ x: [...x, ...[...x].reverse()], y: [...high, ...low.reverse()], fill: "toself",
         fillcolor: c, opacity: 0.18, line: { width: 0 }, hoverinfo: "skip", mode: "lines" });
     }
-    traces.push({ x, y: middle, mode: "lines", line: { color: c, width: 2 },
+    traces.push({ x, y: middle, mode: "lines", line: { color: c, width: 2, dash },
       group: shown(colourValue(members[0])), text: `${words || "all"} (${members.length})`,
       hovertemplate: "%{y:.4f} at %{x}<extra>%{fullData.text}</extra>" });
   }
@@ -174,14 +214,15 @@ function means(chosen, metric, axis, weight, colour) {
 function curves() {
   const [metric, axis, weight] = [$("metric").value, $("axis").value, +$("smooth").value];
   const chosen = kept();
-  const colour = colours(chosen.map(colourValue));
-  const traces = $("unit").value === "means" ? means(chosen, metric, axis, weight, colour)
+  const style = styleOfRuns();
+  const traces = $("unit").value === "means" ? means(chosen, metric, axis, weight, style)
     : chosen.filter((run) => run.curves[metric]).map((run) => {
       const curve = run.curves[metric];
+      const { colour, dash, symbol } = style(colourValue(run));
       return { x: xOf(run, curve, axis), y: smoothed(curve.value, weight), text: name(run),
         group: shown(colourValue(run)),
-        mode: curve.value.length > 1 ? "lines" : "markers",
-        line: { color: colour(colourValue(run)), width: 1.4 }, marker: { color: colour(colourValue(run)) },
+        mode: curve.value.length > SPARSE ? "lines" : "lines+markers",
+        line: { color: colour, width: 1.4, dash }, marker: { color: colour, symbol, size: 5 },
         hovertemplate: "%{y:.4f} at %{x}<extra>%{fullData.text}</extra>" };
     });
   const named = new Map();
@@ -191,7 +232,7 @@ function curves() {
     trace.legendgroup = trace.group;
     if (trace.showlegend) trace.name = trace.group;
   }
-  const legend = named.size > 1 && named.size <= 10 && $("plot").clientWidth > 700;
+  const legend = named.size > 1 && named.size <= 16 && $("plot").clientWidth > 700;
   const extra = { showlegend: legend, legend: { orientation: "h", y: -0.2 } };
   const made = layout(AXES[axis], metric, extra);
   if ($("logx").checked) made.xaxis.type = "log";
@@ -210,12 +251,13 @@ function front() {
   points.sort((a, b) => a.metrics[cost] - b.metrics[cost] || a.metrics["val/bpb"] - b.metrics["val/bpb"]);
   let best = Infinity;
   const edge = points.filter((r) => r.metrics["val/bpb"] < best && ((best = r.metrics["val/bpb"]), true));
-  const colour = colours(points.map(colourValue));
+  const style = styleOfRuns();
+  const of = points.map((r) => style(colourValue(r)));
   const xy = (list) => ({ x: list.map((r) => r.metrics[cost]), y: list.map((r) => r.metrics["val/bpb"]) });
   const traces = [
     { ...xy(edge), mode: "lines", line: { shape: "hv", color: "#888", dash: "dot" }, hoverinfo: "skip" },
     { ...xy(points), mode: "markers", text: points.map(name),
-      marker: { size: 9, color: points.map((r) => colour(colourValue(r))) },
+      marker: { size: 9, color: of.map((s) => s.colour), symbol: of.map((s) => s.symbol) },
       hovertemplate: "%{text}<br>%{y:.4f} for %{x}<extra></extra>" }];
   Plotly.react("front", traces, layout(COSTS[cost], "val/bpb"), PLOT);
 }
@@ -252,43 +294,54 @@ function parallel() {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", "Each line is a run: its settings from left to right, and its val/bpb");
-  const axes = [...keys.map((key) => ({ title: key, value: (r) => r.config[key] })),
+  const leaf = (key) => key.split(".").pop();
+  const alone = (key) => keys.filter((other) => leaf(other) === leaf(key)).length === 1;
+  const axes = [...keys.map((key) => ({ title: alone(key) ? leaf(key) : key, value: (r) => r.config[key] })),
     { title: "val/bpb", value: (r) => r.metrics["val/bpb"] }];
-  const text = (x, y, words, anchor) => {
+  const text = (x, y, words, anchor, whole) => {
     const made = document.createElementNS(NS, "text");
     made.setAttribute("x", x); made.setAttribute("y", y); made.setAttribute("text-anchor", anchor);
     made.textContent = words;
+    if (whole !== words) made.append(document.createElementNS(NS, "title")), made.lastChild.textContent = whole;
     svg.append(made);
   };
+  const gap = (width - 100) / Math.max(axes.length - 1, 1);
   axes.forEach((axis, i) => {
-    axis.x = 30 + i * (width - 100) / Math.max(axes.length - 1, 1);
+    axis.x = 30 + i * gap;
     const values = points.map(axis.value);
     const numbers = values.every((v) => typeof v === "number");
-    const different = [...new Set(values.map(shown))]
-      .sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
-    const [low, high] = numbers ? [Math.min(...values), Math.max(...values)] : [0, different.length - 1];
-    const log = numbers && low > 0 && high / low > 20;
-    const place = (v) => !numbers ? different.indexOf(shown(v)) / Math.max(high, 1)
-      : high === low ? 0.5 : log ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low);
-    axis.y = (run) => height - 30 - place(axis.value(run)) * (height - 70);
+    const different = distinct(values);
+    const names = different.map(shown);
+    const byNumber = numbers ? scale(values) : null;
+    const place = (v) => numbers ? byNumber(v) : names.indexOf(shown(v)) / Math.max(names.length - 1, 1);
+    const height_of = (v) => height - 30 - place(v) * (height - 70);
+    axis.y = (run) => height_of(axis.value(run));
     const line = document.createElementNS(NS, "line");
     for (const [k, v] of Object.entries({ x1: axis.x, x2: axis.x, y1: 40, y2: height - 30 })) line.setAttribute(k, v);
     svg.append(line);
-    const last = i === axes.length - 1 && i > 0;
-    const short = axis.title.length > 18 ? "…" + axis.title.slice(-17) : axis.title;
-    text(axis.x, 18 + (i % 2) * 14, short, i === 0 ? "start" : last ? "end" : "middle");
-    const ticks = numbers && different.length > ONE_BY_ONE ? [low, high] : null;
-    for (const v of ticks || [...new Map(values.map((v) => [shown(v), v])).values()]) {
-      const y = height - 30 - place(v) * (height - 70);
-      text(axis.x + 6, y + 4, typeof v === "number" ? String(+v.toPrecision(4)) : shown(v), "start");
+    // two rows of titles, so each may be as wide as two gaps; 7 px a character
+    const most = Math.max(6, Math.floor(2 * gap / 7) - 1);
+    const short = axis.title.length > most ? "…" + axis.title.slice(1 - most) : axis.title;
+    const anchor = i === 0 ? "start" : i === axes.length - 1 ? "end" : "middle";
+    text(i === axes.length - 1 && i > 0 ? width - 4 : axis.x, 14 + (i % 2) * 15, short, anchor, axis.title);
+    let last = Infinity;
+    const ticks = numbers && different.length > ONE_BY_ONE
+      ? [different[0], different[different.length - 1]] : different;
+    for (const v of ticks) {
+      const y = height_of(v);
+      if (last - y < LABEL_PX) continue;
+      last = y;
+      const label = typeof v === "number" ? String(+v.toPrecision(4)) : shown(v);
+      const room = Math.max(4, Math.floor((gap - 12) / 7));
+      text(axis.x + 6, y + 4, label.length > room ? label.slice(0, room - 1) + "…" : label, "start", label);
     }
   });
   const scores = points.map((r) => r.metrics["val/bpb"]);
-  const colour = colours(scores.length > ONE_BY_ONE ? scores : [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  const style = styles(scores);
   for (const run of [...points].sort((a, b) => b.metrics["val/bpb"] - a.metrics["val/bpb"])) {
     const path = document.createElementNS(NS, "path");
     path.setAttribute("d", "M" + axes.map((axis) => `${axis.x.toFixed(1)},${axis.y(run).toFixed(1)}`).join("L"));
-    path.style.stroke = scores.length > ONE_BY_ONE ? colour(run.metrics["val/bpb"]) : PALETTE[0];
+    path.style.stroke = scores.length > ONE_BY_ONE ? style(run.metrics["val/bpb"]).colour : PALETTE[0];
     const title = document.createElementNS(NS, "title");
     title.textContent = `${name(run)}: ${run.metrics["val/bpb"].toFixed(4)}`;
     path.append(title);
@@ -337,14 +390,14 @@ function runTable() {
 function begin() {
   results();
   const names = new Set(runs.flatMap((run) => Object.keys(run.curves)));
-  const dense = runs.some((run) => run.curves["val/bpb"] && run.curves["val/bpb"].step.length > 4);
+  const decides = runs.some((run) => run.curves["val/bpb"] && run.curves["val/bpb"].step.length > 1);
   options($("metric"), data.metrics.filter((m) => names.has(m)).map((m) => [m, m]),
-    dense || !names.has("train/loss") ? undefined : "train/loss");
+    decides ? "val/bpb" : names.has("train/loss") ? "train/loss" : undefined);
   options($("axis"), Object.entries(AXES), data.x);
   options($("colour"), [["configuration", "configuration"], ["status", "status"], ...data.keys.map((k) => [k, k])],
     data.keys.length === 1 ? data.keys[0] : "configuration");
   options($("cost"), Object.entries(COSTS));
-  if (runs.length > 60) $("unit").value = "means";
+  if (runs.length > 12 && new Set(runs.map((run) => run.words)).size < runs.length) $("unit").value = "means";
   const choices = runs.map((run, i) => [i, name(run)]);
   for (const side of ["left", "right"]) {
     const i = side === "left" ? data.first : data.second;

@@ -44,6 +44,7 @@ class WandbConfig(LoggerConfig):
     mode: str = "online"  # online falls back to offline; offline keeps all in the run folder
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
+    checkpoint: bool = False  # send the best checkpoint as an artifact when the run has finished
     timeout_s: float = 10.0  # patience with the server, at the start and at the end
 
     def __post_init__(self) -> None:
@@ -76,12 +77,14 @@ class WandbLogger(Logger):
     def __init__(self, cfg: WandbConfig) -> None:
         self.cfg = cfg
         self._run: wandb.Run | None = None
+        self._folder = Path()
         self._later = ""  # the command that sends what was left behind
         self._warned: set[str] = set()
 
     def start(self, run: RunInfo) -> None:
         if self.cfg.mode == "disabled":
             return
+        self._folder = run.folder
         # before wandb is imported: its crash reports look up a host name even offline
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         with self._harmless("start"):
@@ -130,8 +133,21 @@ class WandbLogger(Logger):
         if run is not None:
             with self._harmless("write the summary"):
                 run.summary.update(dict(summary))
+            if self.cfg.checkpoint and status == "finished":
+                with self._harmless("send the checkpoint"):
+                    self._send_checkpoint(run, summary)
             with self._harmless("finish"):
                 run.finish(exit_code=EXIT_CODES[status])
+
+    def _send_checkpoint(self, run: "wandb.Run", summary: Mapping[str, Any]) -> None:
+        """The best checkpoint as an artifact of type model, with its score beside it."""
+        import wandb
+
+        step = summary["best_step"]
+        metadata = {"step": step, "val/bpb": summary.get("best_val_bpb")}
+        artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model", metadata=metadata)
+        artifact.add_dir(str(self._folder / "checkpoints" / f"step-{step:08d}"))
+        run.log_artifact(artifact)
 
     def upload(
         self,
@@ -203,7 +219,7 @@ class WandbLogger(Logger):
             "x_transaction_log_flush_interval": FLUSH_S,
         }
         known = wandb.Settings.model_fields  # the interval is missing from older versions
-        return wandb.init(
+        started = wandb.init(
             project=self.cfg.project,
             entity=self.cfg.entity,
             tags=list(dict.fromkeys([*(run.config.get("tags") or ()), *self.cfg.tags])),
@@ -220,6 +236,8 @@ class WandbLogger(Logger):
             reinit="finish_previous",  # the jobs of a multirun share a process
             settings=wandb.Settings(**{k: v for k, v in settings.items() if k in known}),
         )
+        started.define_metric("*", step_metric="tokens")  # the x axis of every chart
+        return started
 
     @contextmanager
     def _harmless(self, what: str) -> Iterator[None]:
