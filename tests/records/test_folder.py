@@ -143,6 +143,8 @@ def test_a_status_goes_from_running_to_how_it_ended_and_back_when_it_is_resumed(
     again = record(path)
     assert (again["status"], again["error"], again["ended_at"]) == ("running", None, None)
     assert [part["overrides"] for part in again["resumed"]] == [["seed=8"]]
+    assert config.load(path / "config.yaml").seed == 7
+    folder.begin()
     assert config.load(path / "config.yaml").seed == 8
     folder.close("interrupted", "SIGINT")
     RunFolder.reopen(path, cfg=cfg, overrides=[], pause_at=None).close("finished")

@@ -98,8 +98,10 @@ def test_a_process_that_is_killed_while_it_resumes_leaves_a_config_that_is_accep
         patch.setattr(RunFolder, "__init__", noted)
         patch.setattr(*target, killed)
         with pytest.raises(Killed):
-            RunFolder.reopen(run, cfg=changed, overrides=[], pause_at=None)
+            RunFolder.reopen(run, cfg=changed, overrides=[], pause_at=None).begin()
     locks[0]()  # as the end of the process does
     assert load_config(run) == (cfg, changed)[at]
-    RunFolder.reopen(run, cfg=changed, overrides=[], pause_at=None).close("finished")
+    folder = RunFolder.reopen(run, cfg=changed, overrides=[], pause_at=None)
+    folder.begin()
+    folder.close("finished")
     assert load_config(run) == config.load(run / "config.yaml") == changed

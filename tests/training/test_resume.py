@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 
 # Runs the trainer in forked processes, which spares each of them the import of torch.  The first
 # argument says how each one dies: "op:N" kills itself with SIGKILL at its N-th operation on a
-# file, "at:S" is killed from outside after S seconds, "never" runs to the end.
+# file, "end:N" at its N-th one after the last step, "at:S" is killed from outside after S
+# seconds, "never" runs to the end.
 DRIVER = """
 import os, pathlib, signal, sys, time
 import torch, safetensors.torch
@@ -23,12 +25,14 @@ from tinygpt.components.loggers import jsonl
 from tinygpt.records import plots
 from tinygpt.training import checkpoint, trainer
 
+counting = True
+
 def die_at(n):
     seen = 0
     def counted(function):
         def call(*args, **kwargs):
             nonlocal seen
-            seen += 1
+            seen += counting
             if seen == n:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
@@ -36,7 +40,8 @@ def die_at(n):
     for owner, name in [(os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir"),
                         (os, "rmdir"),
                         (os, "unlink"), (pathlib.Path, "write_text"), (pathlib.Path, "rename"),
-                        (pathlib.Path, "replace"), (checkpoint, "save_file"),
+                        (pathlib.Path, "replace"), (pathlib.Path, "write_bytes"),
+                        (checkpoint, "save_file"), (plots, "loss_curve"),
                         (safetensors.torch, "save_file"), (jsonl.json, "dumps")]:
         setattr(owner, name, counted(getattr(owner, name)))
 
@@ -47,8 +52,15 @@ for death in sys.argv[3].split("|"):
     kind, _, when = death.partition(":")
     child = os.fork()
     if child == 0:
-        if kind == "op":
+        if kind in ("op", "end"):
             die_at(int(when))
+        if kind == "end":
+            counting = False
+            def end(self, on_end=trainer.Trainer._end_callbacks):
+                global counting
+                counting = True
+                on_end(self)
+            trainer.Trainer._end_callbacks = end
         runs = sorted(outputs.glob("*/run.json"))
         train.main([f"resume={runs[0].parent}"] if runs else settings)
     if kind == "at":
@@ -56,7 +68,7 @@ for death in sys.argv[3].split("|"):
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     kills += os.WIFSIGNALED(status)
-    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) not in (0, 1):
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) != 0:
         sys.exit(f"exit {os.WEXITSTATUS(status)} after {death}")
 print("kills", kills)
 """
@@ -92,7 +104,22 @@ def result(outputs: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float
     return tensors, timeless
 
 
+TIMES = ("run", "elapsed_s", "tokens_per_sec", "peak_mem_bytes")
+
+
+def ending(outputs: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The summary without what the clock and the memory say, and the samples by file."""
+    (folder,) = (path.parent for path in outputs.glob("*/run.json"))
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["elapsed_s"] > 0
+    assert summary["tokens_per_sec"] > 0
+    samples = {path.name: path.read_text() for path in (folder / "samples").iterdir()}
+    return {key: value for key, value in summary.items() if key not in TIMES}, samples
+
+
 def assert_same(a: Path, b: Path) -> None:
+    assert ending(a) == ending(b)
     (tensors_a, rows_a), (tensors_b, rows_b) = result(a), result(b)
     assert tensors_a.keys() == tensors_b.keys()
     for name, tensor in tensors_a.items():
@@ -159,6 +186,22 @@ def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):
     assert_same(straight, killed)
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "deaths", [range(1, 14, 4), pytest.param(range(1, 16), marks=pytest.mark.slow)]
+)
+def test_a_process_killed_after_the_last_step_loses_no_result(tiny, tmp_path, deaths):
+    """Going on completes summary, samples and picture, and exits 0, as the driver checks."""
+    settings = [s for s in tiny if not s.startswith(("output_dir", "callback"))]
+    settings += ["callback=[sample]", "callback.sample.max_new_tokens=4"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert survive([*settings, f"output_dir={straight}"], ["never"], straight) == 0
+    ends = [f"end:{n}" for n in deaths]
+    kills = survive([*settings, f"output_dir={killed}"], [*ends, "never"], killed)
+    assert kills > len(ends) / 2
+    assert_same(straight, killed)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_hundred_processes_killed_anywhere_lose_nothing(hard, tmp_path):
@@ -200,9 +243,12 @@ def test_a_signal_saves_and_ends_and_the_run_goes_on(hard, tmp_path):
 def test_a_finished_run_goes_on_only_to_a_longer_horizon(tiny, tmp_path):
     train_once(tiny)
     (run,) = (path.parent for path in (tmp_path / "outputs").glob("*/run.json"))
-    assert "type a longer one" in train_once([f"resume={run}"], code=1)
+    before = json.loads((run / "run.json").read_text())
+    assert "type a longer one" in train_once([f"resume={run}"])
+    after = json.loads((run / "run.json").read_text())
+    assert {key: value for key, value in after.items() if value != before.get(key)} == {}
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     assert "going on after step 10" in train_once([f"resume={run}", "trainer.max_steps=12"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 13))
-    assert len(json.loads((run / "run.json").read_text())["resumed"]) == 2
+    assert len(json.loads((run / "run.json").read_text())["resumed"]) == 1

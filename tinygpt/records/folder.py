@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from tinygpt import config, console
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError, masked
 from tinygpt.files import is_disk_full, write_atomically
-from tinygpt.records.read import file_checksums, read_record
+from tinygpt.records.read import check_files, file_checksums, read_record, read_run
 
 RESERVE_BYTES = 1 << 15  # kept free for the last run.json of a run that fills the disk
 _LIBRARIES = ("torch", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy")
@@ -42,6 +43,11 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.tokenizer = path / "tokenizer"
         self.metrics = path / "metrics.jsonl"
+        self.before: dict[str, Any] = {}  # run.json of a reopened run, as it was
+        self.damage: str | None = None  # what was wrong with metrics.jsonl then
+        self.has_begun = False
+        self._cfg: RunConfig | None = None  # what config.yaml is going to hold
+        self._writing = threading.Lock()  # the thread that writes checkpoints notes the first one
         self._reserve = path / ".reserve"
         self._lock = FileLock(path / ".lock")
         try:
@@ -84,13 +90,18 @@ class RunFolder:
     ) -> "RunFolder":
         """The folder of a run that goes on, by a config that the overrides may have changed."""
         folder = cls(path)
+        folder.before = folder.run
+        try:
+            check_files(path, folder.before, "metrics.jsonl")
+        except UserError as error:
+            folder.damage = str(error)
         # in one write: a run that is found running also has its pause and its config
         changes: dict[str, Any] = {"config": config.to_dict(cfg), "pause_at": pause_at}
-        if changes["config"] != folder.run.get("config"):
-            changes["config_before"] = folder.run.get("config")  # still in config.yaml
-        if folder.run["status"] == "queued":
+        if changes["config"] != folder.before.get("config"):
+            changes["config_before"] = folder.before.get("config")  # still in config.yaml
+        folder._cfg = cfg
+        if folder.before["status"] == "queued":
             folder.write_run(**changes, **_beginning(path))
-            config.save(cfg, path / "config.yaml")
             return folder
         again = {"command": _command(), "overrides": list(overrides), "at": _now()}
         folder.write_run(
@@ -98,11 +109,16 @@ class RunFolder:
             status="running",
             error=None,
             ended_at=None,
-            files=None,
-            resumed=[*folder.run["resumed"], again],
+            resumed=[*folder.before["resumed"], again],
         )
-        config.save(cfg, path / "config.yaml")
         return folder
+
+    def begin(self) -> None:
+        """The first step is about to be made: from here on the folder changes for good."""
+        if self._cfg is not None:
+            config.save(self._cfg, self.path / "config.yaml")
+        self.write_run(files=None)
+        self.has_begun = True
 
     @property
     def run(self) -> dict[str, Any]:
@@ -111,8 +127,31 @@ class RunFolder:
 
     def write_run(self, **changes: Any) -> None:
         """Change fields of run.json."""
-        path = self.path / "run.json"
-        write_json(path, (self.run if path.exists() else {}) | changes)
+        with self._writing:
+            write_json(self.path / "run.json", self.run | changes)
+
+    def note_first_checkpoint(self) -> None:
+        """Record that there is a checkpoint: without one, the run can no longer begin again."""
+        if self.run.get("first_checkpoint_at") is None:
+            self.write_run(first_checkpoint_at=_now())
+
+    def has_results(self) -> bool:
+        """Whether there is something that a run which begins again would remove."""
+        if (self.path / "summary.json").exists():
+            return True
+        if "first_checkpoint_at" not in self.run:  # an earlier version
+            return self.metrics.exists() and self.metrics.stat().st_size > 0
+        # rows before the first checkpoint are made again, equal
+        return self.run["first_checkpoint_at"] is not None
+
+    def is_complete(self) -> bool:
+        """Whether the run had finished before it was opened, with its summary and picture."""
+        return (
+            self.before.get("status") == "finished"
+            and self.damage is None
+            and bool(read_run(self.path).summary)
+            and (self.path / "loss.png").exists()
+        )
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
@@ -128,15 +167,26 @@ class RunFolder:
         """Record how the run ended, with checksums of its results, and then run the block.
 
         Messages of the block still go to train.log; after it the folder is released. Nothing may be
-        printed before this, since a console can block. On a full disk the reserve makes room.
+        printed before this, since a console can block. A finished run that was reopened and has not
+        begun again is left as it was. On a full disk the reserve makes room.
         """
-        changes = {"status": status, "error": error and masked(error), "ended_at": _now()}
+        changes: dict[str, Any] = {
+            "status": status,
+            "error": error and masked(error),
+            "ended_at": _now(),
+        }
+        if self.has_begun:
+            changes["files"] = file_checksums(self.path)
+        elif self.before.get("status") == "finished":
+            changes = dict.fromkeys(("pause_at", "config_before")) | self.before
+        else:
+            changes["config"] = self.before.get("config", self.run.get("config"))
         try:
             try:
-                self.write_run(**changes, files=file_checksums(self.path))
+                self.write_run(**changes)
             except OSError:
                 self._reserve.unlink(missing_ok=True)
-                self.write_run(**changes, files=file_checksums(self.path))
+                self.write_run(**changes)
         except OSError as failure:
             console.warn(f"{self.path / 'run.json'} cannot be written: {failure.strerror}")
         self._reserve.unlink(missing_ok=True)
@@ -162,14 +212,17 @@ def freeze(
     write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
     (path / "samples").mkdir()
     (path / "tokenizer").mkdir()
-    queued = {"status": "queued", "created_at": _now(), "error": None, "resumed": list[str]()}
-    # the config again: JSON is read fifty times as fast as YAML, and an edit of either shows
     content = {
         "id": run_id,
         "group": group,
-        **queued,
+        "status": "queued",
+        "error": None,
+        "created_at": _now(),
+        "first_checkpoint_at": None,
+        "resumed": list[str](),
         **more,
         "working_dir": str(Path.cwd()),  # relative paths of the config begin here
+        # the config again: JSON is read fifty times as fast as YAML, and an edit of either shows
         "config": config.to_dict(cfg),
     }
     write_json(path / "run.json", content)

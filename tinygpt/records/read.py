@@ -20,11 +20,10 @@ READERS = 8  # threads that read folders at the same time
 CHECKED = ("metrics.jsonl", "summary.json")  # run.json has their checksums
 # what run.json and summary.json hold; null and further fields are allowed
 _RUN_TYPES: dict[str, Any] = {
-    "status": str,
-    **dict.fromkeys(("id", "group", "error", "command", "created_at", "started_at"), str),
-    **dict.fromkeys(
-        ("config", "config_before", "derived", "git", "data", "files", "versions"), dict
-    ),
+    **dict.fromkeys(("id", "group", "status", "error", "lost_rows", "command"), str),
+    **dict.fromkeys(("created_at", "started_at", "ended_at", "first_checkpoint_at"), str),
+    **dict.fromkeys(("config", "config_before", "derived", "data", "files"), dict),
+    **dict.fromkeys(("git", "versions"), dict),
     "resumed": list,
 }
 _SUMMARY_TYPES: dict[str, Any] = {
@@ -79,7 +78,7 @@ class RunRecord:
         """Why the run ended before its end, or what is damaged."""
         if self.status == "dead" and self.run["status"] == "finished":
             return f"it has no summary; complete it with resume={self.path}"
-        return self.damage or self.run.get("error")
+        return self.damage or self.run.get("error") or self.run.get("lost_rows")
 
     @property
     def derived(self) -> dict[str, Any]:
@@ -178,11 +177,16 @@ def file_checksums(path: Path) -> dict[str, str]:
     }
 
 
-def check_files(path: Path, run: Mapping[str, Any]) -> None:
-    """Raise UserError if a file is not as the run left it; runs of earlier versions pass."""
+def check_files(path: Path, run: Mapping[str, Any], *names: str) -> None:
+    """Raise UserError if one of the files is not as the run left it.
+
+    Without names all are checked; run.json of an earlier version has no checksums.
+    """
     known = run.get("files") or {}
     found = file_checksums(path)
     for name, checksum in known.items():
+        if names and name not in names:
+            continue
         if name not in found:
             raise UserError(f"{name} is missing")
         if found[name] != checksum:
@@ -201,9 +205,9 @@ def _json_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"{path.name} cannot be read: {type(error).__name__}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path.name} cannot be read: it holds {_shown(content)}, not an object")
+    if "status" in types and content.get("status") is None:
+        raise UserError(f"{path.name} cannot be read: it has no status")
     for name, allowed in types.items():
-        if name not in content and name == "status":
-            raise UserError(f"{path.name} cannot be read: it has no status")
         value = content.get(name)
         is_good = isinstance(value, allowed) if allowed is not float else _is_number(value)
         if value is not None and not is_good:

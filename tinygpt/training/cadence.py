@@ -32,7 +32,6 @@ class Cadence:
         self.max_steps = max_steps
         self.max_time_s = None if cfg.max_time is None else float(cfg.max_time)
         self.eval_every, self.log_every = self._eval_every(), self._log_every()
-        self.stop_reason: str | None = None  # why it ended before its horizon
         # seconds at which these happened last; equal on all ranks
         self.evaluated_s = self.logged_s = self.saved_s = state.elapsed_s
         self.save_takes_s = 0.0
@@ -60,7 +59,7 @@ class Cadence:
 
     def done(self) -> bool:
         """Whether the last step has been made."""
-        if self.stop_reason is not None:
+        if self.state.stop_reason is not None:
             return True
         if self.max_steps is not None:
             return self.state.step >= self.max_steps

@@ -42,8 +42,16 @@ class Checkpoints:
     give it their shares of a model that is spread over them.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 1, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 1,
+        writes: bool = True,
+        on_first_save: Callable[[], None] | None = None,
+    ) -> None:
         self.folder = folder
+        self.on_first_save = on_first_save
         self.keep = keep
         self.writes = writes
         self.took_s = 0.0  # the newest one, from its beginning until the disk held it
@@ -116,6 +124,9 @@ class Checkpoints:
         for leftover in self.folder.glob("partial-*"):  # of a process that died
             shutil.rmtree(leftover)
         try:
+            rows = self.folder.parent / "metrics.jsonl"
+            if rows.exists():  # a checkpoint counts on the rows before it
+                flush(rows)
             _write(snapshot, partial)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -128,6 +139,9 @@ class Checkpoints:
         if target.exists():  # a damaged one that a resumed run came back to
             shutil.rmtree(target)
         rename_durably(partial, target)
+        if self.on_first_save:
+            self.on_first_save()
+            self.on_first_save = None
         # newer ones are damaged, or the run would not have come back to this step
         past = [saved for saved in self.steps() if saved <= step]
         for old in {*self.steps()} - {*past[-self.keep :], snapshot.best_step}:

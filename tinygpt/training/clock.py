@@ -10,10 +10,11 @@ from tinygpt.interfaces import Metrics
 class Clock:
     """Time spent training, without evaluations and checkpoints; read when the device is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int, training_s: float) -> None:
+        """The arguments are of the rows that were logged before."""
         self.row_began = time.perf_counter()
         self.row_steps, self.paused_s, self.data_wait_s = 0, 0.0, 0.0
-        self.steps, self.training_s = 0, 0.0
+        self.steps, self.training_s = steps, training_s
 
     @contextmanager
     def paused(self) -> Iterator[None]:

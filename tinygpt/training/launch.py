@@ -1,6 +1,5 @@
 """Start or resume one run: its folder, how it ends, and the messages about it."""
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,14 @@ from omegaconf import OmegaConf
 
 from tinygpt import config, console, registry
 from tinygpt.config import RunConfig, mistakes, overrides
+from tinygpt.config.resolution import escaped
 from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.hardware.ranks import RankLost, Ranks
 from tinygpt.records.find import find_run
 from tinygpt.records.folder import RunFolder
 from tinygpt.records.hints import sample_command
+from tinygpt.records.read import read_record
+from tinygpt.records.saved_config import load_config
 from tinygpt.training.moved import MOVABLE, absolute, check_same_text, look_up
 from tinygpt.training.start import RunStart
 
@@ -91,10 +93,10 @@ def _in_folder(
     try:
         with ranks.watched(last_word):
             ended_by = work()
-    except AlreadyFinished as error:
+    except AlreadyFinished as done:
         with folder.closing("finished"):
-            console.log_error(str(error))
-        return _EXIT_CODES["failed"]
+            console.say(str(done))
+        return _EXIT_CODES["finished"]
     except RankLost as error:
         with folder.closing("failed", str(error)):
             console.log_error(f"{error}\n  {_go_on(start.path, ranks)}")
@@ -154,6 +156,8 @@ def take_part() -> int:
     except RankLost as error:
         if error.rank == 0 and ranks.rank == 1:  # one rank prints it
             console.log_error(f"{error}\n  {_go_on(path, ranks)}")
+    except AlreadyFinished:
+        code = _EXIT_CODES["finished"]
     except UserError as error:
         if not ranks.main_fails_too():
             console.log_error(f"rank {ranks.rank}: {error}")
@@ -178,9 +182,9 @@ def resumed(settings: Sequence[str]) -> Job:
     if len(which) > 1:
         raise UserError(f"resume= goes on with one run, and is typed for {' and '.join(which)}")
     path = find_run(which[-1], field="resume", output_dir=Path(*outputs[-1:] or ["outputs"]))
-    content = config.read(path / "config.yaml")
+    content: dict[str, Any] = escaped(config.to_dict(load_config(path)))
     had_auto = content["trainer"]["micro_batch_size"] == "auto"
-    record = json.loads((path / "run.json").read_bytes())
+    record = read_record(path)
     moved = []
     for override in overrides.parse(overrides.layered([], typed)):
         key = override.key_or_group
@@ -205,11 +209,12 @@ def resumed(settings: Sequence[str]) -> Job:
     if moved:
         check_same_text(cfg, record, typed=moved, run=path)
     pause_at = config.parse_count("until", until[-1]) if until else None
-    derived = record.get("derived", {})
+    derived = record.get("derived") or {}
     start = RunStart(
         cfg,
         path,
         resumed=True,
+        changed=bool(typed),
         pause_at=pause_at,
         compiled=derived.get("compiled"),
         # a number that was typed has not been measured

@@ -1,5 +1,6 @@
 """One run: build the parts that the config names, connect them, and run the loop."""
 
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -53,12 +54,13 @@ def run(start: RunStart, runtime: Runtime, folder: RunFolder | None) -> str | No
         start.path / "checkpoints",
         keep=cfg.trainer.keep_checkpoints,
         writes=folder is not None,
+        on_first_save=folder.note_first_checkpoint if folder else None,
     )
     callbacks: dict[str, Callback] = {}
     if folder:
         if warning := prepared.overlap.warning(cfg.dataset):
             console.warn(warning)
-        _bind(folder, prepared)
+        _bind(cfg, folder, prepared)
         context = CallbackContext(
             prepared.tokenizer,
             folder.path,
@@ -67,13 +69,16 @@ def run(start: RunStart, runtime: Runtime, folder: RunFolder | None) -> str | No
             prompts=folder.run["data"].get("prompts") or [""],  # an earlier version has none
         )
         callbacks = {name: choice.build(context) for name, choice in cfg.callback.items()}
-    trainer = _trainer(start, runtime, prepared, checkpoints, logger, callbacks)
+    trainer = _trainer(start, runtime, prepared, checkpoints, logger, callbacks, folder)
+    if trainer.done():
+        _end_if_complete(trainer, folder)
     info = _begun(start, folder, trainer) if folder else None
     status, summary = "failed", {}
     began = time.perf_counter()
     try:
         with runtime.ranks.watched():
-            if info:
+            if folder and info:
+                folder.begin()
                 logger.start(info)
             summary = trainer.fit()
         if folder and info:
@@ -137,7 +142,7 @@ def _begun(start: RunStart, folder: RunFolder, trainer: Trainer) -> RunInfo:
         config=config.to_dict(start.cfg),
         derived=derived,
         resumed_at=state.step if start.resumed else None,
-        rows=_rows_before(folder, state.step) if start.resumed else [],
+        rows=_rows_before(folder, trainer) if start.resumed else [],
     )
 
 
@@ -154,11 +159,34 @@ def _changes_of_hardware(before: dict[str, Any] | None, now: dict[str, Any]) -> 
     )
 
 
-def _rows_before(folder: RunFolder, step: int) -> list[Metrics]:
-    """The rows of a resumed run up to this step."""
-    if not folder.metrics.exists():  # it was frozen, and has not begun
-        return []
-    return [row for row in read_rows(folder.metrics) if row["step"] <= step]
+def _rows_before(folder: RunFolder, trainer: Trainer) -> list[Metrics]:
+    """The rows of a resumed run up to its checkpoint; missing rows are named and recorded."""
+    state = trainer.state
+    all_rows = read_rows(folder.metrics) if folder.metrics.exists() else []
+    rows = [row for row in all_rows if row["step"] <= state.step]
+    lost = folder.damage
+    if missing := max(state.rows_logged - len(rows), 0):
+        found = f"has rows up to step {rows[-1]['step']}" if rows else "has no row"
+        lost = (
+            f"{missing} of {state.rows_logged} rows up to step {state.step} are missing: "
+            f"{folder.metrics.name} {found}"
+        )
+    if lost:
+        console.warn(f"{lost}; the run goes on without them")
+        folder.write_run(lost_rows=lost)
+    state.rows_logged = len(rows)
+    return rows
+
+
+def _end_if_complete(trainer: Trainer, folder: RunFolder | None) -> None:
+    """Raise AlreadyFinished on all ranks if a run without further steps lacks nothing either."""
+    if trainer.ranks.from_main(lambda: folder is not None and folder.is_complete()):
+        step = trainer.state.step
+        raise AlreadyFinished(
+            f"resume={trainer.checkpoints.folder.parent}: the run is finished, {step} steps; "
+            f"to go on type a longer one, such as trainer.max_steps={2 * step}"
+        )
+    console.say("the last step was made before; completing what is missing")
 
 
 def _prepared(cfg: RunConfig, ranks: Ranks) -> Prepared:
@@ -193,11 +221,9 @@ def _trainer(
     checkpoints: Checkpoints,
     logger: Logger,
     callbacks: Mapping[str, Callback],
+    folder: RunFolder | None,
 ) -> Trainer:
-    """The trainer, with its model on the device and in the state of the newest checkpoint.
-
-    Raises AlreadyFinished if no step is left.
-    """
+    """The trainer, with its model on the device and in the state of the newest checkpoint."""
     cfg, ranks, vocab_size = start.cfg, runtime.ranks, prepared.tokenizer.vocab_size
     size = _micro_batch_size(start, runtime, vocab_size)
     cfg = replace(cfg, trainer=replace(cfg.trainer, micro_batch_size=size))
@@ -207,10 +233,13 @@ def _trainer(
     if ranks.size > 1:
         console.say(place)
     state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
-    saved = ranks.from_main(lambda: _newest(checkpoints, resumed=start.resumed))
+    resumed = folder if start.resumed else None
+    saved = ranks.from_main(lambda: _newest(checkpoints, resumed))
     if saved:
         load_state(state, Path(saved) if ranks.is_main else None, ranks)
-    trainer = Trainer(
+    if start.changed:
+        state.stop_reason = None  # the settings that ended it may be other ones now
+    return Trainer(
         cfg,
         state,
         runtime=runtime,
@@ -221,47 +250,70 @@ def _trainer(
         pause_at=start.pause_at,
         compiled=start.compiled,
     )
-    if trainer.done():
-        raise AlreadyFinished(
-            f"resume={checkpoints.folder.parent}: the run is finished, {state.step} steps; "
-            f"to go on type a longer one, such as trainer.max_steps={2 * state.step}"
-        )
-    return trainer
 
 
-def _newest(checkpoints: Checkpoints, *, resumed: bool) -> str | None:
-    """The newest undamaged checkpoint of a resumed run; None if it has none."""
+def _newest(checkpoints: Checkpoints, resumed: RunFolder | None) -> str | None:
+    """The checkpoint that a resumed run goes on from; None begins at step 0.
+
+    Raises UserError if the run has results and no checkpoint can be read: they would be lost.
+    """
     saved = checkpoints.latest(console.warn) if resumed else None
     if saved is None and checkpoints.steps():
         raise UserError(
-            f"every checkpoint in {checkpoints.folder} is damaged; "
-            "remove that folder to begin this run again"
+            f"every checkpoint in {checkpoints.folder} is damaged; {_restore_or_anew(checkpoints)}"
+        )
+    if resumed and saved is None and resumed.has_results():
+        raise UserError(
+            f"{checkpoints.folder} has no checkpoint that can be read, and beginning again would "
+            f"remove the rows of {resumed.path}; {_restore_or_anew(checkpoints)}"
         )
     return str(saved) if saved else None
+
+
+def _restore_or_anew(checkpoints: Checkpoints) -> str:
+    again = shlex.quote(f"config_file={checkpoints.folder.parent / 'config.yaml'}")
+    return f"restore a checkpoint, or train a new run:\n  python -m tinygpt.train {again}"
 
 
 def _checksums(prepared: Prepared) -> dict[str, str]:
     return {split: info.checksum for split, info in prepared.splits.items()}
 
 
-def _bind(folder: RunFolder, prepared: Prepared) -> None:
-    """Copy the tokenizer to the run folder; at a resume, check that the tokens are the same."""
+def _bind(cfg: RunConfig, folder: RunFolder, prepared: Prepared) -> None:
+    """Copy the tokenizer into the run folder, or check the copy, and check the tokens.
+
+    Raises UserError if the tokens are not those that the run began with.
+    """
     sums = _checksums(prepared)
     before = folder.run.get("data")
-    if before is None:
-        shutil.copytree(prepared.folder / "tokenizer", folder.tokenizer, dirs_exist_ok=True)
-        folder.write_run(
-            data={
-                "prepared": str(prepared.folder),
-                "checksums": sums,
-                "prompts": [example_prompt(prepared)],
-            }
-        )
-    elif before.get("checksums") != sums:
+    if before is not None and before.get("checksums") != sums:
         raise UserError(
             f"the tokens in {prepared.folder} are not those that the run began with, so it cannot "
             "go on; restore the dataset, or train a new run"
         )
+    fingerprint = prepared.tokenizer.fingerprint()
+    if before is not None and _saved_fingerprint(cfg, folder) == fingerprint:
+        return
+    if before is not None:
+        console.warn(f"{folder.tokenizer} is damaged; it is restored from {prepared.folder}")
+    shutil.rmtree(folder.tokenizer, ignore_errors=True)
+    shutil.copytree(prepared.folder / "tokenizer", folder.tokenizer)
+    folder.write_run(
+        data={
+            "prepared": str(prepared.folder),
+            "checksums": sums,
+            "tokenizer_fingerprint": fingerprint,
+            "prompts": (before or {}).get("prompts") or [example_prompt(prepared)],
+        }
+    )
+
+
+def _saved_fingerprint(cfg: RunConfig, folder: RunFolder) -> str | None:
+    """The fingerprint of the run's own tokenizer; None if it cannot be read."""
+    try:
+        return cfg.tokenizer.load(folder.tokenizer).fingerprint()
+    except UserError:
+        return None
 
 
 def _draw(folder: RunFolder, *, floor_bpb: float | None) -> None:
@@ -271,7 +323,7 @@ def _draw(folder: RunFolder, *, floor_bpb: float | None) -> None:
         plots.loss_curve(
             rows, folder.path / "loss.png", title=folder.run["id"], floor_bpb=floor_bpb
         )
-    except OSError as error:
+    except (OSError, UserError) as error:
         console.warn(f"no picture was drawn: {error}")
 
 

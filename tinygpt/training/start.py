@@ -20,6 +20,7 @@ class RunStart:
     cfg: RunConfig
     path: Path  # the run folder
     resumed: bool = False
+    changed: bool = False  # the resume has other settings than the run had before
     pause_at: int | None = None  # evaluate, save and end for now after this step
     compiled: bool | None = None
     micro_batch_size: int | None = None

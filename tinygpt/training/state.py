@@ -27,4 +27,10 @@ class TrainState:
     best_step: int | None = None
     loss_sum: float = 0.0  # of the steps since the last logged row
     loss_count: int = 0
+    last_eval: dict[str, float] = field(default_factory=dict)  # val/loss, val/bpb, ...
+    stop_reason: str | None = None  # why a callback ended the run before its horizon
+    rows_logged: int = 0
+    timed_steps: int = 0  # steps that the logged rows cover, and their seconds of training
+    timed_s: float = 0.0
+    peak_mem_bytes: int | None = None
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)  # their memories, by name

@@ -99,10 +99,9 @@ class Trainer(Cadence):
         self.loss_sum = torch.tensor(state.loss_sum, device=runtime.device)
         self.grad_norm = torch.zeros((), device=runtime.device)
         self.bad_step = torch.tensor(-1, device=runtime.device)
-        self.last_eval: Metrics = {}
         self.signal = 0  # the number of the one that asked this rank to end
         self.interrupted: str | None = None  # its name, when all ranks know of it
-        self.clock = Clock()
+        self.clock = Clock(state.timed_steps, state.timed_s)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, a pause, a signal or a callback's stop; returns the summary."""
@@ -118,11 +117,14 @@ class Trainer(Cadence):
                     self.watch(row)
                 if evaluates or self.row_due():
                     self.logger.log(state.step, row | self.since_last_row())
+                    state.rows_logged += 1
                 ends_here = self.interrupted or self.paused
                 if self.save_due() or state.best_step == state.step or ends_here:
                     self.save()  # last, so it remembers all of the above
         state.elapsed_s = time.perf_counter() - began  # the last evaluation and checkpoint too
         if self.done() and not self.interrupted:
+            if not state.last_eval:  # a finished run of an earlier version, completed now
+                self.evaluate()
             self.on_main(self._end_callbacks)
         return self.summary()
 
@@ -199,6 +201,7 @@ class Trainer(Cadence):
             "elapsed_s": state.elapsed_s,
             **self.clock.row(self.cfg.tokens_per_step),
         }
+        state.timed_steps, state.timed_s = self.clock.steps, self.clock.training_s
         self.loss_sum.zero_()
         state.loss_count = 0
         return row
@@ -213,7 +216,7 @@ class Trainer(Cadence):
             return reason
 
         with self.clock.paused():
-            self.stop_reason = self.on_main(ask) or self.stop_reason
+            self.state.stop_reason = self.on_main(ask) or self.state.stop_reason
 
     def _end_callbacks(self) -> None:
         for callback in self.callbacks.values():
@@ -252,7 +255,7 @@ class Trainer(Cadence):
             raise Diverged(f"val/loss is not finite after step {state.step}; {self._way_out()}")
         if state.best_bpb is None or bpb < state.best_bpb:
             state.best_bpb, state.best_step = bpb, state.step
-        self.last_eval = row
+        state.last_eval = dict(row)
         return row
 
     def save(self) -> None:
@@ -261,6 +264,7 @@ class Trainer(Cadence):
         with self.clock.paused():
             self.state.loss_sum = self.loss_sum.item()
             self.saved_s = self.state.elapsed_s
+            self.state.peak_mem_bytes = self.peak_mem_bytes()
             self.checkpoints.start_saving(self.state)
 
     def check_finite(self) -> None:
@@ -280,6 +284,11 @@ class Trainer(Cadence):
         """Whether the run has reached `pause_at` before its end."""
         return self.pause_at is not None and self.state.step >= self.pause_at and not self.done()
 
+    def peak_mem_bytes(self) -> int | None:
+        """The most memory that any part of the run took, as far as the device tells."""
+        known = (self.state.peak_mem_bytes, self.runtime.peak_mem_bytes())
+        return max((size for size in known if size is not None), default=None)
+
     def summary(self) -> dict[str, Any]:
         """The final numbers of the run."""
         state = self.state
@@ -287,14 +296,14 @@ class Trainer(Cadence):
             "step": state.step,
             "tokens": state.tokens,
             "epochs": state.step / self.batches.steps_per_epoch,
-            **self.last_eval,
+            **state.last_eval,
             "best_val_bpb": state.best_bpb,
             "best_step": state.best_step,
             "floor_bpb": self.validation.floor_bpb,
             "elapsed_s": state.elapsed_s,
             "tokens_per_sec": self.clock.overall(self.cfg.tokens_per_step),
-            "peak_mem_bytes": self.runtime.peak_mem_bytes(),
-            "stop_reason": self.stop_reason,
+            "peak_mem_bytes": self.peak_mem_bytes(),
+            "stop_reason": state.stop_reason,
         }
 
     def _end_soon(self, name: str) -> None:
