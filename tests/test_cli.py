@@ -1,5 +1,6 @@
 """The command line: every mistake gets a line that helps, --help has it all, others may join."""
 
+import json
 import os
 import re
 import shlex
@@ -12,17 +13,18 @@ from textwrap import dedent
 
 import pytest
 
+import tinygpt
 from tinygpt import config, registry, sample
 from tinygpt.cli import main
-from tinygpt.config import DeviceConfig, TrainerConfig, choices, compose
+from tinygpt.config import DeviceConfig, TrainerConfig, choices, compose, overrides
 from tinygpt.records.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 TEXT = "dataset=text dataset.path=stories.txt"
 TRAIN_HELP = "\n  python -m tinygpt.train --help lists what there is"
 TOP = (
-    "cache_dir, callback, dataset, device, experiment, logger, model, name, notes, optimizer, "
-    "output_dir, schedule, seed, tags, tokenizer, trainer, workers"
+    "cache_dir, callback, components, dataset, device, experiment, logger, model, name, notes, "
+    "optimizer, output_dir, schedule, seed, tags, tokenizer, trainer, workers"
 )
 MODELS = "gpt2, gpt2_large, gpt2_medium, gpt2_xl, medium, nano, small, tiny"
 ADAMW = "beta1, beta2, eps, lr, name, weight_decay"
@@ -118,18 +120,37 @@ BAD_COMMANDS = {
     "train foo": "'foo' is not understood; settings are typed as key=value",
     "train =3": "'=3' is not understood; settings are typed as key=value",
     "train ~seed": "~seed is not understood; a field stays, type seed=VALUE",
-    "train model=[small": "'model=[small' cannot be read; for a text with brackets or commas in "
-    "it type\n  \"model='[small'\"",
+    "train model=[small": "'model=[small' cannot be read; type model=NAME",
+    "train callback=[sample": "'callback=[sample' cannot be read; type callback=NAME, "
+    "callback=[NAME,NAME] or callback=[]",
+    "train optimizer.lr=[1": "'optimizer.lr=[1' cannot be read; type optimizer.lr=VALUE without "
+    "brackets",
+    "train dataset=text dataset.path=[a": "'dataset.path=[a' cannot be read; for a text with "
+    "brackets or commas in it type\n  \"dataset.path='[a'\"",
     "train hydra.run.dir=here": "hydra.run.dir=here would be ignored: runs are not launched by "
     "Hydra; output_dir= says where they go, --config-dir where to look for choices, and -m with "
     "values such as seed=0,1,2 sweeps them",
     "train ~model": "~model is not understood; a run needs one, type model=NAME",
+    "train ~experiment": "~experiment is not understood; leave experiment= out, or type "
+    "experiment=NAME",
     "train ~callback.sample": "~callback.sample is not understood; list those that stay, or none: "
     "callback=[]",
     "train init_from=gpt2": "init_from is not there yet: a run cannot begin with the weights of "
     "another model",
     "train --init_from=gpt2": "init_from is not there yet: a run cannot begin with the weights of "
     "another model",
+    # components
+    "train components=[./my_sgd.py]": "components=./my_sgd.py is not the name of a module; type it "
+    "as Python imports it, such as my_sgd for my_sgd.py, or my_package.sgd",
+    "train components=[nowhere_sgd]": "components=nowhere_sgd: Python finds no module nowhere_sgd; "
+    "type the command in the folder of the module, or add that folder to PYTHONPATH",
+    "sample components=nowhere.sgd": "components=nowhere.sgd: Python finds no module nowhere; "
+    "type the command in the folder of the module, or add that folder to PYTHONPATH",
+    "train components=[broken_module]": "components=broken_module cannot be imported: "
+    "ZeroDivisionError: division by zero (...",
+    "train config_file=theirs.json": "no optimizer is registered as 'theirs'; its module is not "
+    "imported; if you trust broken_module, type components=[broken_module], or set "
+    "TINYGPT_COMPONENTS=broken_module",
     # flags of Hydra
     "train --cfg all": "--cfg all is not there; type --cfg job for the config of a run",
     "train --resolve": "--resolve is about the config that is printed; type --cfg job with it",
@@ -186,7 +207,7 @@ BAD_COMMANDS = {
     "prepare model=small": "model does not change the prepared data, so prepare does not take it; "
     "use it with python -m tinygpt.train",
     "prepare datset=text": "datset is not a field; did you mean dataset?\n"
-    "  top level: cache_dir, dataset, tokenizer, workers",
+    "  top level: cache_dir, components, dataset, tokenizer, workers",
     "prepare dataset=text dataset.path=nowhere": "dataset.path=nowhere does not exist...",
     "prepare --dataset text": "--dataset is not a flag; settings are typed without dashes: "
     "dataset=text\n  python -m tinygpt.prepare --help lists what there is",
@@ -209,8 +230,9 @@ BAD_COMMANDS = {
     "sample temperature=-1": "temperature=-1.0 must be at least 0",
     "sample top_k=0": "top_k=0 must be at least 1",
     "sample top_k=few": "top_k=few is of the wrong type: the field takes a whole number or null",
-    "sample promt=x": "promt is not a field; did you mean prompt?\n  fields: checkpoint, device, "
-    "max_new_tokens, num_samples, output_dir, prompt, run, seed, temperature, top_k, top_p",
+    "sample promt=x": "promt is not a field; did you mean prompt?\n  fields: checkpoint, "
+    "components, device, max_new_tokens, num_samples, output_dir, prompt, run, seed, temperature, "
+    "top_k, top_p",
     "sample out_dir=here": "out_dir is not a field of tinygpt; here it is run=",
     "sample --prompt hello": "--prompt is not a flag; settings are typed without dashes: "
     "prompt=hello\n  python -m tinygpt.sample --help lists what there is",
@@ -227,6 +249,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("here")
     (path / "stories.txt").write_text("Once there was a cat.")
     (path / "broken.json").write_text('{"seed": 1,')
+    (path / "broken_module.py").write_text("1 / 0")
+    theirs = {"components": ["broken_module"], "optimizer.name": "theirs"}
+    (path / "theirs.json").write_text(json.dumps(theirs))
     (path / "hydra.json").write_text('{"hydra": {"sweeper": {"params": {"seed": "1,2"}}}}')
     (path / "empty").mkdir()
     cfg = compose.compose("train", TEXT.split())
@@ -477,11 +502,97 @@ def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> 
                                    "optimizer=theirs?\n  choices: adamw, theirs\n")  # fmt: skip
 
 
-def test_a_script_adds_a_choice_by_importing_it(tmp_path: Path) -> None:
-    (tmp_path / "my_optimizer.py").write_text(dedent(THEIRS))
-    script = tmp_path / "my_train.py"
+def test_a_script_adds_a_choice_and_other_commands_are_told_its_module(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "my_optimizer.py").write_text(dedent(THEIRS))
+    script = tmp_path / "lib" / "my_train.py"
     script.write_text("import my_optimizer\nfrom tinygpt.train import main\n\nmain()\n")
     done = python(str(script), "optimizer=theirs", "seed=4", "-c", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\nseed: 4\n" in done.stdout
     assert "  patience: 3\n" in done.stdout
+    assert "components:\n- my_optimizer\n" in done.stdout
+    (tmp_path / "config.yaml").write_text(done.stdout)
+
+    again = ("-m", "tinygpt.train", "config_file=config.yaml", "-c", "job")
+    refused = python(*again, cwd=tmp_path)  # a file names modules, and imports none
+    assert refused.stderr.endswith(
+        "its module is not imported; if you trust my_optimizer, type components=[my_optimizer], or "
+        "set TINYGPT_COMPONENTS=my_optimizer\n"
+    )
+    lib = str(tmp_path / "lib")
+    typed = python(*again, "components=[my_optimizer]", cwd=tmp_path, PYTHONPATH=lib)
+    assert typed.stdout == done.stdout, typed.stderr
+    environment = {"PYTHONPATH": lib, "TINYGPT_COMPONENTS": "my_optimizer"}
+    assert python(*again, cwd=tmp_path, **environment).stdout == done.stdout
+
+
+@pytest.mark.slow
+def test_a_script_with_a_component_of_its_own_sweeps_samples_and_resumes(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    code = dedent(THEIRS).replace(
+        "raise NotImplementedError", "return SGD(model.parameters(), 0.1)"
+    )
+    (tmp_path / "lib" / "my_sgd.py").write_text(f"from torch.optim import SGD\n{code}")
+    script = tmp_path / "lib" / "my_train.py"
+    script.write_text("import my_sgd\nfrom tinygpt.train import main\n\nmain()\n")
+    smoke = ["experiment=smoke", "trainer.max_steps=4", "trainer.eval_every=2", "cache_dir=cache"]
+    swept = python(str(script), "-m", *smoke, "optimizer=theirs", "seed=0,1", cwd=tmp_path)
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    run = sorted(tmp_path.glob("outputs/*_sweep/0"))[0]
+    command = json.loads((run / "run.json").read_text())["command"]
+    assert "components=[my_sgd]" in command
+    found = {"PYTHONPATH": str(tmp_path / "lib")}
+    for words in (
+        ["tinygpt.sample", f"run={run}", "max_new_tokens=2"],
+        ["tinygpt.train", f"resume={run}", "trainer.max_steps=6"],
+    ):
+        refused = python("-m", *words, cwd=tmp_path, **found)
+        assert refused.returncode
+        assert "type components=[my_sgd]" in refused.stderr
+        done = python("-m", *words, "components=[my_sgd]", cwd=tmp_path, **found)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
+    done = python("-m", "tinygpt", "--version", cwd=tmp_path)
+    assert done.stdout == f"tinygpt {tinygpt.__version__}\n", done.stderr
+
+
+# Advice
+
+PLACES = {
+    "VALUE": "3",
+    "NAME,NAME": "sample",
+    "experiment=NAME": "experiment=smoke",
+    "callback=NAME": "callback=sample",
+    "NAME": "tiny",
+    "A,B,C": "1,2,3",
+    "FILE": "theirs.json",
+    "FOLDER": "run",
+}
+
+
+def advice_in(text: str) -> list[str]:
+    """The settings that an error tells the user to type, with real values for placeholders."""
+    words = re.findall(r"(?:type|mean|here it is|or none:|chosen; type) (['\"]?[~\w.]+=\S*)", text)
+    words += [w for line in text.splitlines() if line.startswith('  "') for w in [line.strip()]]
+    typed = [word.rstrip(",;?") for word in words]
+    for place, value in PLACES.items():
+        typed = [word.replace(place, value) for word in typed]
+    return [shlex.split(word)[0] for word in typed]
+
+
+def test_all_advice_can_be_typed() -> None:
+    """What errors tell to type is not refused in turn, alone or as a sweep."""
+    texts = [text for command, text in BAD_COMMANDS.items() if command.startswith("train")]
+    advice = {word for text in texts for word in advice_in(text)}
+    # files that are not here, and fields that another choice has
+    advice -= {word for word in advice if word.startswith(("config_file=", "components="))}
+    advice = {word for word in advice if not word.endswith(("=", "=..."))}
+    assert len(advice) > 15
+    multirun = [
+        [*(TEXT.split() if word.startswith("dataset") else ()), word] for word in sorted(advice)
+    ]
+    jobs = [job for settings in multirun for job in overrides.jobs(settings, multirun=True)]
+    assert len(compose.compose_all("train", jobs)) >= len(advice)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinygpt import console, registry
+from tinygpt.cli.arguments import import_components
 from tinygpt.config import RunConfig, compose, overrides
 from tinygpt.errors import UserError, check_range, nearest
 from tinygpt.generation.sampling import SamplingConfig, generate
@@ -285,6 +286,7 @@ def run(settings: Sequence[str], *, quiet: bool = False) -> Run:
     for text in settings:
         if text.startswith("-") or "=" not in text:
             raise UserError(f"{text!r} is not a setting; pass settings as key=value, without flags")
+    import_components(settings)
     if any(text.startswith("resume=") for text in settings):
         job = launch.resumed(settings)
     else:

@@ -5,12 +5,17 @@ functions, so that listing the choices or refusing a typo is quick.  Torch code 
 of its own lives beside it in `<component>_torch.py`, which is imported when the component is built.
 """
 
+import os
 import pkgutil
-from collections.abc import Callable, Iterator
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -26,6 +31,9 @@ _PACKAGES = {kind: f"tinygpt.components.{kind}s" for kind in KINDS}
 _PACKAGES |= {kind: f"tinygpt.sweeps.{kind}s" for kind in SWEEP_KINDS}
 _PACKAGES["search"] = "tinygpt.sweeps.searches"
 
+ENVIRONMENT = "TINYGPT_COMPONENTS"  # modules to import, separated by commas
+
+_installed: set[str] = set()  # packages whose entry points were loaded
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in _PACKAGES}
 C = TypeVar("C", bound=type)
 
@@ -80,6 +88,90 @@ def import_all() -> None:
                 import_module(module)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         entry_point.load()
+        _installed.add(entry_point.module.partition(".")[0])
+    import_components(filter(None, os.environ.get(ENVIRONMENT, "").split(",")), field=ENVIRONMENT)
+
+
+def import_components(modules: Iterable[str], *, field: str = "components") -> None:
+    """Import modules that register components; raises UserError.
+
+    Only names that the user's own command line or environment gives may come here: importing a
+    module runs it. The working folder is searched last.
+    """
+    for name in modules:
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+            raise UserError(
+                f"{field}={name} is not the name of a module; type it as Python imports it, such "
+                "as my_sgd for my_sgd.py, or my_package.sgd"
+            )
+        if not {"", str(Path.cwd())}.intersection(sys.path):
+            sys.path.append("")
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+                raise UserError(
+                    f"{field}={name}: Python finds no module {error.name}; type the command in "
+                    "the folder of the module, or add that folder to PYTHONPATH"
+                ) from None
+            raise _broken(field, name, error) from None
+        except Exception as error:
+            raise _broken(field, name, error) from None
+
+
+def _broken(field: str, name: str, error: Exception) -> UserError:
+    """The error for a module that raises while it is imported, with the line that raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f"{error.filename}, line {error.lineno}"
+    else:
+        where = f"{last.filename}, line {last.lineno}"
+    return UserError(
+        f"{field}={name} cannot be imported: {type(error).__name__}: {error} ({where})"
+    )
+
+
+def module_of(cls: type) -> str | None:
+    """The module to import for a class that is neither ours nor an installed package's."""
+    package = cls.__module__.partition(".")[0]
+    return None if package in {"tinygpt", *_installed} else cls.__module__
+
+
+def not_imported(modules: Iterable[str]) -> list[str]:
+    """Those of the modules that nothing has imported here."""
+    return [name for name in modules if name not in sys.modules or name == "__main__"]
+
+
+def let_processes_find(modules: Iterable[str]) -> None:
+    """Put the folders of imported modules on PYTHONPATH, which child processes inherit.
+
+    A script's own folder is on the path of the script's process only.
+    """
+    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    for name in modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file:
+            depth = name.count(".") + (Path(file).stem == "__init__")
+            folder = str(Path(file).resolve().parents[depth])
+            folders += [folder] if folder not in folders else []
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders)
+
+
+def how_to_import(modules: Iterable[str]) -> str:
+    """What to type for components of modules that are not imported here; "" if there are none."""
+    missing = not_imported(modules)
+    if not missing:
+        return ""
+    if "__main__" in missing:
+        return (
+            "it was defined in a script or notebook that only that process has; move it to a "
+            "module, such as my_components.py, and type components=[my_components]"
+        )
+    listed = ",".join(missing)
+    return (
+        f"its module is not imported; if you trust {listed}, type components=[{listed}], or set "
+        f"{ENVIRONMENT}={listed}"
+    )
 
 
 def _modules(package: str) -> Iterator[str]:

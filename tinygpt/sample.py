@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt import config, console, registry
-from tinygpt.cli.arguments import parse_settings
+from tinygpt.cli.arguments import component_names, parse_settings
 from tinygpt.errors import as_typed, check_choice, check_path, check_range, visible
 from tinygpt.generation.sampling import SamplingConfig, generate
 from tinygpt.records.find import find_run, has_no_checkpoint
@@ -38,6 +38,8 @@ class SampleConfig(SamplingConfig):
     checkpoint: str = "best"  # best has the lowest val/bpb; latest is the newest
     device: str = "auto"  # auto, cpu, cuda or mps; need not be that of the training
     output_dir: str = "outputs"
+    # modules of your own that the run's components come from, such as [my_sgd]
+    components: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,6 +78,8 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
         peers_names=PEERS_NAMES,
     )
     values: dict[str, Any] = {"prompt": typed.pop("prompt")} if "prompt" in typed else {}
+    for (text,) in [typed.pop("components")] if "components" in typed else []:
+        values["components"] = component_names(f"components={text}")
     for key, (text,) in typed.items():
         value = None if text in ("null", "None") else text
         values[key] = config.convert(SampleConfig, key, value, field_name=key)
@@ -85,6 +89,7 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
 def write(settings: SampleConfig) -> None:
     """Print the samples, token by token on a terminal."""
     registry.import_all()
+    registry.import_components(settings.components)
     outputs = Path(settings.output_dir).expanduser()
     run = find_run(settings.run, field="run", output_dir=outputs, obstacle=has_no_checkpoint)
 

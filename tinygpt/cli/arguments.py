@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 import tinygpt
-from tinygpt import console
+from tinygpt import console, registry
 from tinygpt.errors import UserError
 
 _FLAGS_OF_HYDRA = {
@@ -85,6 +85,7 @@ def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
         known.config_dir = known.config_dir.expanduser()
     if known.cfg and known.multirun:
         raise UserError("-c job prints the config of one run; type it without -m")
+    import_components(known.settings)
     if known.config_dir and not known.config_dir.is_dir():
         raise UserError(f"--config-dir {known.config_dir} is not a folder")
     return known
@@ -154,6 +155,19 @@ def output_folder(typed: Sequence[str]) -> Path:
             f"output_dir={typed[-1]} is not a folder; type the one that holds your runs"
         )
     return folder
+
+
+def import_components(settings: Sequence[str]) -> None:
+    """Import the modules of `components=[...]` as typed; raises UserError."""
+    for text in settings:
+        if text.lstrip("+").startswith("components="):
+            registry.import_components(component_names(text))
+
+
+def component_names(setting: str) -> list[str]:
+    """`components=[a,b]` or `components=a` as names; raises UserError."""
+    names = setting.partition("=")[2].strip().removeprefix("[").removesuffix("]").split(",")
+    return [name.strip() for name in names if name.strip()]
 
 
 def unknown_flag(

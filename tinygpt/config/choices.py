@@ -75,6 +75,7 @@ def field_names(cls: type) -> list[str]:
 
 def types_of(field: str) -> set[str]:
     """What a field as typed, such as optimizer.lr, may be: names of types; {} if it is unknown."""
+    registry.import_all()
     group, _, leaf = field.rpartition(".")
     top = group.partition(".")[0]
     plain: dict[str, list[type]] = {

@@ -78,7 +78,8 @@ def _compose(
     parsed = parse(overrides)
     chosen = [override for override in parsed if override.key_or_group in choices]
     for override in chosen:
-        mistakes.check_choice(override, choices[override.key_or_group])
+        modules = next((o.value() for o in parsed if o.key_or_group == "components"), None)
+        mistakes.check_choice(override, choices[override.key_or_group], modules)
     try:
         raw = hydra.compose(entry, overrides=[*overrides, *search])
     except (HydraException, OmegaConfBaseException, YAMLError) as error:

@@ -38,16 +38,19 @@ NOT_FIELDS = {
 }
 
 
-def check_choice(override: Override, options: Sequence[str]) -> None:
-    """Raise UserError unless the override names one of the options, or some where many may be."""
+def check_choice(override: Override, options: Sequence[str], modules: Any = None) -> None:
+    """Raise UserError unless the override names one of the options, or some where many may be.
+
+    `modules` are the run's components=.
+    """
     group, value = override.key_or_group, override.value()
     many = group in registry.MANY
-    if group == "experiment" and value is None:
-        return
     for name in value if many and isinstance(value, list) else [value]:
         if not isinstance(name, str) or name not in options:
             typed = name if isinstance(name, str) else str(override.input_line).partition("=")[2]
             hint = f"\n  several are typed as {group}=[A,B], none as {group}=[]" if many else ""
+            if isinstance(modules, list) and (needed := registry.how_to_import(map(str, modules))):
+                hint += f"\n  {needed}"
             if group == "experiment" and isinstance(name, list):
                 hint = (
                     "\n  a run takes one experiment; settings of another can come from "

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 
 from tinygpt import config, console, registry
 from tinygpt.config import HORIZONS, DataConfig, PrepareConfig
-from tinygpt.config.choices import choice_of, field_names, groups, types_of
+from tinygpt.config.choices import ALL_KINDS, choice_of, field_names, groups, types_of
 from tinygpt.errors import UserError, check_path, nearest, not_a_choice, shortened
 
 # how training reads the tokens; the prepared data is the same
@@ -151,14 +151,24 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             shown = f"{key}={shortened(value)}"
             raise UserError(f"{shown} has too many digits; type 5M or 1e9") from None
         if readable is None:
-            inner = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else None
-            literal = f"{key}={quoted(value if inner is None else [inner])}"
-            raise UserError(
-                f"{text!r} cannot be read; for a text with brackets or commas in it type\n"
-                f"  {_in_a_shell(literal)}"
-            )
+            raise UserError(f"{text!r} cannot be read; {_how_to_quote(key, value)}")
         parsed += parser.parse_overrides([text if readable == value else f"{key}={readable}"])
     return parsed
+
+
+def _how_to_quote(key: str, value: str) -> str:
+    """What to type for a value whose brackets do not match, by what its field takes."""
+    if key in registry.MANY:
+        return f"type {key}=NAME, {key}=[NAME,NAME] or {key}=[]"
+    if key in (*ALL_KINDS, "trainer", "device", "experiment"):
+        return f"type {key}=NAME"
+    types = types_of(key)
+    if types and not any("str" in name for name in types):
+        return f"type {key}=VALUE without brackets"
+    is_list = any(name.startswith("list[") for name in types)
+    inner = value.removeprefix("[").removesuffix("]")
+    literal = f"{key}={quoted([inner] if is_list else value)}"
+    return f"for a text with brackets or commas in it type\n  {_in_a_shell(literal)}"
 
 
 def _without_tilde(text: str) -> str:
@@ -168,11 +178,11 @@ def _without_tilde(text: str) -> str:
     name = text[1:].partition("=")[0]
     if name in registry.MANY and name == text[1:]:
         return f"{name}=[]"
-    if text == "~experiment":
-        return "experiment=null"
     top = name.partition(".")[0]
     if top in registry.MANY:
         raise UserError(f"{text} is not understood; list those that stay, or none: {top}=[]")
+    if name == "experiment":
+        raise UserError(f"{text} is not understood; leave experiment= out, or type experiment=NAME")
     if name in (*registry.KINDS, "trainer", "device"):
         raise UserError(f"{text} is not understood; a run needs one, type {name}=NAME")
     raise UserError(f"{text} is not understood; a field stays, type {text[1:]}=VALUE")

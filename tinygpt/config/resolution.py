@@ -35,6 +35,8 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
         raise UserError(f"{error.full_key}: {reason}") from None
     assert isinstance(plain, dict)
     _check_no_secrets("", plain)
+    typed = plain.get("components")
+    modules = [str(name) for name in typed] if isinstance(typed, list) else []
     names = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # T is always a dataclass
     values: dict[str, Any] = {}
     scalars: dict[str, Any] = {}
@@ -44,14 +46,16 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
         if key in registry.MANY:
             if not isinstance(value, Mapping):
                 raise UserError(f"{key}={as_typed(value)} must hold components by name")
-            values[key] = {n: _component(key, v, f"{key}.{n}") for n, v in value.items()}
+            values[key] = {n: _component(key, v, f"{key}.{n}", modules) for n, v in value.items()}
         elif key in (*registry.KINDS, *registry.SWEEP_KINDS):
-            values[key] = _component(key, value, key)
+            values[key] = _component(key, value, key, modules)
         elif key in ("trainer", "device"):
             values[key] = _typed(TrainerConfig if key == "trainer" else DeviceConfig, value, key)
         else:
             scalars[key] = value
     values |= _check_types(cls, scalars, "")
+    if "components" in names:
+        values["components"] = _components(values)
     for f in fields(cls):  # type: ignore[arg-type]
         if f.name not in values and f.default is NO_DEFAULT and f.default_factory is NO_DEFAULT:
             raise UserError(f"{f.name} is not chosen; type {f.name}=NAME")
@@ -90,9 +94,25 @@ def _check_no_secrets(path: str, value: Any) -> None:
         )
 
 
-def _component(kind: str, value: Any, path: str) -> Any:
+def _components(values: Mapping[str, Any]) -> list[str]:
+    """The modules that a config names, and those that its components came from."""
+    named = [name for name in values.get("components", []) if name != "__main__"]
+    for kind in registry.KINDS:
+        chosen = values.get(kind)
+        for component in chosen.values() if isinstance(chosen, Mapping) else [chosen]:
+            module = registry.module_of(type(component)) if component is not None else None
+            if module and not any(f"{module}.".startswith(f"{name}.") for name in named):
+                named.append(module)
+    return named
+
+
+def _component(kind: str, value: Any, path: str, modules: list[str]) -> Any:
+    """The config of one component; `modules` are those that the run names as its components."""
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise UserError(f"{path}={as_typed(value)} names no component; type {kind}=NAME")
+    hint = registry.how_to_import(modules)
+    if hint and value["name"] not in registry.classes(kind):
+        raise UserError(f"no {kind} is registered as {value['name']!r}; {hint}")
     return _typed(registry.lookup(kind, value["name"]), value, path)
 
 

@@ -21,7 +21,7 @@ from tinygpt.interfaces import (
 )
 
 # fields of a run that do not change its results: where files are, and what people call the run
-NOT_IDENTITY = ("output_dir", "cache_dir", "workers", "name", "tags", "notes")
+NOT_IDENTITY = ("output_dir", "cache_dir", "workers", "components", "name", "tags", "notes")
 MAX_NAME = 128  # characters of a name
 MAX_TAG = 64  # characters of a tag; W&B's own limit
 # of whole numbers in a trainer: what no machine of the coming years needs, and int64 can count
@@ -167,6 +167,8 @@ class PrepareConfig:
     tokenizer: TokenizerConfig
     cache_dir: str = "~/.cache/tinygpt"  # prepared tokens, shared by all runs
     workers: int | None = None  # processes that encode; null: one per core; 1: only this one
+    # modules of your own that register components, such as [my_sgd]; imported where you type them
+    components: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_choice("dataset.window", self.dataset.window, ("packed", "document"))

@@ -271,9 +271,15 @@ def _now() -> str:
 
 
 def _command() -> str:
-    """The command line as typed."""
+    """The command line as typed: of a door, the command `tinygpt`, or a script of the user's."""
     program = Path(sys.argv[0])
-    start = ["python", "-m", f"tinygpt.{program.stem}"] if program.suffix == ".py" else ["tinygpt"]
+    if program.resolve().parent == Path(tinygpt.__file__).resolve().parent:
+        door = program.stem
+        start = ["python", "-m", "tinygpt" if door == "__main__" else f"tinygpt.{door}"]
+    elif program.suffix == ".py":
+        start = ["python", str(program)]
+    else:
+        start = ["tinygpt"]
     return shlex.join(start + sys.argv[1:])
 
 

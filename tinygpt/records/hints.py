@@ -14,4 +14,6 @@ def sample_command(path: Path, record: Mapping[str, Any]) -> str:
     callbacks = (record.get("config") or {}).get("callback") or {}
     prompts = [prompt for fields in callbacks.values() for prompt in fields.get("prompts") or []]
     prompts += (record.get("data") or {}).get("prompts") or [""]
-    return "python -m tinygpt.sample " + shlex.join([f"run={path}", f"prompt={prompts[0]}"])
+    modules = (record.get("config") or {}).get("components") or []
+    words = [f"components=[{','.join(modules)}]"] if modules else []
+    return "python -m tinygpt.sample " + shlex.join([f"run={path}", *words, f"prompt={prompts[0]}"])

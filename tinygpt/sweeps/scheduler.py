@@ -134,7 +134,7 @@ def _reopened(path: Path, own: list[str], of_runs: list[str], config_dir: Path |
         space = overrides.space(all_of_runs, config_dir=config_dir)
         devices = {run.cfg.device.type for run in folder.runs} or {"auto"}
         launcher = cfg.launcher.build(folder=path, devices=devices)
-        if of_runs or folder.lost:
+        if any(not text.startswith("components=") for text in of_runs) or folder.lost:
             _add_new(folder, cfg, space, launcher, config_dir)
         question = overrides.layered([t for t in before if is_about_sweeps(t)], _question(own))
         folder.remember(cfg, settings=[*all_of_runs, *question], swept=_swept(space))
@@ -227,6 +227,11 @@ def _check_stopping(cfg: SweepConfig, configs: Sequence[RunConfig], space: Seque
 
 def frozen(job: Sequence[str], cfg: RunConfig, launcher: Launcher) -> PlannedRun:
     """The run with its number of threads, which decides the last bits of its result."""
+    if "__main__" in cfg.components:
+        raise UserError(
+            "a component of this sweep is defined in the script itself, which the processes of its "
+            "runs cannot import; move it to a module, such as my_components.py, and import that"
+        )
     if launcher.threads is None or cfg.device.threads is not None or cfg.device.type == "mps":
         return PlannedRun(list(job), cfg)
     device = replace(cfg.device, threads=launcher.threads)
@@ -336,6 +341,10 @@ class Scheduler:
                 return
             until = self._pause(run)
             words = [f"resume={run.path}", *([f"until={until}"] if until else [])]
+            # those that this process has imported: what a folder alone names is not passed on
+            if here := set(run.cfg.components) - {*registry.not_imported(run.cfg.components)}:
+                registry.let_processes_find(here)
+                words.append(f"components=[{','.join(sorted(here))}]")
             try:
                 self.launcher.start(run.path, [sys.executable, "-m", "tinygpt.train", *words])
             except OSError as error:

@@ -99,7 +99,7 @@ def _in_folder(
         return _EXIT_CODES["finished"]
     except RankLost as error:
         with folder.closing("failed", str(error)):
-            console.log_error(f"{error}\n  {_go_on(start.path, ranks)}")
+            console.log_error(f"{error}\n  {_go_on(start.path, ranks, start.cfg)}")
         return _EXIT_CODES["failed"]
     except UserError as error:
         with folder.closing("failed", str(error)):
@@ -111,16 +111,18 @@ def _in_folder(
         refusal = console.refusal(error)
         with folder.closing("failed", refusal or f"{type(error).__name__}: {error}"):
             if refusal:
-                console.log_error(f"{refusal}\n  {_go_on(start.path, ranks)}")
+                console.log_error(f"{refusal}\n  {_go_on(start.path, ranks, start.cfg)}")
             else:
                 console.log_error(f"the run in {start.path} failed", traceback=True)
         return _EXIT_CODES["failed"]
     if ended_by == "paused":
         with folder.closing("paused"):
-            console.say(f"paused after step {start.pause_at}; {_go_on(start.path, ranks)}")
+            console.say(
+                f"paused after step {start.pause_at}; {_go_on(start.path, ranks, start.cfg)}"
+            )
     elif ended_by:
         with folder.closing("interrupted", ended_by):
-            console.say(f"{ended_by}: interrupted; {_go_on(start.path, ranks)}")
+            console.say(f"{ended_by}: interrupted; {_go_on(start.path, ranks, start.cfg)}")
     else:
         with folder.closing("finished"):
             console.say(
@@ -130,10 +132,16 @@ def _in_folder(
     return _EXIT_CODES[ended_by or "finished"]
 
 
-def _go_on(path: Path, ranks: Ranks) -> str:
+def _named(field: str, path: Path, cfg: RunConfig | None) -> str:
+    """A run as it is typed for another command, with the modules that its components need."""
+    modules = cfg.components if cfg else []
+    return shlex.join([f"{field}={path}", *([f"components=[{','.join(modules)}]"] * bool(modules))])
+
+
+def _go_on(path: Path, ranks: Ranks, cfg: RunConfig | None = None) -> str:
     """The command that resumes a run, on any number of ranks."""
     start = "torchrun ... -m" if ranks.size > 1 else "python -m"
-    return f"go on with\n  {start} tinygpt.train {shlex.quote(f'resume={path}')}"
+    return f"go on with\n  {start} tinygpt.train {_named('resume', path, cfg)}"
 
 
 def take_part() -> int:
@@ -188,6 +196,11 @@ def resumed(settings: Sequence[str]) -> Job:
     moved = []
     for override in overrides.parse(overrides.layered([], typed)):
         key = override.key_or_group
+        if key == "components":
+            names = override.value()
+            names = names if isinstance(names, list) else [names]
+            content[key] = list(dict.fromkeys([*content.get(key, []), *map(str, names)]))
+            continue
         if key in MOVABLE and record.get("data"):
             moved.append(str(override.input_line))
             _assign(content, key, absolute(override.value()))
