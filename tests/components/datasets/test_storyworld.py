@@ -299,6 +299,8 @@ def test_seeds_and_splits_tell_different_stories() -> None:
 
 
 def test_a_split_without_stories_is_refused() -> None:
+    with pytest.raises(UserError, match=r"dataset\.seed=-1 must be at least 0"):
+        StoryworldConfig(seed=-1)
     with pytest.raises(UserError, match=r"dataset\.train_stories=0 must be at least 1"):
         StoryworldConfig(train_stories=0)
     with pytest.raises(UserError, match=r"dataset\.validation_stories=-1 must be at least 1"):

@@ -43,6 +43,7 @@ class StoryworldConfig(DatasetConfig):
     validation_stories: int = 500  # more: a steadier val/bpb, and each evaluation takes longer
 
     def __post_init__(self) -> None:
+        check_range("dataset.seed", self.seed, low=0)
         check_range("dataset.train_stories", self.train_stories, low=1)
         check_range("dataset.validation_stories", self.validation_stories, low=1)
 
