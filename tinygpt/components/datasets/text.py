@@ -1,4 +1,4 @@
-"""The user's own text: .txt, .jsonl, .csv and .parquet, a file, a folder or a pattern of names."""
+"""Local text in .txt, .jsonl, .csv, .tsv and .parquet: a file, a folder or a pattern."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class TextConfig(DatasetConfig):
 
     name: str = "text"
     path: str = MISSING  # a file, a folder, or a pattern like 'data/**/*.jsonl.gz'
-    text_column: str = "text"  # of .jsonl, .csv and .parquet: one row is one document
+    text_column: str = "text"  # of all but .txt: one row is one document
     # between documents of a .txt; null: a file is one document.  One of more than 4 MiB is cut
     separator: str | None = None
     on_bad_text: str = "error"  # not UTF-8: error, replace (by U+FFFD), skip (the document)
