@@ -85,7 +85,9 @@ def chained(model: GPT, chain: dict[int, int]) -> None:
             weights["blocks.0.mlp.down.weight"][following, token] = 10
 
 
-def make_run(folder: Path, *chains: dict[int, int], best_step: int = 1) -> Path:
+def make_run(
+    folder: Path, *chains: dict[int, int], best_step: int = 1, bad_weight: float | None = None
+) -> Path:
     """A run with a checkpoint per chain, or one of random weights for an empty one."""
     width = TOKENIZER.vocab_size
     shape = ["model=nano", "model.n_layer=1", "model.n_head=1", f"model.d_model={width}"]
@@ -102,6 +104,8 @@ def make_run(folder: Path, *chains: dict[int, int], best_step: int = 1) -> Path:
             chained(model, chain)
         else:
             torch.nn.init.normal_(model.token_embedding.weight)  # opinions
+        if bad_weight is not None:
+            model.token_embedding.weight.data[0, 0] = bad_weight
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         optimizer = cfg.optimizer.build(model)
         state = TrainState(model, optimizer, scaler, step=step, best_step=min(step, best_step))
@@ -245,6 +249,17 @@ def test_a_run_without_a_checkpoint_is_refused_with_the_command_that_makes_one(
     assert str(error.value) == (
         f"run={run} has no checkpoint to write with; go on training it with\n"
         f"  python -m tinygpt.train resume={run}"
+    )
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(weight: float, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "diverged", {}, bad_weight=weight)
+    with pytest.raises(UserError) as error:
+        write(SampleConfig(run=str(run), device="cpu"))
+    assert str(error.value) == (
+        f"run={run}: the weights of step-00000001 are not finite, so they cannot write; "
+        "train again with a lower optimizer.lr"
     )
 
 

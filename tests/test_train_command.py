@@ -74,6 +74,24 @@ def test_the_config_of_a_run_makes_the_same_run_again(tiny, tmp_path):
     assert (only_run(again) / weights).read_bytes() == (first / weights).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["model.d_model=1000000"], "the model has 24,"),
+        (["trainer.tokens_per_step=1099511627776"], "trainer.tokens_per_step=1099511627776 needs"),
+    ],
+)
+def test_what_memory_cannot_hold_is_refused_before_there_is_a_folder(
+    settings, said, tiny, tmp_path, capsys
+):
+    run([*tiny, *settings], code=2)
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}")
+    assert "GB of memory are free; use a smaller" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_typo_in_the_last_job_of_a_sweep_is_said_before_the_first_starts(tiny, tmp_path):
     run(["-m", *tiny, "optimizer.lr=1e-3,-1"], code=2)
     assert not (tmp_path / "outputs").exists()

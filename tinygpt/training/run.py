@@ -39,6 +39,7 @@ def check(cfg: RunConfig, ranks: Ranks) -> Runtime:
     _ = cfg.tokenizer.identity  # reads the file that it is made from, if there is one
     for logger in cfg.logger.values():
         logger.check()
+    trial.check_memory(cfg, ranks=ranks.size)
     return Runtime(cfg.device, ranks)
 
 

@@ -55,6 +55,11 @@ def load_trained(
         )
     model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
     load_model(model, saved)
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise UserError(
+            f"run={run}: the weights of {saved.name} are not finite, so they cannot write; "
+            "train again with a lower optimizer.lr"
+        )
     runtime.place_alone(model)
     model.eval()
     return Trained(cfg, model, tokenizer, saved, runtime.device)

@@ -209,6 +209,32 @@ def free_memory() -> int | None:
     return 1024 * int(found[0]) if found else None
 
 
+def check_memory(cfg: RunConfig, *, ranks: int) -> None:
+    """Raise UserError if not even the weights, or the tokens of a step, fit the free main memory.
+
+    This counts what every model and optimizer needs, so what passes may still be too large: weights
+    of 4 bytes, their gradients on a CPU, and 8 bytes for each token of a step. The vocabulary is
+    not known yet and counts as one token.
+    """
+    free = free_memory()
+    if free is None:
+        return
+    n_params = sizes(cfg, vocab_size=1).total
+    needed = (4 if cfg.device.type == "cuda" else 8) * n_params
+    if needed > free:
+        raise UserError(
+            f"the model has {n_params:,} parameters or more, which need {needed / 1e9:,.0f} GB; "
+            f"{free / 1e9:,.0f} GB of memory are free; use a smaller model.d_model, model.n_layer "
+            "or trainer.seq_len"
+        )
+    step = 8 * cfg.trainer.tokens_per_step // ranks
+    if step > free:
+        raise UserError(
+            f"trainer.tokens_per_step={cfg.trainer.tokens_per_step} needs {step / 1e9:,.1f} GB for "
+            f"the tokens of a step, and {free / 1e9:,.1f} GB of memory are free; use a smaller one"
+        )
+
+
 def memory_estimate(cfg: RunConfig, vocab_size: int, size: int) -> int:
     """About how many bytes training takes on its device, from the config alone.
 
