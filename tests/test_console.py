@@ -1,6 +1,7 @@
 """A command does its work even when nobody can read what it prints."""
 
 import errno
+import json
 import logging
 import os
 import shlex
@@ -168,3 +169,14 @@ def test_a_log_that_cannot_be_written_is_said_once(
     output, errors = capsys.readouterr()
     assert output == "message 0\nmessage 1\nmessage 2\n"
     assert errors == f"warning: {path} cannot be written: No space left on device\n"
+
+
+def test_torchrun_is_told_the_error_for_the_end_of_its_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit):
+        console.fail("modle is not a field\x1b")
+    report = json.loads((tmp_path / "error.json").read_text())
+    assert report["message"]["message"] == r"modle is not a field\x1b"
+    assert int(report["message"]["extraInfo"]["timestamp"]) > 1e9

@@ -8,10 +8,12 @@ ends with an error.
 
 import errno
 import io
+import json
 import logging
 import os
 import select
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +40,7 @@ class ResultNotPrinted(Exception):
 def fail(message: object, *, code: int = 2) -> NoReturn:
     """Print an error and exit: code 2 for a mistake in what was typed, 1 for a run that failed."""
     print(f"error: {visible(str(message))}", file=sys.stderr)
+    _tell_torchrun(str(message))
     raise SystemExit(code)
 
 
@@ -54,6 +57,16 @@ def warn(message: str) -> None:
 def log_error(message: str, *, traceback: bool = False) -> None:
     """Print why a run failed, with a traceback only for a fault of this program."""
     logging.getLogger("tinygpt").error(f"error: {message}", exc_info=traceback)
+    _tell_torchrun(message)
+
+
+def _tell_torchrun(message: str) -> None:
+    """Have torchrun repeat the error at the end of its own report of 40 lines."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        info = {"timestamp": str(int(time.time()))}
+        report = {"message": {"message": visible(message), "extraInfo": info}}
+        with suppress(OSError):
+            Path(path).write_text(json.dumps(report), encoding="utf-8")
 
 
 def log_to_console() -> None:

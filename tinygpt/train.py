@@ -56,7 +56,10 @@ def _take_part(arguments: Sequence[str]) -> int:
             return 0
     console.log_to_console()
     logging.getLogger("tinygpt").setLevel(logging.ERROR)
-    return launch.take_part()
+    try:
+        return launch.take_part()
+    except KeyboardInterrupt:  # torchrun ends it, because the main rank has ended before the start
+        return 0  # else torchrun would report two failures
 
 
 if __name__ == "__main__":
