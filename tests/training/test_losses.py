@@ -117,6 +117,6 @@ def test_on_a_gpu_the_loss_of_gpt2_is_a_few_large_products() -> None:
         x, weight = torch.empty(n_tokens, width), torch.empty(n_vocab, width)
         targets = torch.empty(n_tokens, dtype=torch.int64)
         with Products() as products:
-            losses._LinearCrossEntropy.apply(x, weight, targets, torch.bfloat16, True)
+            losses._LinearCrossEntropy.apply(x, weight, targets, torch.bfloat16, True, None)
     assert products.operations < 500
     assert {shape[1] for shape in products.shapes if n_vocab <= shape[1]} == {50_304}

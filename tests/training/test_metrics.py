@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from tinygpt.components.models.parts.flops import flops_per_token
 from tinygpt.kernels.loss import cross_entropy
 from tinygpt.training import losses
 
@@ -35,8 +34,3 @@ def test_bits_per_byte_of_a_uniform_guess_over_bytes_is_eight() -> None:
 def test_bits_per_byte_does_not_depend_on_how_the_text_was_cut() -> None:
     as_bytes, as_pairs = 600 * math.log(256), 300 * math.log(256**2)
     assert losses.bits_per_byte(as_bytes, 600) == pytest.approx(losses.bits_per_byte(as_pairs, 600))
-
-
-def test_flops_per_token_adds_six_per_weight_and_the_attention_over_the_window() -> None:
-    flops = flops_per_token(n_params=1000, n_layer=2, d_model=8, seq_len=16)
-    assert flops == 6 * 1000 + 12 * 2 * 8 * 16 == 9072

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinygpt.kernels import compute_dtype, kernels_for
+from tinygpt.kernels.formulas import LOSS_ELEMENTS
 
 
 class Blocks(NamedTuple):
@@ -33,18 +34,36 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None
+) -> Tensor:
     """Mean nats of targets (N,) under logits x (N, C) times weight (V, C) transposed.
+
+    With a softcap each logit l becomes softcap * tanh(l / softcap).
 
     The forward computes the gradients too, block by block, so that only one block of logits exists
     at a time.
     """
     dtype = compute_dtype(x)
     if dtype == torch.float16:  # gradients this small are lost unless the loss is scaled before
-        logits = F.linear(x, weight)
-        return F.cross_entropy(logits.float(), targets)
+        logits = F.linear(x, weight).float()
+        if softcap is not None:
+            logits = softcap * (logits / softcap).tanh()
+        return F.cross_entropy(logits, targets)
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return _LinearCrossEntropy.apply(x, weight, targets, dtype, needs_grad)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
+    return _LinearCrossEntropy.apply(x, weight, targets, dtype, needs_grad, softcap)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
+
+
+def _cap_(logits: Tensor, softcap: float) -> Tensor:
+    """Cap the logits (N, V) in place; the slopes by which the gradients are to be multiplied."""
+    slope = torch.empty_like(logits)
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    rows = max(1, LOSS_ELEMENTS // logits.size(-1))  # so that copies in `exact` stay in the caches
+    for part, part_slope in zip(torch.split(logits, rows), torch.split(slope, rows), strict=True):
+        bent = (part.to(exact) / softcap).tanh_()
+        part.copy_(bent * softcap)
+        part_slope.copy_(bent.square_().neg_().add_(1))
+    return slope
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -56,6 +75,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         dtype: torch.dtype,
         needs_grad: bool,
+        softcap: float | None,
     ) -> Tensor:
         n_tokens, n_vocab = len(x), len(weight)
         blocks = CPU_BLOCKS if x.device.type == "cpu" else GPU_BLOCKS
@@ -72,9 +92,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             block = slice(start, start + rows)
             x_block = x[block].to(dtype)
             logits = kernels.linear(x_block, w)
+            slope = None if softcap is None else _cap_(logits, softcap)
             scale = 1 / n_tokens if needs_grad else None
             nats += kernels.cross_entropy_(logits[:, :n_vocab], targets[block], scale)
             if needs_grad:  # logits are their own gradients now; those of the zeros are still 0
+                if slope is not None:
+                    logits.mul_(slope)
                 d_x.append(kernels.linear_backward(logits, w))
                 part = kernels.linear_weights(logits, x_block, weight.dtype)
                 if len(part) > n_vocab:  # only then: autograd adds to no view in place
@@ -88,4 +111,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_x, d_weight = ctx.saved_tensors
-        return d_x.to(ctx.x_dtype).mul_(grads[0]), d_weight.mul_(grads[0]), None, None, None
+        return d_x.to(ctx.x_dtype).mul_(grads[0]), d_weight.mul_(grads[0]), None, None, None, None

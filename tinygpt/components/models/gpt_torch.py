@@ -1,65 +1,160 @@
-"""The network of GPT-2.  B batch, T time, C d_model, H heads, D = C / H, V vocabulary.
+"""A decoder-only transformer.  B batch, T time, C d_model, H heads, D = C / H, V vocabulary.
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
+By default it is GPT-2: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
+section 2.3.  The switches of `GPTConfig` choose other parts; each cites its source where it is.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinygpt.components.models.parts.attention import Attention, LayerCache, same_document
-from tinygpt.components.models.parts.feedforward import MLP
-from tinygpt.components.models.parts.flops import flops_per_token
+from tinygpt.components.models.parts.attention import Attention, LayerCache, attention_mask
+from tinygpt.components.models.parts.embeddings import NgramEmbedding
+from tinygpt.components.models.parts.feedforward import MLP, SwiGLU
+from tinygpt.components.models.parts.norms import norm_of
+from tinygpt.components.models.parts.positions import Rotation, rotation
 from tinygpt.kernels.gpt2_block import BlockParameters, block_forward
 from tinygpt.kernels.loss import linear_cross_entropy
-from tinygpt.language_model import LanguageModel
+from tinygpt.language_model import LanguageModel, Role
 
 if TYPE_CHECKING:
     from tinygpt.components.models.gpt import GPTConfig
 
 INIT_STD = 0.02
+NGRAM_ROWS = 1 << 14
+# the switches that a block's kernels do not have, and the value of each that they have
+_KERNELS_NEED = {
+    "positions": ("learned", "none"),
+    "norm": ("layernorm",),
+    "norm_gain": (True,),
+    "sandwich_norm": (False,),
+    "bias": (True,),
+    "qk_norm": (False,),
+    "window": (None,),
+    "feedforward": ("gelu",),
+    "value_residual": (False,),
+    "value_embeddings": (False,),
+}
 
 
 class Block(nn.Module):
-    """Attention, then the MLP; each is normalised before and added to its input."""
+    """Attention, then the feed-forward layer; each is normalised before and added to its input.
 
-    def __init__(self, *, d_model: int, n_head: int, dropout: float) -> None:
+    - sandwich_norm normalises what they add as well, as Gemma 2 (arXiv 2408.00118, section 2).
+    - x0_shortcut: a block reads a learned mixture of the stream and the embedded tokens, at first
+      1 and 0 of them, as the speedrun of GPT-2 (KellerJordan/modded-nanogpt, train_gpt.py).
+    """
+
+    def __init__(self, config: GPTConfig, *, layer: int, vocab_size: int) -> None:
         super().__init__()
-        self.n_head = n_head
-        self.dropout = dropout
-        self.attention_norm = nn.LayerNorm(d_model)
-        self.attention = Attention(d_model=d_model, n_head=n_head, dropout=dropout)
-        self.mlp_norm = nn.LayerNorm(d_model)
-        self.mlp = MLP(d_model=d_model, d_ff=4 * d_model, dropout=dropout)
+        norm = norm_of(config.norm, gain=config.norm_gain, shift=config.bias, eps=config.norm_eps)
+        width, d_ff, dropout = config.d_model, config.ff_width, config.dropout
+        self.n_head, self.dropout, self.norm_eps = config.n_head, dropout, config.norm_eps
+        self.shortcut = nn.Parameter(torch.tensor([1.0, 0.0])) if config.x0_shortcut else None
+        # every other layer has value embeddings, the last one included
+        has_values = config.value_embeddings and layer % 2 == (config.n_layer - 1) % 2
+        self.attention_norm = norm(width)
+        self.attention = Attention(
+            d_model=width,
+            n_head=config.n_head,
+            n_kv_head=config.n_kv_head or config.n_head,
+            bias=config.bias,
+            dropout=dropout,
+            qk_norm=norm if config.qk_norm else None,
+            mixes_values=config.value_residual and layer > 0,
+            value_vocab=vocab_size if has_values else None,
+        )
+        self.attention_post_norm = norm(width) if config.sandwich_norm else None
+        self.mlp_norm = norm(width)
+        self.mlp: MLP | SwiGLU
+        if config.feedforward == "swiglu":
+            self.mlp = SwiGLU(d_model=width, d_ff=d_ff, bias=config.bias, dropout=dropout)
+        else:
+            self.mlp = MLP(
+                d_model=width,
+                d_ff=d_ff,
+                activation=config.feedforward,
+                bias=config.bias,
+                dropout=dropout,
+            )
+        self.mlp_post_norm = norm(width) if config.sandwich_norm else None
         self.uses_kernels = False
 
     def forward(
-        self, x: Tensor, cache: LayerCache | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """x (B, T, C) to the next block's."""
+        self,
+        x: Tensor,
+        *,
+        x0: Tensor,
+        cache: LayerCache | None = None,
+        mask: Tensor | None = None,
+        by: Rotation | None = None,
+        tokens: Tensor | None = None,
+        first_values: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (B, T, C) to the next block's, and the values of its attention if autograd ran it.
+
+        x0 (B, T, C) is the first block's x; the other arguments are those of `Attention`.
+        """
+        if self.shortcut is not None:
+            x = self.shortcut[0] * x + self.shortcut[1] * x0
         dropped = self.dropout > 0 and self.training
         if self.uses_kernels and cache is None and mask is None and not dropped:
-            return block_forward(
-                x, self.kernel_parameters(), n_head=self.n_head, eps=self.attention_norm.eps
-            )
-        x = x + self.attention(self.attention_norm(x), cache, mask)
-        update: Tensor = self.mlp(self.mlp_norm(x))
-        return x + update
+            parameters = self.kernel_parameters()
+            return block_forward(x, parameters, n_head=self.n_head, eps=self.norm_eps), None
+        update, values = self.attention(
+            self.attention_norm(x),
+            cache=cache,
+            mask=mask,
+            by=by,
+            tokens=tokens,
+            first_values=first_values,
+        )
+        x = x + (self.attention_post_norm(update) if self.attention_post_norm else update)
+        update = self.mlp(self.mlp_norm(x))
+        return x + (self.mlp_post_norm(update) if self.mlp_post_norm else update), values
 
     def kernel_parameters(self) -> BlockParameters:
         """The weights in the order in which the kernels take them."""
-        attention, mlp = self.attention, self.mlp
+        attention, mlp, norm1, norm2 = self.attention, self.mlp, self.attention_norm, self.mlp_norm
+        assert isinstance(mlp, MLP)
+        assert isinstance(norm1, nn.LayerNorm)
+        assert isinstance(norm2, nn.LayerNorm)
         return BlockParameters(
-            *(self.attention_norm.weight, self.attention_norm.bias),
-            *(attention.qkv.weight, attention.qkv.bias),
-            *(attention.out.weight, attention.out.bias),
-            *(self.mlp_norm.weight, self.mlp_norm.bias),
+            *(norm1.weight, norm1.bias, attention.qkv.weight, attention.qkv.bias),
+            *(attention.out.weight, attention.out.bias, norm2.weight, norm2.bias),
             *(mlp.up.weight, mlp.up.bias, mlp.down.weight, mlp.down.bias),
         )
+
+
+def without_kernels(config: GPTConfig) -> list[str]:
+    """The switches of a config, as typed, for which a block has no kernels."""
+    values = {name: getattr(config, name) for name in _KERNELS_NEED}
+    lacking = [
+        f"model.{name}={str(value).lower()}"
+        for name, value in values.items()
+        if value not in _KERNELS_NEED[name]
+    ]
+    if config.n_kv_head not in (None, config.n_head):
+        lacking.append(f"model.n_kv_head={config.n_kv_head}")
+    return lacking
+
+
+@dataclass
+class Cache:
+    """What a generation remembers: keys and values of each layer, and the newest tokens."""
+
+    layers: list[LayerCache]
+    newest: Tensor | None = field(default=None)  # (B, up to ngram - 1)
+
+    @property
+    def length(self) -> int:
+        """Positions seen so far."""
+        return self.layers[0].length
 
 
 class GPT(LanguageModel):
@@ -68,57 +163,81 @@ class GPT(LanguageModel):
     def __init__(self, config: GPTConfig, *, vocab_size: int, seq_len: int) -> None:
         super().__init__()
         self.seq_len = seq_len
-        self.dropout = config.dropout
-        self.token_embedding = nn.Embedding(vocab_size, config.d_model)  # also the output matrix
-        self.position_embedding = nn.Embedding(seq_len, config.d_model)
-        self.blocks = nn.ModuleList(
-            Block(d_model=config.d_model, n_head=config.n_head, dropout=config.dropout)
-            for _ in range(config.n_layer)
+        self.config = config
+        norm = norm_of(config.norm, gain=config.norm_gain, shift=config.bias, eps=config.norm_eps)
+        self.token_embedding = nn.Embedding(vocab_size, config.d_model)
+        self.position_embedding = (
+            nn.Embedding(seq_len, config.d_model) if config.positions == "learned" else None
         )
-        self.norm = nn.LayerNorm(config.d_model)
-        self._initialise(config.n_layer)
+        self.ngram_embedding = None
+        if config.ngram > 1:
+            rows = config.ngram_rows or NGRAM_ROWS
+            self.ngram_embedding = NgramEmbedding(n=config.ngram, rows=rows, d_model=config.d_model)
+        self.embedding_norm = norm(config.d_model) if config.embedding_norm else None
+        self.blocks = nn.ModuleList(
+            Block(config, layer=layer, vocab_size=vocab_size) for layer in range(config.n_layer)
+        )
+        self.norm = norm(config.d_model)
+        self.head = None if config.tied else nn.Linear(config.d_model, vocab_size, bias=False)
+        self._initialise()
 
-    def _initialise(self, n_layer: int) -> None:
+    def _initialise(self) -> None:
         # every block adds two outputs to the residual stream: scaled so that their sum stays put
-        residual_std = INIT_STD / (2 * n_layer) ** 0.5
+        residual_std = 0.0 if self.config.zero_init else INIT_STD / (2 * len(self.blocks)) ** 0.5
         for name, parameter in self.named_parameters():
             if name.endswith(("attention.out.weight", "mlp.down.weight")):
                 nn.init.normal_(parameter, std=residual_std)
+            elif name.endswith("value_gate.weight") or name.startswith("ngram_embedding."):
+                nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=INIT_STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def new_cache(self) -> list[LayerCache]:
+    @property
+    def output_weight(self) -> Tensor:
+        """The matrix (V, C) that makes logits."""
+        return self.token_embedding.weight if self.head is None else self.head.weight
+
+    def new_cache(self) -> Cache:
         """An empty cache; pass it to every call of one generation."""
-        return [LayerCache(self.seq_len) for _ in self.blocks]
+        return Cache([LayerCache(self.seq_len) for _ in self.blocks])
 
     def use_kernels(self, on: bool) -> list[str]:
         """See LanguageModel."""
+        lacking = without_kernels(self.config)
         for block in self.blocks:
             assert isinstance(block, Block)
-            block.uses_kernels = on
-        return ["blocks in training (model.dropout)"] if on and self.dropout else []
+            block.uses_kernels = on and not lacking
+        if on and lacking:
+            return [f"blocks ({', '.join(lacking)})"]
+        return ["blocks in training (model.dropout)"] if on and self.config.dropout else []
+
+    def roles(self) -> dict[str, Role]:
+        """See LanguageModel."""
+        roles = super().roles()
+        return roles if self.head is None else roles | {"head.weight": Role.HEAD}
 
     def stacked(self) -> dict[str, tuple[int, ...]]:
         """See LanguageModel."""
-        width = self.token_embedding.embedding_dim
-        return {f"blocks.{i}.attention.qkv.weight": (width,) * 3 for i in range(len(self.blocks))}
+        return {
+            f"{name}.qkv.weight": module.rows
+            for name, module in self.named_modules()
+            if isinstance(module, Attention)
+        }
 
     def flops_per_token(self) -> int:
-        """See LanguageModel: with attention over the window and the tied output matrix."""
-        vocab_size, width = self.token_embedding.weight.shape
-        # C x 12 C weights in a layer: C x 3 C qkv, C x C out, C x 4 C up and back down
-        n_params = 12 * len(self.blocks) * width**2 + vocab_size * width
-        return flops_per_token(
-            n_params=n_params, n_layer=len(self.blocks), d_model=width, seq_len=self.seq_len
-        )
+        """See LanguageModel: with attention over the window and a tied output matrix.
+
+        Attention is counted as if it were not causal: PaLM (arXiv 2204.02311), appendix B.
+        """
+        config, tied = self.config, self.token_embedding.weight if self.head is None else None
+        seen = min(self.seq_len, config.window or self.seq_len)
+        of_attention = 12 * config.n_layer * config.d_model * seen
+        return super().flops_per_token() + of_attention + 6 * (0 if tied is None else tied.numel())
 
     def forward(
-        self,
-        tokens: Tensor,
-        cache: list[LayerCache] | None = None,
-        documents: Tensor | None = None,
+        self, tokens: Tensor, cache: Cache | None = None, documents: Tensor | None = None
     ) -> Tensor:
         """Tokens (B, T) to logits (B, T, V): position t sees tokens up to and including t.
 
@@ -126,30 +245,71 @@ class GPT(LanguageModel):
         grow from one to the next, it sees only its own; positions count on through all of them.
         Raises ValueError beyond seq_len.
         """
-        return F.linear(self.hidden(tokens, cache, documents), self.token_embedding.weight)
+        logits = F.linear(self.hidden(tokens, cache, documents), self.output_weight)
+        cap = self.config.logit_softcap  # Gemma 2 (arXiv 2408.00118), section 2
+        return logits if cap is None else cap * (logits / cap).tanh()
 
     def loss(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """See LanguageModel: equal to the default's, without all logits in memory at once."""
         hidden = self.hidden(tokens, documents=documents)
-        weight = self.token_embedding.weight
-        return linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten())
+        return linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.output_weight,
+            targets.flatten(),
+            softcap=self.config.logit_softcap,
+        )
 
     def hidden(
-        self,
-        tokens: Tensor,
-        cache: list[LayerCache] | None = None,
-        documents: Tensor | None = None,
+        self, tokens: Tensor, cache: Cache | None = None, documents: Tensor | None = None
     ) -> Tensor:
         """Tokens (B, T) to what the output matrix reads, (B, T, C)."""
-        start = cache[0].length if cache else 0
+        config = self.config
+        assert cache is None or documents is None, "a cache is of one document"
+        start = cache.length if cache else 0
         end = start + tokens.size(1)
         if end > self.seq_len:
             raise ValueError(f"{end} tokens do not fit into seq_len={self.seq_len}")
         positions = torch.arange(start, end, device=tokens.device)
-        x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
-        x = F.dropout(x, self.dropout, self.training)
-        mask = None if documents is None else same_document(documents)
+        x = self._embedded(tokens, positions, cache, documents)
+        mask = by = None
+        if cache or documents is not None or (config.window or end) < end:
+            mask = attention_mask(
+                *(tokens.size(1), end),
+                window=config.window,
+                documents=documents,
+                device=tokens.device,
+            )
+        if config.positions == "rope":
+            by = rotation(positions, d_head=config.d_model // config.n_head, base=config.rope_base)
+        x0, first_values = x, None
         for i, block in enumerate(self.blocks):
-            x = block(x, cache[i] if cache else None, mask)
+            x, values = block(
+                x,
+                x0=x0,
+                cache=cache.layers[i] if cache else None,
+                mask=mask,
+                by=by,
+                tokens=tokens,
+                first_values=first_values,
+            )
+            if i == 0 and config.value_residual:
+                first_values = values
         normed: Tensor = self.norm(x)
         return normed
+
+    def _embedded(
+        self, tokens: Tensor, positions: Tensor, cache: Cache | None, documents: Tensor | None
+    ) -> Tensor:
+        """Tokens (B, T) to what the first block reads, (B, T, C)."""
+        x = self.token_embedding(tokens)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        if self.ngram_embedding is not None:
+            before = cache.newest if cache else None
+            x = x + self.ngram_embedding(tokens, before, documents)
+            if cache:
+                known = tokens if before is None else torch.cat((before, tokens), 1)
+                cache.newest = known[:, 1 - self.config.ngram :]
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return F.dropout(x, self.config.dropout, self.training)
