@@ -24,6 +24,12 @@ static real *reals(int64 size) {
     for (int64 i = 0; i < size; i++) x[i] = store(noise());
     return x;
 }
+/* document starts (B, T): a new document at every fifth token */
+static int64 *first_keys(int64 batch, int64 time) {
+    int64 *starts = keep(malloc(batch * time * sizeof *starts));
+    for (int64 i = 0; i < batch * time; i++) starts[i] = i % time / 5 * 5;
+    return starts;
+}
 static void release(void) {
     while (n_made) free(made[--n_made]);
 }
@@ -31,18 +37,19 @@ static void check(int failure) {
     if (failure) abort();
 }
 
-static void fused(int64 rows, int64 width, int threads) {
+static void fused(int64 rows, int64 width, int64 threshold, int threads) {
     int64 size = rows * width;
     real *a = reals(size), *b = reals(size);
     float *bias = floats(width), *gain = floats(width), *x = floats(size), *y = floats(size);
     float *mean = floats(rows), *rstd = floats(rows), *sums = floats(2 * width);
     int64 *targets = keep(malloc(rows * sizeof *targets));
     for (int64 i = 0; i < rows; i++) targets[i] = i % width;
-    check(add(a, bias, x, y, rows, width, threads));
+    check(add(a, bias, x, y, 5, 3, threshold, rows, width, threads));
     check(norm(x, gain, bias, 1e-5f, b, mean, rstd, rows, width, threads));
-    check(add_and_norm(a, bias, x, gain, bias, 1e-5f, y, b, mean, rstd, rows, width, threads));
-    check(round_and_sum(x, a, sums, rows, width, threads));
-    check(round_and_sum(x, NULL, sums, rows, width, threads));
+    check(add_and_norm(a, bias, x, gain, bias, 1e-5f, y, b, mean, rstd, 5, 3, threshold, rows,
+                       width, threads));
+    check(round_and_sum(x, a, sums, 5, 3, threshold, rows, width, threads));
+    check(round_and_sum(x, NULL, sums, 0, 0, 0, rows, width, threads));
     check(norm_backward(a, x, mean, rstd, gain, x, y, sums, rows, width, threads));
     check(gelu(a, bias, b, rows, width, threads));
     check(gelu_backward(b, a, sums, rows, width, threads));
@@ -53,23 +60,29 @@ static void fused(int64 rows, int64 width, int threads) {
     release();
 }
 
-static void heads(int64 batch, int64 time, int64 n_head, int64 d_head, int threads) {
+static void heads(int64 batch, int64 time, int64 n_head, int64 d_head, int64 threshold,
+                  int threads) {
     int64 size = batch * time * n_head * d_head, matrices = batch * n_head;
     real *qkv = reals(3 * size), *split = reals(3 * size), *tokens = reals(size);
-    real *scores = reals(matrices * time * (time + 3)), *d = reals(matrices * time * (time + 3));
+    int64 keys = time + 3;
+    real *scores = reals(matrices * time * keys), *d = reals(matrices * time * keys);
+    real *dropped = reals(matrices * time * keys);
+    int64 *starts = first_keys(batch, keys);
     float *bias = floats(3 * n_head * d_head);
     check(split_heads(qkv, bias, split, 0.5f, batch, time, n_head, d_head, threads));
     for (int adds = 0; adds < 2; adds++)
         check(merge_heads(split, tokens, 2, adds, batch, time, n_head, d_head,
                           time * n_head * d_head, n_head * d_head, threads));
-    check(causal_softmax(scores, matrices, time, time + 3, threads));
-    check(causal_softmax_backward(d, scores, matrices, time, time + 3, threads));
+    check(causal_softmax(scores, threshold ? dropped : NULL, threshold ? starts : NULL, 5, 3,
+                         threshold, matrices, time, keys, n_head, keys, threads));
+    check(causal_softmax_backward(d, scores, threshold ? dropped : NULL, 5, 3, threshold, matrices,
+                                  time, keys, keys, threads));
     release();
 }
 
 #ifdef PRODUCTS
 
-static void products(int64 rows, int64 depth, int64 columns, int threads) {
+static void products(int64 rows, int64 depth, int64 columns, int64 threshold, int threads) {
     real *x = reals(rows * depth), *out = reals(rows * columns), *kept = reals(rows * columns);
     real *d = reals(rows * columns), *d_x = reals(rows * depth);
     float *w = floats(depth * columns), *bias = floats(columns), *stream = floats(rows * columns);
@@ -79,9 +92,9 @@ static void products(int64 rows, int64 depth, int64 columns, int threads) {
     check(linear(x, w, out, rows, depth, columns, threads));
     check(linear_bias(x, w, bias, out, rows, depth, columns, threads));
     check(linear_gelu(x, w, bias, out, kept, rows, depth, columns, threads));
-    check(linear_add(x, w, bias, stream, total, rows, depth, columns, threads));
-    check(linear_add_norm(x, w, bias, stream, gain, bias, 1e-5f, total, out, mean, rstd, rows,
-                          depth, columns, threads));
+    check(linear_add(x, w, bias, stream, total, 5, 3, threshold, rows, depth, columns, threads));
+    check(linear_add_norm(x, w, bias, stream, gain, bias, 1e-5f, total, out, mean, rstd, 5, 3,
+                          threshold, rows, depth, columns, threads));
     check(linear_backward(d, w, d_x, rows, columns, depth, threads));
     check(linear_backward_slope(d, w, x, d_x, sums, rows, columns, depth, threads));
     check(linear_backward_norm(d, w, in, mean, rstd, gain_in, in, d_x, d_in, sums, rows, columns,
@@ -90,12 +103,15 @@ static void products(int64 rows, int64 depth, int64 columns, int threads) {
     release();
 }
 
-static void attention(int64 batch, int64 time, int64 n_head, int64 d_head, int threads) {
+static void attention(int64 batch, int64 time, int64 n_head, int64 d_head, int64 threshold,
+                      int threads) {
     int64 size = batch * time * n_head * d_head;
     real *qkv = reals(3 * size), *y = reals(size), *d_y = reals(size), *d_qkv = reals(3 * size);
     float *logs = floats(batch * n_head * time), *sums = floats(3 * n_head * d_head);
-    check(attend(qkv, y, logs, batch, time, n_head, d_head, threads));
-    check(attend_backward(qkv, d_y, logs, d_qkv, sums, batch, time, n_head, d_head, threads));
+    int64 *starts = threshold ? first_keys(batch, time) : NULL;
+    check(attend(qkv, y, logs, starts, 5, 3, threshold, batch, time, n_head, d_head, threads));
+    check(attend_backward(qkv, d_y, logs, d_qkv, sums, starts, 5, 3, threshold, batch, time, n_head,
+                          d_head, threads));
     release();
 }
 
@@ -106,18 +122,18 @@ int main(void) {
     for (int threads = 1; threads < 4; threads += 2)
         for (int i = 0; i < 5; i++)
             for (int j = 0; j < 5; j++) {
-                int64 a = sizes[i], b = sizes[j];
-                fused(a, b, threads);
-                heads(2, a, 3, b, threads);
+                int64 a = sizes[i], b = sizes[j], threshold = (i + j) % 2 * 6554;
+                fused(a, b, threshold, threads);
+                heads(2, a, 3, b, threshold, threads);
 #ifdef PRODUCTS
-                products(a, b, sizes[(i + j) % 5], threads);
-                attention(2, a, 2, b, threads);
+                products(a, b, sizes[(i + j) % 5], threshold, threads);
+                attention(2, a, 2, b, threshold, threads);
 #endif
             }
 #ifdef PRODUCTS
-    products(40, 700, 1000, 2); /* the right operand is packed by each thread */
-    products(5, 2100, 330, 2);  /* the depth is summed in parts */
-    attention(1, 300, 1, 8, 2); /* more queries than the backward holds at a time */
+    products(40, 700, 1000, 0, 2);    /* the right operand is packed by each thread */
+    products(5, 2100, 330, 6554, 2);  /* the depth is summed in parts */
+    attention(1, 300, 1, 8, 6554, 2); /* more queries than the backward holds at a time */
 #endif
     return 0;
 }

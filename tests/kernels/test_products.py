@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tests.kernels.compiled import EMULATED_AMX, EMULATED_AVX512
 from tests.kernels.near import assert_near, random
 from tinygpt import kernels
-from tinygpt.kernels import Formulas, build
+from tinygpt.kernels import Dropout, Formulas, build
 from tinygpt.kernels.build import Build
 from tinygpt.kernels.products import FusedProducts
 
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.gcc
 
 EXACT = Formulas()
 HALF = torch.bfloat16
+DROP = Dropout(key=-987654321987654321, stream=5, threshold=13107)
 # flags for each kind of instructions, the real ones first: without them they are emulated
 FLAGS = {
     "AMX": ([], EMULATED_AMX, (*EMULATED_AVX512, *EMULATED_AMX)),
@@ -172,6 +173,50 @@ def test_attention_and_its_gradients_are_those_of_torch(
 @pytest.mark.parametrize("time", [256, 257, 600])
 def test_queries_of_a_long_text_are_taken_in_spans(ours: FusedProducts, time: int) -> None:
     check_attention(ours, 1, time, 2, 32)
+
+
+@pytest.mark.parametrize("drop", [None, DROP], ids=["", "dropout"])
+@pytest.mark.parametrize("apart", [False, True], ids=["", "documents"])
+@pytest.mark.parametrize(("time", "d_head"), [(7, 5), (150, 16), (300, 8)])
+def test_attention_drops_and_keeps_documents_apart_as_the_formula_does(
+    ours: FusedProducts, time: int, d_head: int, apart: bool, drop: Dropout | None
+) -> None:
+    batch, n_head = 2, 3
+    x, weight, bias, *_ = qkv_of(ours, batch, time, n_head, d_head)
+    starts = torch.arange(time).div(11, rounding_mode="floor").mul(11).repeat(batch, 1)
+    given = (batch, n_head, starts if apart else None, drop)
+    y, (qkv, logs) = ours.attend(x, weight, bias, *given)
+    d_y = random(*y.shape, dtype=HALF)
+    found, _ = ours.attend_backward(d_y, y, (qkv, logs), *given)
+
+    heads = qkv.double().view(batch, time, 3, n_head, d_head).requires_grad_()
+    q, k, v = heads.permute(2, 0, 3, 1, 4)
+    tokens = torch.arange(time)
+    hidden = tokens > tokens[:, None]
+    if apart:
+        hidden = hidden | (tokens < starts[0][:, None])
+    p = (q @ k.transpose(2, 3) / d_head**0.5).masked_fill(hidden, -torch.inf).softmax(-1)
+    if drop is not None:
+        p = p * drop.factors(torch.arange(batch * n_head * time), time).view_as(p)
+    expected = (p @ v).transpose(1, 2).reshape(y.shape)
+    expected.backward(d_y.double())
+    assert_near(y, expected.detach(), sums=4)
+    gradient = heads.grad.reshape(qkv.shape)
+    assert (found.double() - gradient).norm() < 0.01 * gradient.norm()
+
+
+@pytest.mark.parametrize(("rows", "width"), [(3, 5), (140, 70), (5, 200)])
+def test_a_layer_drops_what_the_formula_drops(ours: FusedProducts, rows: int, width: int) -> None:
+    x, weight, bias = random(rows, width, dtype=HALF), random(width, width), random(width)
+    stream, gain = random(rows, width), random(width)
+    exact = (x.double() @ rounded(weight).t(), bias.double(), stream.double())
+    total = ours.linear_add(x, weight, bias, stream, DROP)
+    assert_near(total, EXACT.add(*exact, DROP), sums=width)
+    again, (normed, *_) = ours.linear_add_and_norm(
+        x, (weight, bias), stream, (gain, bias), 1e-5, DROP
+    )
+    assert torch.equal(again, total)
+    assert torch.equal(normed, ours.norm(total, gain, bias, 1e-5, HALF)[0])
 
 
 def test_attention_sees_no_later_token(ours: FusedProducts) -> None:

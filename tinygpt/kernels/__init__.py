@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from tinygpt.kernels.build import Build, NotBuiltError
-from tinygpt.kernels.formulas import Formulas
+from tinygpt.kernels.formulas import Dropout, Formulas
+from tinygpt.kernels.fused import Fused
 from tinygpt.kernels.products import FusedProducts
 
 __all__ = [
+    "Dropout",
     "Formulas",
     "choose",
     "compute_dtype",
     "describe",
+    "drops",
     "kernels_for",
     "lacking",
     "multiply",
@@ -72,6 +75,11 @@ def kernels_for(x: Tensor, dtype: torch.dtype) -> Formulas:
         return _builds[dtype].finish()
     except NotBuiltError:
         return _FORMULAS
+
+
+def drops(x: Tensor) -> bool:
+    """Whether the operations for x drop elements fast: the formulas of `Dropout` are slow."""
+    return isinstance(kernels_for(x, compute_dtype(x)), Fused)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

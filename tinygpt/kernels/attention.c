@@ -17,9 +17,12 @@ enum { SPAN = 8 }; /* blocks of queries whose probabilities the backward holds a
 a row of scores, T rounded up to whole blocks. */
 typedef struct {
     int64 batch, time, heads, width, time_blocks, depth_blocks, y_stride, qkv_stride, stride;
+    const int64 *starts; /* (B, T): the first key that each query sees; NULL: all from 0 */
+    dropout drop;        /* of probabilities */
 } shape;
 
-static shape shape_of(int64 batch, int64 time, int64 heads, int64 width) {
+static shape shape_of(int64 batch, int64 time, int64 heads, int64 width, const int64 *starts,
+                      dropout drop) {
     int64 time_blocks = n_blocks(time), y_stride = heads * width;
     return (shape){.batch = batch,
                    .time = time,
@@ -29,7 +32,14 @@ static shape shape_of(int64 batch, int64 time, int64 heads, int64 width) {
                    .depth_blocks = n_blocks(width),
                    .y_stride = y_stride,
                    .qkv_stride = 3 * y_stride,
-                   .stride = time_blocks * LANES};
+                   .stride = time_blocks * LANES,
+                   .starts = starts,
+                   .drop = drop};
+}
+
+/* The first key that token t of a head sees. */
+static int64 first_key(const shape *s, int64 head, int64 t) {
+    return s->starts ? s->starts[head / s->heads * s->time + t] : 0;
 }
 
 /* Offset of a head (0 to B H - 1) in y; of its queries, keys or values (kind 0, 1, 2) in qkv. */
@@ -76,32 +86,46 @@ static void multiply_by_keys(const shape *s, view left, const real *right, int64
                  s->stride, 0);
 }
 
-/* 2^(score * factor - offset) for 16 keys, of which the query sees the first `n_keys`;
-0 for the others. */
-INLINE __m512 exp_16(const float *scores, float factor, float offset, int64 n_keys) {
+/* Those of 16 keys that a query sees: from `start` on, and the first `n_keys`. */
+INLINE __mmask16 seen(int64 start, int64 n_keys) {
+    return (__mmask16)(mask_of(n_keys) & ~mask_of(start));
+}
+
+/* 2^(score * factor - offset) for 16 keys; 0 for those that the query does not see. */
+INLINE __m512 exp_16(const float *scores, float factor, float offset, int64 start, int64 n_keys) {
     __m512 x =
         _mm512_fmsub_ps(_mm512_load_ps(scores), _mm512_set1_ps(factor), _mm512_set1_ps(offset));
-    return _mm512_maskz_mov_ps(mask_of(n_keys), power_of_two(x));
+    return _mm512_maskz_mov_ps(seen(start, n_keys), power_of_two(x));
 }
 
-INLINE pair exp_pair(const float *scores, float factor, float offset, int64 n_keys) {
-    return (pair){exp_16(scores, factor, offset, n_keys),
-                  exp_16(scores + 16, factor, offset, n_keys - 16)};
+INLINE pair exp_pair(const float *scores, float factor, float offset, int64 start, int64 n_keys) {
+    return (pair){exp_16(scores, factor, offset, start, n_keys),
+                  exp_16(scores + 16, factor, offset, start - 16, n_keys - 16)};
 }
 
-/* exps = e^((score - largest score) / sqrt(D)) for one row, written in the layout of pack_left.
-Returns their sum; *log_sum = log2 of the sum of e^(score / sqrt(D)). */
-static float exp_row(const float *row, float factor, int64 n_keys, int64 keys, real *exps,
-                     float *log_sum) {
+/* The factors of dropout for keys c to c + 31 of row n; c is a multiple of 32 and grows from 0, and
+`factors` holds those of the latest DROPOUT_COLUMNS keys. */
+INLINE pair factors_of(const shape *s, int64 n, int64 c, float *factors) {
+    if (c % DROPOUT_COLUMNS == 0) dropout_factors(s->drop, n, c / DROPOUT_COLUMNS, factors);
+    return load_floats(factors + c % DROPOUT_COLUMNS, 32);
+}
+
+/* exps = e^((score - largest score) / sqrt(D)) for row n, a query that sees the keys from `start` to
+`n_keys`, written in the layout of pack_left after dropout. Returns their sum before dropout;
+*log_sum = log2 of the sum of e^(score / sqrt(D)). */
+static float exp_row(const shape *s, const float *row, float factor, int64 n, int64 start,
+                     int64 n_keys, int64 keys, real *exps, float *log_sum) {
+    float factors[DROPOUT_COLUMNS];
     __m512 max_value = _mm512_set1_ps(-INFINITY);
     pair sum = broadcast(0);
     for (int64 c = 0; c < n_keys; c += 16)
-        max_value =
-            _mm512_mask_max_ps(max_value, mask_of(n_keys - c), max_value, _mm512_load_ps(row + c));
+        max_value = _mm512_mask_max_ps(max_value, seen(start - c, n_keys - c), max_value,
+                                       _mm512_load_ps(row + c));
     float row_max = _mm512_reduce_max_ps(max_value) * factor;
     for (int64 c = 0; c < keys; c += DEPTH, exps += BLOCK) {
-        pair e = exp_pair(row + c, factor, row_max, n_keys - c);
+        pair e = exp_pair(row + c, factor, row_max, start - c, n_keys - c);
         sum = add_pair(sum, e);
+        if (s->drop.threshold) e = mul_pair(e, factors_of(s, n, c, factors));
         store_reals(exps, e, DEPTH);
     }
     float total = sum_of(sum);
@@ -124,9 +148,11 @@ static void attend_head(const shape *s, const real *qkv, real *y, float *logs, i
         int64 first = i * LANES, height = min(LANES, s->time - first);
         pack_left(&q, first, 0, s->depth_blocks, queries, BLOCK);
         multiply_by_keys(s, packed_view(queries), keys, i + 1, scores);
-        for (int64 r = 0; r < height; r++)
-            totals[r] = exp_row(scores + r * s->stride, factor, first + r + 1, first + LANES,
-                                exps + r * DEPTH, logs + head * s->time + first + r);
+        for (int64 r = 0; r < height; r++) {
+            int64 t = first + r, n = head * s->time + t;
+            totals[r] = exp_row(s, scores + r * s->stride, factor, n, first_key(s, head, t), t + 1,
+                                first + LANES, exps + r * DEPTH, logs + n);
+        }
         for (int64 d = 0; d < s->depth_blocks; d++) {
             real *out = y + in_y(s, head) + first * s->y_stride + d * LANES;
             prefetch(out, sizeof(real), 0, s->y_stride, _MM_HINT_ET0);
@@ -140,10 +166,11 @@ static void attend_head(const shape *s, const real *qkv, real *y, float *logs, i
     }
 }
 
-/* `logs` (B, H, T) holds *log_sum of `exp_row` for each query. */
-int attend(const real *qkv, real *y, float *logs, int64 batch, int64 time, int64 heads, int64 width,
-           int threads) {
-    shape s = shape_of(batch, time, heads, width);
+/* `logs` (B, H, T) holds *log_sum of `exp_row` for each query. With `starts` (B, T), not NULL, token t
+sees no key before starts[t]: documents are kept apart. */
+int attend(const real *qkv, real *y, float *logs, const int64 *starts, int64 key, int64 stream,
+           int64 threshold, int64 batch, int64 time, int64 heads, int64 width, int threads) {
+    shape s = shape_of(batch, time, heads, width, starts, (dropout){key, stream, threshold});
     int64 own_blocks = 2 * s.time_blocks * s.depth_blocks + s.depth_blocks + 3 * s.time_blocks;
     real *scratch = alloc_blocks(threads * own_blocks);
     if (!scratch) return NO_MEMORY;
@@ -162,15 +189,25 @@ int attend(const real *qkv, real *y, float *logs, int64 batch, int64 time, int64
 
 /* Replace one row of scores by its probabilities, and compute the gradient of the scores from d_p,
 that of the probabilities. The mean of d_p uses these same probabilities, not y, so that the
-gradients of a row sum to 0. */
-static void gradient_of_row(float *row, const float *d_p, float factor, float log_sum, int64 n_keys,
-                            int64 keys, real *p, real *d_scores) {
+gradients of a row sum to 0. With dropout, d_p is the gradient of the dropped probabilities, and p
+receives these. */
+static void gradient_of_row(const shape *s, float *row, float *d_p, float factor, float log_sum,
+                            int64 n, int64 start, int64 n_keys, int64 keys, real *p,
+                            real *d_scores) {
+    float factors[DROPOUT_COLUMNS];
     pair scale = broadcast(factor / LOG2_E), sum = broadcast(0);
     for (int64 c = 0; c < keys; c += DEPTH) {
-        pair probability = exp_pair(row + c, factor, log_sum, n_keys - c);
-        sum = add_pair(sum, mul_pair(probability, load_floats(d_p + c, DEPTH)));
+        pair probability = exp_pair(row + c, factor, log_sum, start - c, n_keys - c);
+        pair dropped = probability, gradient = load_floats(d_p + c, DEPTH);
+        if (s->drop.threshold) {
+            pair by = factors_of(s, n, c, factors);
+            dropped = mul_pair(probability, by);
+            gradient = mul_pair(gradient, by);
+            store_floats(d_p + c, gradient, DEPTH);
+        }
+        sum = add_pair(sum, mul_pair(probability, gradient));
         store_floats(row + c, probability, DEPTH);
-        store_reals(p + c, probability, DEPTH);
+        store_reals(p + c, dropped, DEPTH);
     }
     pair offset = broadcast(-sum_of(sum));
     for (int64 c = 0; c < keys; c += DEPTH) {
@@ -250,9 +287,10 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *d_
             for (int64 r = 0; r < LANES; r++) {
                 int64 t = i * LANES + r, at = from + r * s->stride;
                 int is_there = t < s->time;
-                gradient_of_row(scores + r * s->stride, d_p + r * s->stride, factor,
-                                is_there ? logs[head * s->time + t] : 0, is_there ? t + 1 : 0,
-                                (i + 1) * LANES, p + at, d_scores + at);
+                int64 n = head * s->time + t;
+                gradient_of_row(s, scores + r * s->stride, d_p + r * s->stride, factor,
+                                is_there ? logs[n] : 0, n, is_there ? first_key(s, head, t) : 0,
+                                is_there ? t + 1 : 0, (i + 1) * LANES, p + at, d_scores + at);
             }
             matrix rows = {.data = d_scores + from,
                            .stride = s->stride,
@@ -283,9 +321,10 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *d_
 
 /* d_qkv, and its sums over all tokens, from the gradient of y. */
 int attend_backward(const real *qkv, const real *d_y, const float *logs, real *d_qkv,
-                    float *column_sums, int64 batch, int64 time, int64 heads, int64 width,
+                    float *column_sums, const int64 *starts, int64 key, int64 stream,
+                    int64 threshold, int64 batch, int64 time, int64 heads, int64 width,
                     int threads) {
-    shape s = shape_of(batch, time, heads, width);
+    shape s = shape_of(batch, time, heads, width, starts, (dropout){key, stream, threshold});
     int64 own_blocks = 7 * s.time_blocks * s.depth_blocks + s.depth_blocks + s.time_blocks + SPAN +
                        2 * SPAN * s.depth_blocks + 2 * SPAN * s.time_blocks + 4 * s.time_blocks;
     real *scratch = alloc_blocks(threads * own_blocks);

@@ -122,3 +122,46 @@ static inline void norm_backward_row(const real *restrict d, const float *restri
 /* Rows that are summed before their sum is added to the total: one running total in fp32 over many
 rows would lose the low bits of later rows. */
 enum { ROWS_PER_SUM = 128 };
+
+/* Dropout. Whether element (row, column) is kept is a function of the key, the stream, row and column,
+so that the backward finds the mask of the forward without storing it. `key` is drawn for each
+forward; `stream` numbers the places of a model that drop. An element is dropped with probability
+threshold / 65536; a threshold of 0 means that there is no dropout. */
+typedef struct {
+    int64 key, stream, threshold;
+} dropout;
+
+enum { DROPOUT_COLUMNS = 128 }; /* columns whose factors are computed together */
+
+/* Factors of columns 128 group to 128 group + 127 of a row: 0, or 1 / (1 - probability).
+
+Philox4x32-7: Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3", table 2. Lane i of 16
+has the counter (16 group + i, row, row >> 32, stream). Half h of word w of its four decides about
+column 32 w + 16 h + i of the group. */
+static inline void dropout_factors(dropout by, int64 row, int64 group, float *restrict factors) {
+    const float scale = 65536.0f / (65536 - by.threshold);
+    const uint32_t threshold = (uint32_t)by.threshold;
+    uint32_t words[4][16], key0 = (uint32_t)by.key, key1 = (uint32_t)((uint64_t)by.key >> 32);
+    for (uint32_t i = 0; i < 16; i++) {
+        words[0][i] = 16 * (uint32_t)group + i;
+        words[1][i] = (uint32_t)row;
+        words[2][i] = (uint32_t)((uint64_t)row >> 32);
+        words[3][i] = (uint32_t)by.stream;
+    }
+    for (int round = 0; round < 7; round++, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u)
+#pragma omp simd
+        for (int i = 0; i < 16; i++) {
+            uint64_t a = (uint64_t)words[0][i] * 0xD2511F53u,
+                     b = (uint64_t)words[2][i] * 0xCD9E8D57u;
+            words[0][i] = (uint32_t)(b >> 32) ^ words[1][i] ^ key0;
+            words[2][i] = (uint32_t)(a >> 32) ^ words[3][i] ^ key1;
+            words[1][i] = (uint32_t)b;
+            words[3][i] = (uint32_t)a;
+        }
+    for (int w = 0; w < 4; w++, factors += 32)
+#pragma omp simd
+        for (int i = 0; i < 16; i++) {
+            factors[i] = (words[w][i] & 0xffff) < threshold ? 0 : scale;
+            factors[i + 16] = words[w][i] >> 16 < threshold ? 0 : scale;
+        }
+}

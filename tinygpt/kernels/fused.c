@@ -8,11 +8,30 @@ N rows, C columns; B batch, T time, H heads, D width of a head. */
 
 #include "kernels.h"
 
-int add(const real *update, const float *bias, const float *x, float *sum, int64 rows, int64 width,
-        int threads) {
+/* sum = x + (update + bias) for row n, the bracket times the factors of dropout. */
+static inline void add_nth_row(const real *update, const float *bias, const float *x, float *sum,
+                               int64 n, int64 width, dropout by) {
+    update += n * width, x += n * width, sum += n * width;
+    if (!by.threshold) {
+        add_row(update, bias, x, sum, width);
+        return;
+    }
+    float factors[DROPOUT_COLUMNS];
+    for (int64 first = 0; first < width; first += DROPOUT_COLUMNS) {
+        int64 end = width - first < DROPOUT_COLUMNS ? width - first : DROPOUT_COLUMNS;
+        dropout_factors(by, n, first / DROPOUT_COLUMNS, factors);
+#pragma omp simd
+        for (int64 c = 0; c < end; c++)
+            sum[first + c] =
+                x[first + c] + (load(update[first + c]) + bias[first + c]) * factors[c];
+    }
+}
+
+int add(const real *update, const float *bias, const float *x, float *sum, int64 key, int64 stream,
+        int64 threshold, int64 rows, int64 width, int threads) {
+    dropout by = {key, stream, threshold};
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64 n = 0; n < rows; n++)
-        add_row(update + n * width, bias, x + n * width, sum + n * width, width);
+    for (int64 n = 0; n < rows; n++) add_nth_row(update, bias, x, sum, n, width, by);
     return 0;
 }
 
@@ -26,11 +45,12 @@ int norm(const float *x, const float *gain, const float *shift, float eps, real 
 
 int add_and_norm(const real *update, const float *bias, const float *x, const float *gain,
                  const float *shift, float eps, float *sum, real *normed, float *mean, float *rstd,
-                 int64 rows, int64 width, int threads) {
+                 int64 key, int64 stream, int64 threshold, int64 rows, int64 width, int threads) {
+    dropout by = {key, stream, threshold};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64 n = 0; n < rows; n++) {
         float *row = sum + n * width;
-        add_row(update + n * width, bias, x + n * width, row, width);
+        add_nth_row(update, bias, x, sum, n, width, by);
         norm_row(row, gain, shift, eps, normed + n * width, mean + n, rstd + n, width);
     }
     return 0;
@@ -65,9 +85,25 @@ static void finish_sums(float *sums, float *restrict out, int64 columns, int thr
 /* The rows of thread k: first_row(k) to first_row(k + 1). */
 static inline int64 first_row(int64 rows, int k, int threads) { return rows * k / threads; }
 
-/* `rounded` may be NULL. */
-int round_and_sum(const float *x, real *rounded, float *column_sums, int64 rows, int64 width,
-                  int threads) {
+static inline void drop_and_sum_row(const float *restrict row, real *restrict out,
+                                    float *restrict sums, int64 n, int64 width, dropout by) {
+    float factors[DROPOUT_COLUMNS];
+    for (int64 first = 0; first < width; first += DROPOUT_COLUMNS) {
+        int64 end = width - first < DROPOUT_COLUMNS ? width - first : DROPOUT_COLUMNS;
+        dropout_factors(by, n, first / DROPOUT_COLUMNS, factors);
+#pragma omp simd
+        for (int64 c = 0; c < end; c++) {
+            float value = row[first + c] * factors[c];
+            sums[first + c] += value;
+            out[first + c] = store(value);
+        }
+    }
+}
+
+/* rounded (NULL: not wanted) = x times the factors of dropout, and sums over its rows. */
+int round_and_sum(const float *x, real *rounded, float *column_sums, int64 key, int64 stream,
+                  int64 threshold, int64 rows, int64 width, int threads) {
+    dropout by = {key, stream, threshold};
     float *sums = sums_of_threads(width, threads);
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -76,6 +112,10 @@ int round_and_sum(const float *x, real *rounded, float *column_sums, int64 rows,
         for (int64 n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
             if (n % ROWS_PER_SUM == 0) fold(total, width);
             const float *restrict row = x + n * width;
+            if (threshold) {
+                drop_and_sum_row(row, rounded + n * width, latest, n, width, by);
+                continue;
+            }
 #pragma omp simd
             for (int64 c = 0; c < width; c++) latest[c] += row[c];
             if (!rounded) continue;
@@ -213,9 +253,25 @@ static inline int64 round_to_vectors(int64 n_keys, int64 keys) {
     return whole < keys ? whole : keys;
 }
 
-/* Replace scores (M, queries, keys) by probabilities. The last query sees all keys, the one before
-it all but the last, and so on. */
-int causal_softmax(real *scores, int64 matrices, int64 queries, int64 keys, int threads) {
+/* out = row times the factors of dropout, for one query. */
+static inline void drop_row(const real *restrict row, real *restrict out, int64 n_keys, dropout by,
+                            int64 n) {
+    float factors[DROPOUT_COLUMNS];
+    for (int64 first = 0; first < n_keys; first += DROPOUT_COLUMNS) {
+        int64 end = n_keys - first < DROPOUT_COLUMNS ? n_keys - first : DROPOUT_COLUMNS;
+        dropout_factors(by, n, first / DROPOUT_COLUMNS, factors);
+#pragma omp simd
+        for (int64 c = 0; c < end; c++) out[first + c] = store(load(row[first + c]) * factors[c]);
+    }
+}
+
+/* Replace scores (M, queries, keys) by probabilities, M = B H. The last query sees all keys, the one
+before it all but the last, and so on; with `starts` (B, time), token t sees none before starts[t]. The
+last query is token keys - 1. If there is dropout, dropped = the probabilities times its factors. */
+int causal_softmax(real *scores, real *dropped, const int64 *starts, int64 key, int64 stream,
+                   int64 threshold, int64 matrices, int64 queries, int64 keys, int64 heads,
+                   int64 time, int threads) {
+    dropout by = {key, stream, threshold};
     float *scratch = malloc((size_t)keys * threads * sizeof(float));
     if (!scratch) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -225,30 +281,54 @@ int causal_softmax(real *scores, int64 matrices, int64 queries, int64 keys, int 
              m++)
             for (int64 q = 0; q < queries; q++) {
                 real *restrict row = scores + (m * queries + q) * keys;
-                int64 n_keys = keys - queries + q + 1;
+                int64 t = keys - queries + q, n_keys = t + 1;
                 int64 n_padded = round_to_vectors(n_keys, keys);
+                int64 start = starts ? starts[m / heads * time + t] : 0;
+                for (int64 c = 0; c < start; c++) row[c] = store(-INFINITY);
                 for (int64 c = n_keys; c < n_padded; c++) row[c] = store(-INFINITY);
                 float row_max, part = 1 / exp_row(row, exps, n_padded, &row_max);
 #pragma omp simd
                 for (int64 c = 0; c < n_padded; c++) row[c] = store(exps[c] * part);
+                memset(row, 0, start * sizeof(real));
                 memset(row + n_keys, 0, (keys - n_keys) * sizeof(real));
+                if (!threshold) continue;
+                real *out = dropped + (m * queries + q) * keys;
+                drop_row(row, out, n_keys, by, m * time + t);
+                memset(out + n_keys, 0, (keys - n_keys) * sizeof(real));
             }
     }
     free(scratch);
     return 0;
 }
 
-/* Replace d, the gradient of probabilities p, by the gradient of the scores. */
-int causal_softmax_backward(real *d, const real *p, int64 matrices, int64 queries, int64 keys,
+/* Replace d, the gradient of probabilities p, by the gradient of the scores. With dropout, d is the
+gradient of the dropped probabilities, which are written to `dropped`. */
+int causal_softmax_backward(real *d, const real *p, real *dropped, int64 key, int64 stream,
+                            int64 threshold, int64 matrices, int64 queries, int64 keys, int64 time,
                             int threads) {
+    dropout by = {key, stream, threshold};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64 m = 0; m < matrices; m++)
         for (int64 q = 0; q < queries; q++) {
             real *restrict row = d + (m * queries + q) * keys;
             const real *restrict of = p + (m * queries + q) * keys;
-            int64 n_keys = keys - queries + q + 1;
+            int64 t = keys - queries + q, n_keys = t + 1;
             int64 n_padded = round_to_vectors(n_keys, keys); /* probabilities beyond n_keys are 0 */
-            float mean = 0;                                  /* mean of d, weighted by p */
+            if (threshold) {
+                real *out = dropped + (m * queries + q) * keys;
+                float factors[DROPOUT_COLUMNS];
+                for (int64 first = 0; first < n_keys; first += DROPOUT_COLUMNS) {
+                    int64 end = n_keys - first < DROPOUT_COLUMNS ? n_keys - first : DROPOUT_COLUMNS;
+                    dropout_factors(by, m * time + t, first / DROPOUT_COLUMNS, factors);
+#pragma omp simd
+                    for (int64 c = 0; c < end; c++) {
+                        out[first + c] = store(load(of[first + c]) * factors[c]);
+                        row[first + c] = store(load(row[first + c]) * factors[c]);
+                    }
+                }
+                memset(out + n_keys, 0, (keys - n_keys) * sizeof(real));
+            }
+            float mean = 0; /* mean of d, weighted by p */
 #pragma omp simd reduction(+ : mean)
             for (int64 c = 0; c < n_padded; c++) mean += load(row[c]) * load(of[c]);
 #pragma omp simd

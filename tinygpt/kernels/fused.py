@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinygpt.kernels.formulas import Formulas, Normed
+from tinygpt.kernels.formulas import Dropout, Formulas, Normed
 
 # the error codes of common.h
 _FAILURES = {
@@ -23,19 +23,19 @@ class Fused(Formulas):
     """For contiguous CPU tensors: activations in `dtype`, all others in fp32."""
 
     # one letter for each argument. Pointers: a activations, s activations whose strides are passed,
-    # x fp32, t targets. Numbers: f float, n int64, i int. The number of threads follows as the last
+    # x fp32, t int64. Numbers: f float, n int64, i int. The number of threads follows as the last
     SIGNATURES: ClassVar = {
-        "add": "axxx nn",
+        "add": "axxx nnn nn",
         "norm": "xxxf axx nn",
-        "add_and_norm": "axxxxf xaxx nn",
-        "round_and_sum": "xax nn",
+        "add_and_norm": "axxxxf xaxx nnn nn",
+        "round_and_sum": "xax nnn nn",
         "norm_backward": "axxxxx xx nn",
         "gelu": "axa nn",
         "gelu_backward": "aax nn",
         "split_heads": "axaf nnnn",
         "merge_heads": "asfi nnnnnn",
-        "causal_softmax": "a nnn",
-        "causal_softmax_backward": "aa nnn",
+        "causal_softmax": "aat nnn nnnnn",
+        "causal_softmax_backward": "aaa nnn nnnn",
         "cross_entropy": "atxf nn",
     }
 
@@ -71,24 +71,36 @@ class Fused(Formulas):
         self._call("norm", x, gain, shift, eps, normed, mean, rstd, *x.shape)
         return normed, mean, rstd
 
-    def add(self, update: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    def add(self, update: Tensor, bias: Tensor, x: Tensor, drop: Dropout | None = None) -> Tensor:
         total = torch.empty_like(x)
-        self._call("add", update, bias, x, total, x.numel() // x.size(-1), x.size(-1))
+        sizes = (x.numel() // x.size(-1), x.size(-1))
+        self._call("add", update, bias, x, total, *numbers(drop), *sizes)
         return total
 
     def add_and_norm(
-        self, update: Tensor, bias: Tensor, x: Tensor, gain: Tensor, shift: Tensor, eps: float
+        self,
+        update: Tensor,
+        bias: Tensor,
+        x: Tensor,
+        gain: Tensor,
+        shift: Tensor,
+        eps: float,
+        drop: Dropout | None = None,
     ) -> tuple[Tensor, Normed]:
         total, normed = torch.empty_like(x), torch.empty_like(update)
         mean, rstd = x.new_empty(2, len(x), 1)
-        into = (total, normed, mean, rstd)
+        into = (total, normed, mean, rstd, *numbers(drop))
         self._call("add_and_norm", update, bias, x, gain, shift, eps, *into, *x.shape)
         return total, (normed, mean, rstd)
 
-    def round_and_sum(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        rounded = x if dtype == x.dtype else torch.empty_like(x, dtype=dtype)
+    def round_and_sum(
+        self, x: Tensor, dtype: torch.dtype, drop: Dropout | None = None
+    ) -> tuple[Tensor, Tensor]:
+        keeps = dtype == x.dtype and drop is None
+        rounded = x if keeps else torch.empty_like(x, dtype=dtype)
         total = x.new_empty(x.size(1))
-        self._call("round_and_sum", x, None if rounded is x else rounded, total, *x.shape)
+        into = (None if keeps else rounded, total, *numbers(drop))
+        self._call("round_and_sum", x, *into, *x.shape)
         return rounded, total
 
     def norm_backward(
@@ -130,16 +142,39 @@ class Fused(Formulas):
         sizes = (n_batch, n_time, n_head, d_head)
         self._call("merge_heads", heads, tokens, scale, adds, *sizes, *tokens.stride()[:2])
 
-    def causal_softmax_(self, scores: Tensor) -> Tensor:
-        self._call("causal_softmax", scores, *scores.shape)
-        return scores
+    def causal_softmax_(
+        self,
+        scores: Tensor,
+        n_time: int | None = None,
+        starts: Tensor | None = None,
+        drop: Dropout | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        dropped = scores if drop is None else torch.empty_like(scores)
+        n_heads = 1 if starts is None else len(scores) // len(starts)
+        given = (scores, None if drop is None else dropped, starts, *numbers(drop))
+        sizes = (*scores.shape, n_heads, n_time or scores.size(2))
+        self._call("causal_softmax", *given, *sizes)
+        return scores, dropped
 
-    def causal_softmax_backward_(self, d: Tensor, probabilities: Tensor) -> Tensor:
-        self._call("causal_softmax_backward", d, probabilities, *d.shape)
-        return d
+    def causal_softmax_backward_(
+        self,
+        d: Tensor,
+        probabilities: Tensor,
+        n_time: int | None = None,
+        drop: Dropout | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        dropped = probabilities if drop is None else torch.empty_like(d)
+        given = (d, probabilities, None if drop is None else dropped, *numbers(drop))
+        self._call("causal_softmax_backward", *given, *d.shape, n_time or d.size(2))
+        return d, dropped
 
     def cross_entropy_(self, logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
         targets = targets.contiguous()
         nats = torch.empty(len(logits))
         self._call("cross_entropy", logits, targets, nats, scale or 0.0, *logits.shape)
         return nats.sum()
+
+
+def numbers(drop: Dropout | None) -> tuple[int, int, int]:
+    """Key, stream and threshold as the C functions take them; a threshold of 0 drops nothing."""
+    return (0, 0, 0) if drop is None else drop

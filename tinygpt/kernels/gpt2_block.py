@@ -1,4 +1,4 @@
-"""A GPT-2 block for CPUs without dropout, its forward and backward written by hand.
+"""A GPT-2 block for CPUs, its forward and backward written by hand.
 
 Autograd's own operations spend a third of a CPU step outside of matrix products: in SDPA, in the
 tanh of GELU and in reading memory again.  Weights keep their type and are cast to the autocast type
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from tinygpt.kernels import compute_dtype, kernels_for
+from tinygpt.kernels.formulas import Dropout
+
+DROPPING_PLACES = 3  # in a block: attention's probabilities, and what both layers add
 
 
 class BlockParameters(NamedTuple):
@@ -34,9 +37,21 @@ class BlockParameters(NamedTuple):
     b_down: Tensor  # (C,)
 
 
-def block_forward(x: Tensor, parameters: BlockParameters, *, n_head: int, eps: float) -> Tensor:
-    """The residual stream x (B, T, C) after one block; `eps` is that of both norms."""
-    return _BlockFunction.apply(x, n_head, eps, *parameters)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
+def block_forward(
+    x: Tensor,
+    parameters: BlockParameters,
+    *,
+    n_head: int,
+    eps: float,
+    starts: Tensor | None = None,
+    drop: Dropout | None = None,
+) -> Tensor:
+    """The residual stream x (B, T, C) after one block; `eps` is that of both norms.
+
+    With `starts` (B, T), int64, token t sees no token before starts[t]. `drop` takes its stream
+    and the next two, `DROPPING_PLACES` in all.
+    """
+    return _BlockFunction.apply(x, n_head, eps, starts, drop, *parameters)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
 
 
 class _BlockFunction(torch.autograd.Function):
@@ -48,6 +63,8 @@ class _BlockFunction(torch.autograd.Function):
         x: Tensor,
         n_head: int,
         eps: float,
+        starts: Tensor | None,
+        drop: Dropout | None,
         *parameters: Tensor,
     ) -> Tensor:
         n_batch, _, width = x.shape
@@ -57,13 +74,14 @@ class _BlockFunction(torch.autograd.Function):
         gain2, shift2, w_up, b_up, w_down, b_down = second
         x1 = x.reshape(-1, width)  # (N, C)
         normed1, mean1, rstd1 = kernels.norm(x1, gain1, shift1, eps, dtype)
-        y, kept = kernels.attend(normed1, w_qkv, b_qkv, n_batch, n_head)
+        drops = _places(drop)
+        y, kept = kernels.attend(normed1, w_qkv, b_qkv, n_batch, n_head, starts, drops[0])
         x2, (normed2, mean2, rstd2) = kernels.linear_add_and_norm(
-            y, (w_out, b_out), x1, (gain2, shift2), eps
+            y, (w_out, b_out), x1, (gain2, shift2), eps, drops[1]
         )
         hidden, slope = kernels.linear_gelu(normed2, w_up, b_up)  # (N, F)
-        out = kernels.linear_add(hidden, w_down, b_down, x2.view_as(x))
-        ctx.n_batch, ctx.n_head = n_batch, n_head
+        out = kernels.linear_add(hidden, w_down, b_down, x2.view_as(x), drops[2])
+        ctx.n_batch, ctx.n_head, ctx.starts, ctx.drops = n_batch, n_head, starts, drops
         ctx.save_for_backward(
             *(x1, mean1, rstd1, gain1, shift1, normed1, w_qkv, y, w_out),
             *(x2, mean2, rstd2, gain2, shift2, normed2, w_up, hidden, slope, w_down),
@@ -80,7 +98,7 @@ class _BlockFunction(torch.autograd.Function):
         dtype, exact = normed1.dtype, x1.dtype
         kernels = kernels_for(x1, dtype)
         d_out = grads[0].reshape(x1.shape).contiguous()
-        d_branch, d_b_down = kernels.round_and_sum(d_out, dtype)
+        d_branch, d_b_down = kernels.round_and_sum(d_out, dtype, ctx.drops[2])
         d_w_down = kernels.linear_weights(d_branch, hidden, exact)
         d_hidden, d_b_up = kernels.linear_backward_slope(d_branch, w_down, slope)
         d_w_up = kernels.linear_weights(d_hidden, normed2, exact)
@@ -88,18 +106,24 @@ class _BlockFunction(torch.autograd.Function):
             d_hidden, w_up, x2, (mean2, rstd2), (gain2, shift2), d_out
         )
         del d_hidden  # the largest of all that is alive in here: attention needs room
-        d_branch, d_b_out = kernels.round_and_sum(d_x2, dtype)
+        d_branch, d_b_out = kernels.round_and_sum(d_x2, dtype, ctx.drops[1])
         d_w_out = kernels.linear_weights(d_branch, y, exact)
         d_y = kernels.linear_backward(d_branch, w_out)
         d_qkv, d_b_qkv = kernels.attend_backward(
-            d_y, y, ctx.saved_tensors[19:], ctx.n_batch, ctx.n_head
+            *(d_y, y, ctx.saved_tensors[19:], ctx.n_batch, ctx.n_head, ctx.starts, ctx.drops[0])
         )
         d_w_qkv = kernels.linear_weights(d_qkv, normed1, exact)
         d_x1, *d_norm1 = kernels.linear_backward_norm(
             d_qkv, w_qkv, x1, (mean1, rstd1), (gain1, shift1), d_x2
         )
         return (
-            *(d_x1.view_as(grads[0]), None, None, *d_norm1),
+            *(d_x1.view_as(grads[0]), None, None, None, None, *d_norm1),
             *(d_w_qkv, d_b_qkv.to(exact), d_w_out, d_b_out),
             *(*d_norm2, d_w_up, d_b_up.to(exact), d_w_down, d_b_down),
         )
+
+
+def _places(drop: Dropout | None) -> list[Dropout | None]:
+    if drop is None:
+        return [None] * DROPPING_PLACES
+    return [drop.at(drop.stream + place) for place in range(DROPPING_PLACES)]

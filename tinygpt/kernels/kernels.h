@@ -8,15 +8,15 @@ outputs too; scratch memory is allocated and freed within a call. */
 #include "common.h"
 
 /* fused.c */
-int add(const real *update, const float *bias, const float *x, float *sum, int64 rows, int64 width,
-        int threads);
+int add(const real *update, const float *bias, const float *x, float *sum, int64 key, int64 stream,
+        int64 threshold, int64 rows, int64 width, int threads);
 int norm(const float *x, const float *gain, const float *shift, float eps, real *normed,
          float *mean, float *rstd, int64 rows, int64 width, int threads);
 int add_and_norm(const real *update, const float *bias, const float *x, const float *gain,
                  const float *shift, float eps, float *sum, real *normed, float *mean, float *rstd,
-                 int64 rows, int64 width, int threads);
-int round_and_sum(const float *x, real *rounded, float *column_sums, int64 rows, int64 width,
-                  int threads);
+                 int64 key, int64 stream, int64 threshold, int64 rows, int64 width, int threads);
+int round_and_sum(const float *x, real *rounded, float *column_sums, int64 key, int64 stream,
+                  int64 threshold, int64 rows, int64 width, int threads);
 int norm_backward(const real *d_normed, const float *x, const float *mean, const float *rstd,
                   const float *gain, const float *residual, float *d_x, float *column_sums,
                   int64 rows, int64 width, int threads);
@@ -27,8 +27,11 @@ int split_heads(const real *qkv, const float *bias, real *heads, float scale, in
                 int64 time, int64 n_head, int64 d_head, int threads);
 int merge_heads(const real *heads, real *tokens, float scale, int adds, int64 batch, int64 time,
                 int64 n_head, int64 d_head, int64 batch_stride, int64 time_stride, int threads);
-int causal_softmax(real *scores, int64 matrices, int64 queries, int64 keys, int threads);
-int causal_softmax_backward(real *d, const real *p, int64 matrices, int64 queries, int64 keys,
+int causal_softmax(real *scores, real *dropped, const int64 *starts, int64 key, int64 stream,
+                   int64 threshold, int64 matrices, int64 queries, int64 keys, int64 heads,
+                   int64 time, int threads);
+int causal_softmax_backward(real *d, const real *p, real *dropped, int64 key, int64 stream,
+                            int64 threshold, int64 matrices, int64 queries, int64 keys, int64 time,
                             int threads);
 int cross_entropy(real *logits, const int64_t *targets, float *nats, float scale, int64 rows,
                   int64 width, int threads);
@@ -42,10 +45,12 @@ int linear_bias(const real *x, const float *w, const float *bias, real *out, int
 int linear_gelu(const real *x, const float *w, const float *bias, real *out, real *slope,
                 int64 rows, int64 depth, int64 columns, int threads);
 int linear_add(const real *x, const float *w, const float *bias, const float *residual,
-               float *total, int64 rows, int64 depth, int64 columns, int threads);
+               float *total, int64 key, int64 stream, int64 threshold, int64 rows, int64 depth,
+               int64 columns, int threads);
 int linear_add_norm(const real *x, const float *w, const float *bias, const float *residual,
                     const float *gain, const float *shift, float eps, float *total, real *normed,
-                    float *mean, float *rstd, int64 rows, int64 depth, int64 columns, int threads);
+                    float *mean, float *rstd, int64 key, int64 stream, int64 threshold, int64 rows,
+                    int64 depth, int64 columns, int threads);
 int linear_backward(const real *d, const float *w, real *d_x, int64 rows, int64 depth,
                     int64 columns, int threads);
 int linear_backward_slope(const real *d, const float *w, const real *slope, real *d_x,
@@ -58,8 +63,9 @@ int linear_weights(const real *d, const real *x, float *d_w, int64 rows, int64 h
                    int threads);
 
 /* attention.c: only with -DBFLOAT16, on a CPU that has the instructions */
-int attend(const real *qkv, real *y, float *logs, int64 batch, int64 time, int64 heads, int64 width,
-           int threads);
+int attend(const real *qkv, real *y, float *logs, const int64 *starts, int64 key, int64 stream,
+           int64 threshold, int64 batch, int64 time, int64 heads, int64 width, int threads);
 int attend_backward(const real *qkv, const real *d_y, const float *logs, real *d_qkv,
-                    float *column_sums, int64 batch, int64 time, int64 heads, int64 width,
+                    float *column_sums, const int64 *starts, int64 key, int64 stream,
+                    int64 threshold, int64 batch, int64 time, int64 heads, int64 width,
                     int threads);

@@ -54,6 +54,7 @@ typedef struct epilogue {
     const real *slope;
     const float *bias, *residual, *gain, *shift, *x;
     float *total, *mean, *rstd, *sums_of_rows, eps;
+    dropout drop; /* if it has a threshold, `x` is what `total` is added to once it is dropped */
 } epilogue;
 
 /* A product is divided into `panels` x `groups` tasks of `wide` blocks of columns x `tall` blocks
@@ -228,8 +229,8 @@ static void add_block(const epilogue *job, int64 row, int64 column, int64 height
                       const float *sums) {
     pair bias = load_floats(job->bias + column, width);
     for (int64 i = 0, at = row * job->columns + column; i < height; i++, at += job->columns) {
-        pair total =
-            add_pair(load_floats(sums + i * LANES, LANES), load_floats(job->residual + at, width));
+        pair total = load_floats(sums + i * LANES, LANES);
+        if (job->residual) total = add_pair(total, load_floats(job->residual + at, width));
         store_floats(job->total + at, add_pair(total, bias), width);
     }
 }
@@ -246,9 +247,23 @@ static void slope_block(const epilogue *job, int64 row, int64 column, int64 heig
     store_floats(job->sums_of_rows + row / LANES * job->columns + column, total, width);
 }
 
+/* total = x + total times the factors of dropout. */
+static void drop_rows(const epilogue *job, int64 first, int64 end) {
+    float factors[DROPOUT_COLUMNS];
+    for (int64 n = first; n < end; n++)
+        for (int64 c = 0; c < job->columns; c += DROPOUT_COLUMNS) {
+            int64 at = n * job->columns + c;
+            dropout_factors(job->drop, n, c / DROPOUT_COLUMNS, factors);
+#pragma omp simd
+            for (int64 i = 0; i < min(DROPOUT_COLUMNS, job->columns - c); i++)
+                job->total[at + i] = job->x[at + i] + job->total[at + i] * factors[i];
+        }
+}
+
 static void norm_rows(const epilogue *job, int64 first, int64 end) {
     for (int64 n = first; n < end; n++) {
         int64 at = n * job->columns;
+        if (job->drop.threshold) drop_rows(job, n, n + 1);
         norm_row(job->total + at, job->gain, job->shift, job->eps, job->out + at, job->mean + n,
                  job->rstd + n, job->columns);
     }
@@ -317,23 +332,33 @@ int linear_gelu(const real *x, const float *w, const float *bias, real *out, rea
 }
 
 int linear_add(const real *x, const float *w, const float *bias, const float *residual,
-               float *total, int64 rows, int64 depth, int64 columns, int threads) {
+               float *total, int64 key, int64 stream, int64 threshold, int64 rows, int64 depth,
+               int64 columns, int threads) {
     matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
-    epilogue job = {
-        .block = add_block, .columns = columns, .bias = bias, .residual = residual, .total = total};
+    epilogue job = {.block = add_block,
+                    .rows = threshold ? drop_rows : NULL,
+                    .columns = columns,
+                    .bias = bias,
+                    .residual = threshold ? NULL : residual,
+                    .x = residual,
+                    .total = total,
+                    .drop = {key, stream, threshold}};
     return product(&left, &right, &job, threads);
 }
 
 int linear_add_norm(const real *x, const float *w, const float *bias, const float *residual,
                     const float *gain, const float *shift, float eps, float *total, real *normed,
-                    float *mean, float *rstd, int64 rows, int64 depth, int64 columns, int threads) {
+                    float *mean, float *rstd, int64 key, int64 stream, int64 threshold, int64 rows,
+                    int64 depth, int64 columns, int threads) {
     matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
     epilogue job = {.block = add_block,
                     .rows = norm_rows,
                     .columns = columns,
                     .out = normed,
                     .bias = bias,
-                    .residual = residual,
+                    .residual = threshold ? NULL : residual,
+                    .x = residual,
+                    .drop = {key, stream, threshold},
                     .gain = gain,
                     .shift = shift,
                     .total = total,

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinygpt.kernels.formulas import Normed
-from tinygpt.kernels.fused import Fused
+from tinygpt.kernels.formulas import Dropout, Normed
+from tinygpt.kernels.fused import Fused, numbers
 
 INSTRUCTIONS = {1: "AVX-512", 2: "AMX"}  # by the return value of `multiplies`
 
@@ -19,16 +19,16 @@ class FusedProducts(Fused):
 
     SIGNATURES: ClassVar = Fused.SIGNATURES | {
         "linear": "axa nnn",
-        "linear_add": "axxxx nnn",
-        "linear_add_norm": "axxxxxf xaxx nnn",
+        "linear_add": "axxxx nnn nnn",
+        "linear_add_norm": "axxxxxf xaxx nnn nnn",
         "linear_backward": "axa nnn",
         "linear_backward_norm": "axxxxxx axx nnn",
         "linear_backward_slope": "axaax nnn",
         "linear_bias": "axxa nnn",
         "linear_gelu": "axxaa nnn",
         "linear_weights": "aax nnn",
-        "attend": "aax nnnn",
-        "attend_backward": "aaxax nnnn",
+        "attend": "aaxt nnn nnnn",
+        "attend_backward": "aaxaxt nnn nnnn",
     }
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -58,9 +58,17 @@ class FusedProducts(Fused):
         self._call("linear_gelu", x, weight, bias, y, slope, *_sizes(x, weight))
         return y, slope
 
-    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    def linear_add(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor,
+        drop: Dropout | None = None,
+    ) -> Tensor:
         total = torch.empty_like(residual)
-        self._call("linear_add", x, weight, bias, residual, total, *_sizes(x, weight))
+        given = (x, weight, bias, residual, total, *numbers(drop))
+        self._call("linear_add", *given, *_sizes(x, weight))
         return total
 
     def linear_add_and_norm(
@@ -70,12 +78,14 @@ class FusedProducts(Fused):
         residual: Tensor,
         norm_parameters: tuple[Tensor, Tensor],
         eps: float,
+        drop: Dropout | None = None,
     ) -> tuple[Tensor, Normed]:
         total, normed = torch.empty_like(residual), torch.empty_like(residual, dtype=x.dtype)
         mean, rstd = residual.new_empty(2, len(x), 1)
         given = (x, *parameters, residual, *norm_parameters, eps)
         sizes = _sizes(x, parameters[0])
-        self._call("linear_add_norm", *given, total, normed, mean, rstd, *sizes)
+        into = (total, normed, mean, rstd)
+        self._call("linear_add_norm", *given, *into, *numbers(drop), *sizes)
         return total, (normed, mean, rstd)
 
     def linear_backward_slope(
@@ -103,21 +113,37 @@ class FusedProducts(Fused):
         return d_x, sums[0], sums[1]
 
     def attend(
-        self, x: Tensor, weight: Tensor, bias: Tensor, n_batch: int, n_head: int
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        n_batch: int,
+        n_head: int,
+        starts: Tensor | None = None,
+        drop: Dropout | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         qkv = x.new_empty(len(x), len(weight))
         self._call("linear_bias", x, weight, bias, qkv, *_sizes(x, weight))
         y, logs = torch.empty_like(x), bias.new_empty(len(x) * n_head)
-        self._call("attend", qkv, y, logs, *_heads(x, n_batch, n_head))
+        given = (qkv, y, logs, starts, *numbers(drop))
+        self._call("attend", *given, *_heads(x, n_batch, n_head))
         return y, (qkv, logs)
 
     def attend_backward(
-        self, d_y: Tensor, y: Tensor, kept: tuple[Tensor, ...], n_batch: int, n_head: int
+        self,
+        d_y: Tensor,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        n_batch: int,
+        n_head: int,
+        starts: Tensor | None = None,
+        drop: Dropout | None = None,
     ) -> tuple[Tensor, Tensor]:
         qkv, logs = kept
         d_qkv, sums = torch.empty_like(qkv), logs.new_empty(qkv.size(1))
         sizes = _heads(y, n_batch, n_head)
-        self._call("attend_backward", qkv, d_y, logs, d_qkv, sums, *sizes)
+        given = (qkv, d_y, logs, d_qkv, sums, starts, *numbers(drop))
+        self._call("attend_backward", *given, *sizes)
         return d_qkv, sums
 
 
