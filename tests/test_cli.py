@@ -403,6 +403,16 @@ def test_help_has_every_choice_and_every_field(
     assert max(map(len, printed.splitlines())) <= 100
 
 
+def test_help_says_what_a_field_means_and_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    exit_of("train --help")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "trainer.seq_len=256 tokens the model sees at once, T" in printed
+    assert "trainer.max_steps=null (a whole number) length in optimizer updates" in printed
+    # a comment above the field, and one of a base class
+    assert "sequences per forward; " in printed
+    assert "dataset.window=packed where training windows begin: " in printed
+
+
 def test_help_marks_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     exit_of("train --help")
     printed = capsys.readouterr().out

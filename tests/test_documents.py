@@ -13,7 +13,7 @@ import pytest
 from tests.runs_on_disk import make_run
 from tinygpt import compare, runs, sample, upload
 from tinygpt.config import compose, overrides
-from tinygpt.config.overrides import CONF
+from tinygpt.config.choices import CONF
 from tinygpt.sweeps import scheduler
 from tinygpt.sweeps.space import with_axes
 

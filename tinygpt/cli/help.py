@@ -1,11 +1,14 @@
 """What --help prints: the choices of each group, the fields, and commands to copy."""
 
+import re
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
-from textwrap import wrap
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import getsource
+from textwrap import dedent, wrap
 
 from tinygpt import registry
 from tinygpt.config import DeviceConfig, RunConfig, TrainerConfig, choices, compose, overrides
+from tinygpt.config.resolution import type_words
 
 _TRAIN = """\
 python -m tinygpt.train [-m] [GROUP=CHOICE ...] [FIELD=VALUE ...]
@@ -92,18 +95,60 @@ def _of_sweeps() -> Iterator[str]:
 
 
 def _fields(indent: str, prefix: str, cls: type) -> list[str]:
-    """Lines with the fields of a config class and their defaults."""
-    texts = (f"{prefix}{name}={default}" for name, default in _defaults(cls))
-    # a no-break space keeps a default in one piece
-    lines = wrap(
-        "  ".join(text.replace(" ", "\xa0") for text in texts),
-        width=100,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
-    return [line.replace("\xa0", " ") for line in lines]
+    """Lines with the fields of a config class: the default, and what the field means."""
+    comments = _comments(cls)
+    hints = {field.name: field.type for field in fields(cls)}
+    lines: list[str] = []
+    for name, default in _defaults(cls):
+        typed = f"{indent}{prefix}{name}={default}"
+        parts = [comments.get(name, "")]
+        if default in ("null", "..."):  # a default that does not show what the field takes
+            words = type_words(hints[name]).removesuffix(" or null")
+            # a field with several types has examples in its comment
+            parts.insert(0, f"({words})" if " or " not in words else "")
+        lines += _beside(typed, " ".join(filter(None, parts)))
+    return lines
+
+
+def _beside(typed: str, meaning: str) -> list[str]:
+    """A field, and its meaning in a column to the right; below it if the field is long."""
+    column = 42
+    text = wrap(meaning, width=100 - column, break_on_hyphens=False)
+    if not text:
+        return [typed]
+    first = [f"{typed:<{column - 1}} {text[0]}"] if len(typed) < column else [typed]
+    rest = text[1:] if len(typed) < column else text
+    return first + [" " * column + line for line in rest]
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """The comments of a dataclass's fields: at the end of a field's lines, else above them."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not is_dataclass(base):
+            continue
+        try:
+            lines = dedent(getsource(base)).splitlines()
+        except (OSError, TypeError):  # a class made without a file, as in an interpreter
+            continue
+        above: list[str] = []
+        name = ""
+        for line in lines:
+            before, mark, comment = line.partition("# ")
+            start = re.match(r"    (\w+): ", line)
+            if mark and not before.strip():
+                above.append(comment)
+                continue
+            if start:
+                name = start[1]
+                if above:
+                    found[name] = " ".join(above)
+            elif line.startswith("    def "):
+                break
+            if mark and name:
+                found[name] = comment
+            above = []
+    return found
 
 
 def _defaults(cls: type) -> Iterator[tuple[str, str]]:

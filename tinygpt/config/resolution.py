@@ -155,7 +155,7 @@ def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> 
     except OmegaConfBaseException:
         raise UserError(
             f"{field_name}={shortened(as_typed(value))} is of the wrong type: "
-            f"the field takes {_type_words(hint)}"
+            f"the field takes {type_words(hint)}"
         ) from None
     is_list = OmegaConf.is_config(converted)
     return OmegaConf.to_container(converted, resolve=True) if is_list else converted
@@ -183,7 +183,7 @@ def escaped(value: Any) -> Any:
     return value
 
 
-def _type_words(hint: Any) -> str:
+def type_words(hint: Any) -> str:
     """The annotation in a user's words."""
     words = {
         "int": "a whole number",

@@ -40,28 +40,28 @@ class TrainerConfig:
     """How long, in what portions, and how often to look, log and save."""
 
     seq_len: int = 256  # tokens the model sees at once, T
-    # sequences per forward; changes memory, never the result but for its last bits; auto: measured
-    # when the run begins, the fastest that fits
+    # sequences per forward; affects memory and speed, results agree up to rounding; auto measures
+    # at the start and takes the fastest that fits
     micro_batch_size: int | str = 16
     tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
-    # the length of the run: one of the five; none of them means max_tokens=10M
+    # length of the run in tokens, such as 5M; a run has one of five max_ fields, else 10M tokens
     max_tokens: int | float | str | None = None
-    max_steps: int | None = None
-    max_epochs: float | None = None
-    max_flops: float | None = None  # such as 1e15: equal compute, whatever the model
+    max_steps: int | None = None  # length in optimizer updates
+    max_epochs: float | None = None  # length in passes over the train split
+    max_flops: float | None = None  # length in compute, such as 1e15: equal for all models
     max_time: int | float | str | None = (
-        None  # wall clock, such as 15m; then the result depends on speed
+        None  # length in wall clock, such as 15m; the result then depends on speed
     )
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
-    # steps; null: as often as costs next to nothing, up to 20 times
+    # steps between evaluations; null: as often as costs little, at most 20 times
     eval_every: int | None = None
     eval_bytes: int | float | str | None = (
-        100_000  # of validation text, in whole documents, at least one; null is all of it
+        100_000  # of validation text per evaluation, in whole documents; null: all of it
     )
-    log_every: int | None = None  # steps; null: 500 times
-    # steps; null: every minute, large models less often, and with the best evaluation
+    log_every: int | None = None  # steps between rows of metrics; null: 500 rows in a run
+    # steps between checkpoints; null: every minute, large models less often; the best is also saved
     save_every: int | None = None
-    keep_checkpoints: int = 1  # newest ones to keep, beside the best
+    keep_checkpoints: int = 1  # newest checkpoints to keep, besides the best
 
     def __post_init__(self) -> None:
         set_horizons = [name for name in HORIZONS if getattr(self, name) is not None]
@@ -142,12 +142,12 @@ class TrainerConfig:
 class DeviceConfig:
     """Which hardware, and in what precision."""
 
-    type: str = "auto"  # auto takes cuda, then mps, then cpu
-    precision: str = "auto"  # auto: bf16 where the GPU or CPU multiplies it, else fp32
-    compile: str = "auto"  # auto compiles when the run is long enough to gain from it
+    type: str = "auto"  # auto, cpu, cuda or mps; auto takes cuda, then mps, then cpu
+    precision: str = "auto"  # auto, fp32, bf16 or fp16; auto: bf16 where hardware has it
+    compile: str = "auto"  # auto, always or never; auto: if the run is long enough
     kernels: str = "auto"  # fused in C on a CPU where gcc is, else torch; changes the last bits
     parallel: str = "auto"  # ranks: ddp copies the model, fsdp spreads it; auto: ddp if that fits
-    threads: int | None = None  # CPU threads; null leaves it to torch; changes the last bits
+    threads: int | None = None  # CPU threads; null leaves it to torch; affects rounding
 
     def __post_init__(self) -> None:
         check_choice("device.type", self.type, ("auto", "cpu", "cuda", "mps"))
@@ -204,8 +204,8 @@ class RunConfig(PrepareConfig):
     device: DeviceConfig = field(default_factory=DeviceConfig)
     logger: dict[str, LoggerConfig] = field(default_factory=dict)
     callback: dict[str, CallbackConfig] = field(default_factory=dict)
-    seed: int = 0  # weights, order of the data and dropout; not the data itself
-    output_dir: str = "outputs"  # run folders are made in here
+    seed: int = 0  # of weights, data order and dropout; not of the data itself
+    output_dir: str = "outputs"  # the folder in which run folders are made
     name: str | None = None  # what you call the run; shown beside its id
     tags: list[str] = field(default_factory=list)  # such as [baseline,paper]; `runs tags=paper`
     notes: str | None = None  # a text for yourself, kept in the run folder
