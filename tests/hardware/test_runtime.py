@@ -16,7 +16,8 @@ from tinygpt import kernels
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError
-from tinygpt.hardware.runtime import COMPILE_PAYS_AFTER_STEPS, Runtime
+from tinygpt.hardware.compiling import PAYS_AFTER_STEPS
+from tinygpt.hardware.runtime import Runtime
 from tinygpt.kernels import Formulas
 from tinygpt.kernels.fused import Fused
 from tinygpt.language_model import LanguageModel
@@ -231,7 +232,7 @@ def test_compiling_is_for_runs_that_are_long_enough_to_gain_from_it() -> None:
         result, words = runtime.compile(model, planned_steps=steps, flops=1e10)  # no GPU is touched
         return result is not model, words
 
-    enough = COMPILE_PAYS_AFTER_STEPS["cuda"]
+    enough = PAYS_AFTER_STEPS["cuda"]
     few = enough - 1
     assert compiled(few) == (False, f"device.compile=auto: not compiled for {few} steps")
     said = "device.compile=auto: compiled; the first step takes up to a minute"

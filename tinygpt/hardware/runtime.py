@@ -1,12 +1,9 @@
 """Hardware: device, precision, compilation, threads.  The only file that says cuda."""
 
-import ctypes
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 from tinygpt import kernels
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError
-from tinygpt.hardware import parallel
+from tinygpt.hardware import compiling, cpu, parallel
 from tinygpt.hardware.parallel import MeanGradients
 from tinygpt.hardware.ranks import Ranks
 from tinygpt.language_model import LanguageModel
@@ -26,12 +23,7 @@ _PLACES = {
     "ddp": "{ranks} ranks, each with a copy of the model (DDP)",
     "fsdp": "{ranks} ranks, over which the model is spread (FSDP)",
 }
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 NORM_ELEMENTS = 1 << 16  # of a tensor whose norm a CPU takes at once: it is 4e-7 off at most
-# compiling takes about a minute; shorter runs do not earn it back
-COMPILE_PAYS_AFTER_STEPS = {"cuda": 500, "cpu": 20_000}
-# on a CPU it saves the time between operations, which larger matrices hide
-COMPILE_PAYS_BELOW_FLOPS = 8e9
 
 
 class Runtime:
@@ -57,8 +49,8 @@ class Runtime:
         if kind == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 where fp32 is left
             torch.cuda.reset_peak_memory_stats()  # of the run before, in the same process
-        if kind == "cpu" and platform.libc_ver()[0] == "glibc":
-            _keep_freed_memory()
+        if kind == "cpu":
+            cpu.keep_freed_memory()
         self.parallel = self._parallel()
         # parts of the model that autograd computes although the device has kernels, and why
         self.without_kernels: list[str] = []
@@ -179,7 +171,7 @@ class Runtime:
             kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         if wanted == "auto":
-            gains = has_bf16 and (kind == "cuda" or _cpu_multiplies_bf16())
+            gains = has_bf16 and (kind == "cuda" or cpu.multiplies_bf16())
             wanted = self.ranks.from_main(lambda: "bf16" if gains else "fp32")
         if wanted == "fp16" and kind != "cuda":
             raise UserError(
@@ -220,38 +212,24 @@ class Runtime:
         flops: float,
         before: bool | None = None,
     ) -> tuple[nn.Module, str]:
-        """The model, compiled if that is wanted and pays, and the reason in words.
+        """Returns the model, compiled if that is wanted and pays off, and the decision in words.
 
-        `planned_steps` is the length of the whole run; `flops` is the work of a micro batch,
-        forward and backward. `before` is what was decided when a run that goes on began: compiled
-        or not, it has other last bits.
+        `planned_steps` is the length of the whole run, None if a clock ends it. `flops` is the work
+        of a micro batch, forward and backward. `before` is the decision of a run that is resumed:
+        compiling changes the last bits, so it is kept.
         """
         wanted, kind = self.cfg.compile, self.device.type
-        if self.parallel == "fsdp" and wanted != "never":
-            return model, f"device.compile={wanted}: not compiled, FSDP gathers between operations"
-        if wanted == "never":
-            return model, "device.compile=never"
-        if wanted == "auto" and before is False:
-            return model, "device.compile=auto: not compiled, as before"
-        if wanted == "auto" and before is None:
-            if kind == "mps":
-                return model, "device.compile=auto: not compiled, on mps it gains nothing"
-            if kind == "cpu" and self.ranks.size > 1:
-                return model, "device.compile=auto: not compiled, several ranks share this CPU"
-            if kind == "cpu" and kernels.multiply():
-                return model, "device.compile=auto: not compiled, the fused kernels are quicker"
-            if kind == "cpu" and flops > COMPILE_PAYS_BELOW_FLOPS:
-                return model, "device.compile=auto: not compiled, matrices this large gain nothing"
-            enough = COMPILE_PAYS_AFTER_STEPS[kind]
-            # without a number of steps the clock ends the run, on a CPU often within a minute
-            steps = planned_steps or (0 if kind == "cpu" else enough)
-            if steps < enough:
-                words = (
-                    f"for {planned_steps:,} steps" if planned_steps else "for a run by the clock"
-                )
-                return model, f"device.compile=auto: not compiled {words}"
-        if kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-            return model, f"device.compile={wanted}: not compiled, there is no C++ compiler"
+        reason = compiling.why_not(
+            wanted,
+            device_type=kind,
+            n_ranks=self.ranks.size,
+            parallel=self.parallel,
+            planned_steps=planned_steps,
+            flops=flops,
+            before=before,
+        )
+        if reason is not None:
+            return model, f"device.compile={wanted}{reason}"
         torch._dynamo.config.suppress_errors = True  # a graph that fails to compile runs as it is
         compiled = torch.compile(model)
         return cast(
@@ -313,7 +291,9 @@ class Runtime:
         """Hardware and precision, for run.json."""
         return {
             "device": self.device.type,
-            "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else _cpu(),
+            "device_name": torch.cuda.get_device_name()
+            if self.device.type == "cuda"
+            else cpu.name(),
             "precision": self.precision,
             "kernels": self._kernels_in_words(),
             "threads": torch.get_num_threads(),
@@ -352,27 +332,6 @@ def _host_copy(tensor: Tensor) -> Tensor:
     return pinned.copy_(tensor, non_blocking=True)
 
 
-def _cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for it; without them bf16 is slower than fp32."""
-    has: dict[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # torch before 2.11 cannot say
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step, which asks for the same again.
-
-    It gives large blocks back to the system at once, and taking them anew costs a page fault for
-    each 4 KiB: a tenth of a step. Other C libraries stay as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20)):
-        mallopt(parameter, value)
-
-
 def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
@@ -384,12 +343,3 @@ def _missing(kind: str, needs: str) -> str:
         f"device={kind} is not available: it needs {needs}, and torch {torch.__version__} sees "
         "none; type device=cpu or device=auto"
     )
-
-
-def _cpu() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
