@@ -31,14 +31,14 @@ from tinygpt.interfaces import RunInfo
 from tinygpt.components.loggers.wandb import WandbConfig
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 
-def begin(name, **fields):
+def begin(name, resumed_at=None, **fields):
     folder = Path(name)
     folder.mkdir()
     logger = WandbConfig(**fields).build()
     config = {"seed": 1, "model": {"name": "gpt", "n_layer": 2}, "callback": {}}
     derived = {"n_params": 5, "max_steps": 30}
     began_at = time.monotonic()
-    logger.start(RunInfo(folder, f"id-{name}", "sweep-1", config, derived, None))
+    logger.start(RunInfo(folder, f"id-{name}", "sweep-1", config, derived, resumed_at))
     print("start_s", time.monotonic() - began_at)
     return logger
 
@@ -211,6 +211,12 @@ def assert_fell_back(folder: Path, done: subprocess.CompletedProcess[str], reaso
     assert synced
     assert synced[1].startswith("one/wandb/offline-run-")
     assert list((folder / synced[1]).glob("*.wandb"))
+
+
+def test_a_resumed_offline_run_is_sent_from_its_folder_which_has_all_steps(tmp_path: Path) -> None:
+    done = run(tmp_path, 'end(begin("one", resumed_at=5, mode="offline"), "finished", {})')
+    assert "send the run later: python -m tinygpt.upload run=one" in done.stderr
+    assert "wandb sync" not in done.stderr
 
 
 def test_without_network_a_run_starts_offline_within_seconds(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ class WandbLogger(Logger):
             if not self._run.offline:
                 self._close_gap(run.rows)
             self._later = f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
+            if run.resumed_at:  # that file has only the later steps
+                self._later = f"python -m tinygpt.upload {shlex.quote(f'run={run.folder}')}"
             if obstacle:
                 _log.warning(
                     "wandb: %s; going on as with logger.wandb.mode=offline; send the run later: %s",
