@@ -18,9 +18,9 @@ Loss = Callable[[Tensor], Tensor]
 
 
 class MeanGradients:
-    """A loss whose gradients, after the last micro step, are means over all ranks.
+    """A loss whose gradients are means over all ranks after the last micro step.
 
-    Copies of a model have them made by DDP, while the backward still runs.
+    For copies of a model, DDP averages them while the backward still runs.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, *, copies: bool) -> None:
@@ -42,7 +42,7 @@ class MeanGradients:
 
 
 class _AsModule(nn.Module):
-    """A function of a model's weights as a module, which is what DDP wraps."""
+    """A function of a model's weights as a module, since DDP wraps modules."""
 
     def __init__(self, model: nn.Module, function: Loss) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ class _AsModule(nn.Module):
 
 
 def spread(model: LanguageModel, *, device_type: str, size: int, blocks_in_bf16: bool) -> None:
-    """Leave each rank its share of every weight, in place, and on the device.
+    """Shard every weight over the ranks, in place, on the device (FSDP2).
 
-    Whole, a block at a time exists there: it is gathered before its forward and its backward.
+    Only one block at a time is whole: it is gathered before its forward and its backward.
     Weights, gradients and the optimizer stay fp32; `blocks_in_bf16` gathers half as many bytes.
     """
     from torch.distributed.device_mesh import init_device_mesh
@@ -70,12 +70,12 @@ def spread(model: LanguageModel, *, device_type: str, size: int, blocks_in_bf16:
     in_blocks = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if blocks_in_bf16 else None,
         reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # what flows from block to block stays fp32, as on one device
+        cast_forward_inputs=False,  # the residual stream stays fp32, as on one device
     )
-    # from the inside out, so that each weight belongs to the smallest part that has it
+    # inner modules first, so that each weight belongs to the smallest unit that has it
     for unit in reversed(model.units()):
         fully_shard(unit, mesh=mesh, mp_policy=in_blocks, reshard_after_forward=True)
-    # not to reshard is the default for the root: then weights would be whole after an evaluation
+    # the root's default is not to reshard, which would leave weights whole after an evaluation
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     if type(model).loss is not LanguageModel.loss:  # it uses weights as `forward` does
         register_fsdp_forward_method(model, "loss")
@@ -83,9 +83,9 @@ def spread(model: LanguageModel, *, device_type: str, size: int, blocks_in_bf16:
 
 @contextmanager
 def whole_on_main(model: nn.Module) -> Iterator[None]:
-    """The main rank may use the model alone in here, while the others wait.
+    """Context in which the main rank uses the model alone while the others wait.
 
-    A model that is spread is gathered on every rank for that time, in the type that blocks use.
+    A sharded model is gathered on every rank for that time, in the type that its blocks use.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -102,20 +102,20 @@ def whole_on_main(model: nn.Module) -> Iterator[None]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor: if ranks hold shares of it, all of them must ask for it."""
+    """The full tensor; if it is sharded, every rank must call this."""
     gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
     return gather() if gather else tensor
 
 
 def is_spread(tensor: Tensor) -> bool:
-    """Whether this rank holds only a share of the tensor."""
+    """Whether the tensor is sharded over ranks."""
     return hasattr(tensor, "full_tensor")
 
 
 def handed_out(value: Tensor, like: Tensor, ranks: Ranks) -> Tensor:
-    """The main rank's value on every rank, or shares of it if `like` has its shape and is spread.
+    """Broadcast the main rank's value, or shard it if `like` is sharded and of the same shape.
 
-    The other ranks come with an empty tensor of the same shape and type.
+    The other ranks pass an empty tensor of the same shape and type.
     """
     if ranks.size == 1:
         return value

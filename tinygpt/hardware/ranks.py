@@ -1,7 +1,7 @@
-"""The processes that train one model together: who is who, and what they tell each other.
+"""The ranks that train one model together, and what they exchange.
 
-torchrun starts them and numbers them: a rank is a process.  Without torchrun there is one, the main
-rank, and nothing here does anything.  Only this file and parallel.py say torch.distributed.
+A rank is a process; torchrun starts and numbers them.  Without torchrun there is one rank, the main
+one, and everything here does nothing.  Only this file and parallel.py use torch.distributed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed.distributed_c10d import Store
 
-# for one exchange between all ranks, one of which may be compiling or sharing its cores; what only
-# the main rank does, such as preparing data, is waited for without end
+# limit for one exchange between all ranks, since one may be compiling or sharing its cores; work of
+# the main rank alone, such as preparing data, has no limit
 TIMEOUT = timedelta(minutes=10)
 POLL_S = 0.02
-CLUES_S = 3.0  # how long a broken exchange looks for the rank that broke it
+CLUES_S = 3.0  # after a broken exchange, search so long for the rank that broke it
 LAST_WORD_S = 25.0  # after a signal; torchrun kills 30 seconds after it
 _LINKS = ("gloo", "nccl", "connection", "socket", "broken pipe")  # in messages of broken exchanges
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class RankLost(UserError):
-    """Another rank has ended, so this one cannot go on; `rank` is its number, if that is known."""
+    """Another rank has ended, so this one cannot continue; `rank` is its number, if known."""
 
     def __init__(self, message: str, *, rank: int | None) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class RankLost(UserError):
 
 
 class Ranks:
-    """This process among those that train together, as torchrun numbers them."""
+    """This process and its place among the ranks, as torchrun numbers them."""
 
     def __init__(self, *, alone: bool = False) -> None:
         set_by_torchrun = {} if alone else os.environ
@@ -62,11 +62,11 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that speaks, writes and decides."""
+        """Whether this is the rank that prints, writes and decides."""
         return self.rank == 0
 
     def meet(self) -> None:
-        """Find the place where ranks leave each other words; raises UserError if there is none."""
+        """Connect to the rendezvous store; raises UserError if there is none."""
         if self.size == 1:
             return
         from torch.distributed.distributed_c10d import PrefixStore
@@ -82,7 +82,7 @@ class Ranks:
         self._store = PrefixStore("tinygpt", store)
 
     def connect(self, device_type: str) -> None:
-        """Join the group that exchanges tensors: of the device, and on the CPU for decisions."""
+        """Join the process groups: one on the device for tensors, one on the CPU for decisions."""
         if self.size == 1:
             return
         from torch import distributed
@@ -103,10 +103,10 @@ class Ranks:
                 self._processes[rank] = host, process_id
 
     def leave(self, code: int) -> None:
-        """Part from the others before an exit with this code."""
+        """Leave the process group before exiting with this code."""
         if not self._processes:
             return
-        if code == 1:  # threads of a broken group may wait for what never comes
+        if code == 1:  # threads of a broken group may wait for ever
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -115,10 +115,10 @@ class Ranks:
 
         distributed.destroy_process_group()
 
-    # Words: plain JSON, for which a rank waits without end
+    # JSON values; a rank waits for them without a limit
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """On every rank what `work` gives on the main one, however long that takes: plain JSON."""
+        """Run `work` on the main rank; return its JSON value on every rank. Waits without limit."""
         if self.size == 1:
             return work()
         store = self._meeting_place()
@@ -132,12 +132,12 @@ class Ranks:
             while not store.check([key]):
                 time.sleep(POLL_S)
             heard: T = json.loads(store.get(key))
-        except RuntimeError:  # the place where words are left ends with who kept it
+        except RuntimeError:  # the store ends with the process that hosts it
             raise RankLost(f"the main one of {self.size} ranks has ended", rank=0) from None
         return heard
 
     def main_first(self, work: Callable[[], T]) -> T:
-        """What `work` gives here; the main rank does it first, the others find it done."""
+        """Run `work` on the main rank first, then on the others; returns this rank's result."""
         if not self.is_main:
             self.from_main(lambda: None)
             return work()
@@ -145,10 +145,10 @@ class Ranks:
         self.from_main(lambda: None)
         return result
 
-    # Numbers: all ranks ask for the same thing, and get the same answer
+    # Numbers; every rank must make the same calls in the same order
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over all ranks, in place; a device does not wait for it."""
+        """The mean over all ranks, in place; does not synchronize the device."""
         if self.size > 1:
             from torch import distributed
 
@@ -161,7 +161,7 @@ class Ranks:
         return self._reduced([value], "SUM")[0]
 
     def most(self, *values: float) -> list[float]:
-        """Of each value the largest on any rank."""
+        """The maximum of each value over all ranks."""
         return self._reduced(values, "MAX")
 
     def _reduced(self, values: Iterable[float], operation: str) -> list[float]:
@@ -176,10 +176,10 @@ class Ranks:
         return answer
 
     def share(self, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
-        """Every size-th item, and whether it counts.
+        """Yield this rank's items, every size-th one, each with whether it counts.
 
-        Where items run out, a rank gets the last one again, not to count: all ranks get as many,
-        as they must where each forward is an exchange.
+        When the items run out, a rank gets the last one again, not to be counted: all ranks need
+        the same number of items, since each forward may be an exchange.
         """
         rest = iter(items)
         while turn := list(islice(rest, self.size)):
@@ -190,11 +190,11 @@ class Ranks:
 
     @contextmanager
     def watched(self, last_word: Callable[[], None] | None = None) -> Iterator[None]:
-        """Tell what ended this rank from what ended another one: raises RankLost for the latter.
+        """Raise RankLost for an error that another rank caused; other errors pass unchanged.
 
-        SIGTERM, by which torchrun ends the ranks that are left, raises KeyboardInterrupt in here,
-        and is ignored after an error. If this has not ended LAST_WORD_S after a signal, as when a
-        GPU waits for a rank that is gone, another thread calls `last_word`; soon torchrun kills.
+        torchrun ends the remaining ranks with SIGTERM: it raises KeyboardInterrupt in here, and is
+        ignored after an error. If this has not ended LAST_WORD_S after a signal, as when a GPU
+        waits for a lost rank, another thread calls `last_word`, shortly before torchrun kills.
         """
         if self.size == 1:
             yield
@@ -204,17 +204,17 @@ class Ranks:
             with _last_word(last_word) if last_word else nullcontext():
                 yield
         except BaseException as error:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do takes seconds
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the remaining work takes seconds
             lost = None if isinstance(error, UserError) else self._lost(error)
             if lost:
                 raise lost from error
-            if not isinstance(error, KeyboardInterrupt | RankLost):  # those began elsewhere
+            if not isinstance(error, KeyboardInterrupt | RankLost):  # other ranks caused these
                 self._leave_word(str(error) or type(error).__name__)
             raise
         signal.signal(signal.SIGTERM, before)
 
     def main_fails_too(self) -> bool:
-        """Whether the main rank ends for a reason of its own; waits until it has said it."""
+        """Whether the main rank fails for a reason of its own; waits until it has printed it."""
         if self._word_of(0, wait_s=CLUES_S) is None:
             return False
         deadline = time.monotonic() + LAST_WORD_S
@@ -223,7 +223,7 @@ class Ranks:
         return True
 
     def _has_died(self, rank: int) -> bool:
-        """Whether that process is gone, as far as this machine can tell."""
+        """Whether the process of that rank is dead; False if it runs on another machine."""
         host, process_id = self._processes[rank]
         if host != socket.gethostname():
             return False
@@ -233,19 +233,19 @@ class Ranks:
             return True
         except PermissionError:
             return False
-        try:  # it may be dead and nobody has asked for its exit code yet; only Linux says so
+        try:  # a zombie: dead, its exit code not yet read; only Linux shows this
             stat = Path(f"/proc/{process_id}/stat").read_text()
         except OSError:
             return False
         return stat.rpartition(")")[2].split()[0] == "Z"
 
     def _leave_word(self, message: str) -> None:
-        with suppress(Exception):  # nobody may be left to read it
+        with suppress(Exception):  # the store may be gone
             self._meeting_place().set(f"end/{self.rank}", message.partition("\n")[0])
 
     def _word_of(self, rank: int, *, wait_s: float = 0.0) -> str | None:
         deadline = time.monotonic() + wait_s
-        with suppress(Exception):  # the place where words were left may be gone with who kept it
+        with suppress(Exception):  # the store may be gone with its host
             store = self._meeting_place()
             while not store.check([f"end/{rank}"]):
                 if time.monotonic() >= deadline:
@@ -255,7 +255,7 @@ class Ranks:
         return None
 
     def _lost(self, error: BaseException) -> RankLost | None:
-        """Which other rank ended and so caused this error; None if none did."""
+        """The RankLost for the rank that caused this error; None if no other rank did."""
         broken = isinstance(error, RuntimeError) and any(
             word in str(error).lower() for word in _LINKS
         )
@@ -287,7 +287,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _last_word(say: Callable[[], None]) -> Iterator[None]:
-    """Call `say` if this does not end within LAST_WORD_S of a signal, whatever it waits for."""
+    """Call `say` from a thread if this has not ended LAST_WORD_S after a signal."""
     over = threading.Event()
     here, there = socket.socketpair()
     there.setblocking(False)
@@ -298,7 +298,7 @@ def _last_word(say: Callable[[], None]) -> Iterator[None]:
                 say()
         here.close()
 
-    # Python hears of a signal only between its own operations; this is told at once
+    # Python handles a signal only between bytecodes; the wakeup descriptor is written at once
     before = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=listen, name="last word", daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""Hardware: device, precision, compilation, threads.  The only file that says cuda."""
+"""Runtime: device, precision, compilation and threads.  The only file that names cuda."""
 
 import os
 import platform
@@ -23,19 +23,19 @@ _PLACES = {
     "ddp": "{ranks} ranks, each with a copy of the model (DDP)",
     "fsdp": "{ranks} ranks, over which the model is spread (FSDP)",
 }
-NORM_ELEMENTS = 1 << 16  # of a tensor whose norm a CPU takes at once: it is 4e-7 off at most
+NORM_ELEMENTS = 1 << 16  # largest tensor whose norm a CPU takes at once: the error is at most 4e-7
 
 
 class Runtime:
     """The device that a config asks for; raises UserError if this machine does not have it.
 
-    Of several ranks, which have met, each makes one, and it connects them.
+    With several ranks, each rank makes one after `Ranks.meet`; it joins their process group.
     """
 
     def __init__(self, cfg: DeviceConfig, ranks: Ranks | None = None) -> None:
         self.cfg = cfg
         self.ranks = ranks or Ranks(alone=True)
-        # of several ranks none may choose for itself
+        # the main rank chooses for all ranks
         kind = self.ranks.from_main(lambda: _best_device() if cfg.type == "auto" else cfg.type)
         if kind == "cuda" and not torch.cuda.is_available():
             raise UserError(_missing("cuda", "a CUDA build of torch and a visible NVIDIA GPU"))
@@ -48,7 +48,7 @@ class Runtime:
         self._choose_kernels()
         if kind == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 where fp32 is left
-            torch.cuda.reset_peak_memory_stats()  # of the run before, in the same process
+            torch.cuda.reset_peak_memory_stats()  # an earlier run in this process counts otherwise
         if kind == "cpu":
             cpu.keep_freed_memory()
         self.parallel = self._parallel()
@@ -75,7 +75,7 @@ class Runtime:
         return torch.device("cuda", ranks.local_rank)
 
     def _parallel(self) -> str:
-        """Of DDP and FSDP what is asked for; auto becomes FSDP in `place`, where it must be."""
+        """The requested one of DDP and FSDP; `place` turns auto into FSDP if the model needs it."""
         wanted = self.cfg.parallel
         if self.ranks.size == 1:
             if wanted != "auto":
@@ -93,7 +93,7 @@ class Runtime:
         return "ddp" if wanted == "auto" else wanted
 
     def _choose_kernels(self) -> None:
-        """Begin to compile those of a CPU, beside what goes on until a step needs them."""
+        """Choose the kernels and start compiling them in the background."""
         on_cpu = self.device.type == "cpu"
         if self.cfg.kernels == "fused" and not on_cpu:
             raise UserError(
@@ -108,7 +108,7 @@ class Runtime:
             )
 
     def place(self, model: LanguageModel) -> str:
-        """Move a model from the CPU to where it is trained, in place; returns where, in words.
+        """Move a model from the CPU to its device or devices, in place; returns a description.
 
         It also decides what computes the model's blocks: on a CPU, tinygpt's kernels.
         """
@@ -118,7 +118,7 @@ class Runtime:
             why = ": weights, gradients and the optimizer do not fit one GPU"
         if self.parallel != "fsdp":
             model.to(self.device)
-        else:  # from the CPU: no GPU ever holds more than a block of it whole
+        else:  # from the CPU, so that no GPU ever holds more than one whole block
             parallel.spread(
                 model,
                 device_type=self.device.type,
@@ -129,7 +129,7 @@ class Runtime:
         return _PLACES[self.parallel].format(ranks=self.ranks.size) + why
 
     def place_alone(self, model: LanguageModel) -> None:
-        """Move a model to this rank's device, in place, whatever the other ranks do."""
+        """Move a model to this rank's device, in place, without the other ranks."""
         model.to(self.device)
         self._use_kernels(model)
 
@@ -154,7 +154,7 @@ class Runtime:
         return self.precision == "bf16" and self.device.type == "cuda"
 
     def _is_too_large(self, model: nn.Module) -> bool:
-        """Whether any rank's GPU is too small for a copy of the model and what trains it."""
+        """Whether any rank's GPU is too small for the model, its gradients and the optimizer."""
         if self.device.type != "cuda" or self.precision == "fp16":
             return False
         needed = parallel.STATE_BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())
@@ -162,7 +162,7 @@ class Runtime:
         return self.ranks.most(lacking)[0] > 0
 
     def mean_gradients(self, model: nn.Module, loss: Callable[[Tensor], Tensor]) -> MeanGradients:
-        """The loss for training: its gradients become means over all ranks."""
+        """The training loss, whose gradients are averaged over all ranks."""
         return MeanGradients(model, loss, copies=self.parallel == "ddp")
 
     def _precision(self) -> str:
@@ -187,7 +187,7 @@ class Runtime:
 
     @contextmanager
     def model_on_main(self, model: nn.Module) -> Iterator[None]:
-        """The context in which the main rank uses the model alone, and the others wait."""
+        """Context in which the main rank uses the model alone while the others wait."""
         if self.parallel != "fsdp":
             yield
             return
@@ -195,13 +195,13 @@ class Runtime:
             yield
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which a forward runs."""
+        """The autocast context of a forward."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Scales the loss for fp16, and does nothing otherwise."""
+        """The loss scaler: active for fp16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def compile(
@@ -237,17 +237,17 @@ class Runtime:
         ), f"device.compile={wanted}: compiled; the first step takes up to a minute"
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers of the device, those of dropout, anew."""
-        if self.device.type == "cpu":  # for all devices it takes a hundred times as long
+        """Seed the device's random numbers, which dropout uses."""
+        if self.device.type == "cpu":  # manual_seed of all devices takes 100 times as long
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
 
     def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-        """Bring the norm of all gradients down to `limit`, 0 being none; what it was before.
+        """Clip the norm of all gradients to `limit` (0 disables); returns the norm before clipping.
 
-        A CPU adds in a running total, which in fp32 swallows what comes late: the norm of 80
-        million elements at once is 0.8 % too small, that of the norms of their rows is not.
+        A CPU sums in one running fp32 total, which loses small terms: the norm of 80 million
+        elements taken at once is 0.8 % too small. The norm of the norms of rows is exact enough.
         """
         parameters = list(parameters)
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -261,28 +261,28 @@ class Runtime:
             ]
         norm = torch.nn.utils.get_total_norm(gradients)
         whole_norm = parallel.whole(norm)
-        # elsewhere it is quicker to multiply by one than to wait and see whether that is needed
+        # on a GPU, multiplying by one is faster than waiting for the norm
         if limit and not (on_cpu and whole_norm <= limit):
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return whole_norm
 
     @property
     def works_ahead(self) -> bool:
-        """Whether the device works on its own while Python goes on."""
+        """Whether the device works asynchronously while Python continues."""
         return self.device.type == "cuda"
 
     def pin(self, tensor: Tensor) -> Tensor:
-        """The tensor in memory from which the device copies without anybody waiting."""
+        """The tensor in pinned memory, from which the device copies asynchronously."""
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """A copy on the device, without waiting for it where the device allows."""
+        """A copy on the device, asynchronous where the device allows it."""
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
     def peak_mem_bytes(self) -> int | None:
-        """Most memory allocated so far on any rank's device; None where that does not say."""
+        """Peak allocated bytes on any rank's device; None where the device does not report it."""
         if self.device.type != "cuda":
             return None
         return int(self.ranks.most(torch.cuda.max_memory_allocated())[0])
@@ -311,9 +311,9 @@ class Runtime:
 def host_copies(
     *groups: Mapping[str, Tensor],
 ) -> tuple[list[dict[str, Tensor]], Callable[[], None]]:
-    """Copies in main memory that are what the tensors are now, and what waits for them.
+    """Copies of the tensors in main memory, and a function that waits until they are complete.
 
-    A GPU makes them in the order of its work, so nobody has to wait before the next step.
+    A GPU copies in the order of its work, so the next step may be queued without waiting.
     """
     copies = [{name: _host_copy(tensor) for name, tensor in group.items()} for group in groups]
     if not any(tensor.is_cuda for group in groups for tensor in group.values()):
