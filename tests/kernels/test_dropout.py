@@ -8,10 +8,12 @@ from torch import Tensor
 
 from tests.kernels.near import assert_near, random
 from tinygpt import kernels
+from tinygpt.components.models.gpt import GPTConfig
+from tinygpt.components.models.gpt_torch import GPT
 from tinygpt.kernels import Dropout, Formulas
 from tinygpt.kernels.build import Build
 from tinygpt.kernels.formulas import philox
-from tinygpt.kernels.gpt2_block import BlockParameters, block_forward
+from tinygpt.kernels.gpt2_block import BlockParameters, Masks, block_forward
 
 EXACT = Formulas()
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -156,10 +158,67 @@ def test_a_block_and_its_gradients_are_those_of_autograd(
     expected = gradients(lambda x, given: by_autograd(x, given, 3, starts, drop), x, exact, d_out)
     mine = exact if dtype == torch.float64 else given
     found = gradients(
-        lambda x, given: block_forward(x, given, n_head=3, eps=1e-5, starts=starts, drop=drop),
+        lambda x, given: block_forward(x, given, n_head=3, eps=1e-5, masks=Masks(starts, drop)),
         *(x.to(dtype), mine, d_out.to(dtype)),
     )
     precision = 1e-9 if dtype == torch.float64 else 1e-5
     scale = max(part.norm().item() for part in expected[1:])
     for ours, part in zip(found, expected, strict=True):
         assert (ours - part).norm() < precision * (part.norm() + 0.1 * scale)
+
+
+def gpt(**fields) -> GPT:
+    torch.manual_seed(1)
+    return GPTConfig(n_layer=2, n_head=2, d_model=32, **fields).build(vocab_size=11, seq_len=40)
+
+
+@pytest.mark.gcc
+@pytest.mark.parametrize("window", [None, 7])
+def test_a_model_keeps_documents_apart_by_kernels_as_by_autograd(window: int | None) -> None:
+    model = gpt(window=window)
+    tokens = torch.randint(0, 11, (3, 41))
+    documents = (tokens[:, :-1] == 0).cumsum(1)
+    found = {}
+    for by_kernels in (False, True):
+        kernels.choose(FLOAT if by_kernels else None)
+        assert model.use_kernels(by_kernels) == []
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:], documents)
+        found[by_kernels] = [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+    for ours, plain in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gcc
+def test_dropout_follows_the_seed_differs_by_layer_and_stops_in_evaluation() -> None:
+    kernels.choose(FLOAT)
+    model = gpt(dropout=0.3)
+    assert model.use_kernels(True) == []
+    tokens = torch.randint(0, 11, (3, 40))
+
+    def logits(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return model(tokens)
+
+    assert torch.equal(logits(7), logits(7))
+    assert not torch.equal(logits(7), logits(8))
+    model.eval()
+    assert torch.equal(logits(7), logits(8))
+    drop = Masks.draw(None, 0.3)
+    streams = [place.stream for layer in (0, 1) for place in drop.of_block(layer).drops()]
+    assert streams == list(range(6))
+
+
+@pytest.mark.gcc
+def test_the_mean_over_masks_is_nearly_the_result_without_dropout() -> None:
+    kernels.choose(FLOAT)
+    given = block(24, 40)
+    x = torch.randn(1, 20, 24)
+    with torch.no_grad():
+        weight = {name: 0.1 * value for name, value in given._asdict().items()}
+        small = BlockParameters(**weight)  # nearly linear, where the mean passes through
+
+        def out(p: float) -> Tensor:
+            return block_forward(x, small, n_head=3, eps=1e-5, masks=Masks.draw(None, p)) - x
+
+        mean = torch.stack([out(0.3) for _ in range(2000)]).mean(0)
+        assert (mean - out(0.0)).norm() < 0.1 * out(0.0).norm()

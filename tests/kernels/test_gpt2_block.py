@@ -9,6 +9,7 @@ from torch import Tensor
 from tinygpt import kernels
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.models.gpt_torch import GPT, Block
+from tinygpt.kernels.gpt2_block import Masks
 
 
 def block(*, width: int = 24, heads: int = 3) -> Block:
@@ -21,15 +22,13 @@ def block(*, width: int = 24, heads: int = 3) -> Block:
 
 def plain(made: Block, x: Tensor) -> Tensor:
     """A block, differentiated by autograd."""
-    made.uses_kernels = False
     out: Tensor = made(x, x0=x)[0]
     return out
 
 
 def block_forward(made: Block, x: Tensor) -> Tensor:
     """A block, by the kernels."""
-    made.uses_kernels = True
-    out: Tensor = made(x, x0=x)[0]
+    out: Tensor = made(x, x0=x, masks=Masks())[0]
     return out
 
 

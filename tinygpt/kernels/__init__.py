@@ -78,8 +78,11 @@ def kernels_for(x: Tensor, dtype: torch.dtype) -> Formulas:
 
 
 def drops(x: Tensor) -> bool:
-    """Whether the operations for x drop elements fast: the formulas of `Dropout` are slow."""
-    return isinstance(kernels_for(x, compute_dtype(x)), Fused)
+    """Whether the operations for x drop elements faster than autograd does: the formulas do not.
+
+    True on the meta device, where only sizes count.
+    """
+    return x.device.type == "meta" or isinstance(kernels_for(x, compute_dtype(x)), Fused)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

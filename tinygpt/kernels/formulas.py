@@ -44,7 +44,7 @@ class Dropout(NamedTuple):
         threshold = min(round(p * _DROPOUT_STEPS), _DROPOUT_STEPS - 1)
         if threshold == 0:
             return None
-        key = int(torch.randint(-(1 << 63), (1 << 63) - 1, (), dtype=torch.int64))
+        key = int(torch.randint(-(1 << 63), (1 << 63) - 1, (), device="cpu"))
         return cls(key, 0, threshold)
 
     def at(self, place: int) -> Dropout:

@@ -17,7 +17,31 @@ from torch import Tensor
 from tinygpt.kernels import compute_dtype, kernels_for
 from tinygpt.kernels.formulas import Dropout
 
-DROPPING_PLACES = 3  # in a block: attention's probabilities, and what both layers add
+_PLACES = 3  # in a block that drop: attention's probabilities, and what both layers add
+
+
+class Masks(NamedTuple):
+    """What a block hides: keys before `starts` (B, T), int64, from each token; dropped elements."""
+
+    starts: Tensor | None = None
+    drop: Dropout | None = None
+
+    @classmethod
+    def draw(cls, starts: Tensor | None, p: float) -> Masks:
+        """With dropout of probability `p`, whose key comes from PyTorch's generator."""
+        return cls(starts, Dropout.draw(p))
+
+    def of_block(self, number: int) -> Masks:
+        """The same, with the block's own places for dropout."""
+        return self._replace(drop=self.drop and self.drop.at(_PLACES * number))
+
+    def drops(self) -> list[Dropout | None]:
+        """Dropout at each place."""
+        at = [self.drop and self.drop.at(self.drop.stream + place) for place in range(_PLACES)]
+        return list(at)
+
+
+_NO_MASKS = Masks()
 
 
 class BlockParameters(NamedTuple):
@@ -43,15 +67,10 @@ def block_forward(
     *,
     n_head: int,
     eps: float,
-    starts: Tensor | None = None,
-    drop: Dropout | None = None,
+    masks: Masks = _NO_MASKS,
 ) -> Tensor:
-    """The residual stream x (B, T, C) after one block; `eps` is that of both norms.
-
-    With `starts` (B, T), int64, token t sees no token before starts[t]. `drop` takes its stream
-    and the next two, `DROPPING_PLACES` in all.
-    """
-    return _BlockFunction.apply(x, n_head, eps, starts, drop, *parameters)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
+    """The residual stream x (B, T, C) after one block; `eps` is that of both norms."""
+    return _BlockFunction.apply(x, n_head, eps, masks, *parameters)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
 
 
 class _BlockFunction(torch.autograd.Function):
@@ -63,8 +82,7 @@ class _BlockFunction(torch.autograd.Function):
         x: Tensor,
         n_head: int,
         eps: float,
-        starts: Tensor | None,
-        drop: Dropout | None,
+        masks: Masks,
         *parameters: Tensor,
     ) -> Tensor:
         n_batch, _, width = x.shape
@@ -74,7 +92,7 @@ class _BlockFunction(torch.autograd.Function):
         gain2, shift2, w_up, b_up, w_down, b_down = second
         x1 = x.reshape(-1, width)  # (N, C)
         normed1, mean1, rstd1 = kernels.norm(x1, gain1, shift1, eps, dtype)
-        drops = _places(drop)
+        starts, drops = masks.starts, masks.drops()
         y, kept = kernels.attend(normed1, w_qkv, b_qkv, n_batch, n_head, starts, drops[0])
         x2, (normed2, mean2, rstd2) = kernels.linear_add_and_norm(
             y, (w_out, b_out), x1, (gain2, shift2), eps, drops[1]
@@ -117,13 +135,7 @@ class _BlockFunction(torch.autograd.Function):
             d_qkv, w_qkv, x1, (mean1, rstd1), (gain1, shift1), d_x2
         )
         return (
-            *(d_x1.view_as(grads[0]), None, None, None, None, *d_norm1),
+            *(d_x1.view_as(grads[0]), None, None, None, *d_norm1),
             *(d_w_qkv, d_b_qkv.to(exact), d_w_out, d_b_out),
             *(*d_norm2, d_w_up, d_b_up.to(exact), d_w_down, d_b_down),
         )
-
-
-def _places(drop: Dropout | None) -> list[Dropout | None]:
-    if drop is None:
-        return [None] * DROPPING_PLACES
-    return [drop.at(drop.stream + place) for place in range(DROPPING_PLACES)]

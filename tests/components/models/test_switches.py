@@ -128,8 +128,8 @@ def test_every_parameter_has_a_role_and_blocks_say_what_has_no_kernels(fields) -
     for name, rows in model.stacked().items():
         assert roles[name] is Role.HIDDEN
         assert sum(rows) == model.get_parameter(name).size(0)
-    own_blocks = {"tied", "embedding_norm", "logit_softcap", "x0_shortcut", "ngram", "ngram_rows"}
-    lacking = fields.keys() - own_blocks - {"d_ff", "rope_base", "zero_init"}
+    around = {"tied", "embedding_norm", "logit_softcap", "x0_shortcut", "ngram", "ngram_rows"}
+    lacking = fields.keys() - around - {"window", "d_ff", "rope_base", "zero_init"}
     if fields.get("positions") == "none":
         lacking = set()
     words = model.use_kernels(True)
@@ -138,7 +138,9 @@ def test_every_parameter_has_a_role_and_blocks_say_what_has_no_kernels(fields) -
     assert model.use_kernels(False) == []
 
 
-@pytest.mark.parametrize("fields", [SWITCHES["x0"], {"positions": "none", "d_ff": 40}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [SWITCHES["x0"], {"positions": "none", "d_ff": 40}, {"window": 5}], ids=str
+)
 def test_what_surrounds_a_block_leaves_it_its_kernels(fields) -> None:
     model, tokens = built(**fields), some_tokens()
     plain = model(tokens)

@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinygpt.components.models.parts.attention import Attention, LayerCache, attention_mask
+from tinygpt.components.models.parts.attention import (
+    Attention,
+    LayerCache,
+    attention_mask,
+    first_keys,
+)
 from tinygpt.components.models.parts.embeddings import NgramEmbedding
 from tinygpt.components.models.parts.feedforward import MLP, SwiGLU
 from tinygpt.components.models.parts.norms import norm_of
 from tinygpt.components.models.parts.positions import Rotation, rotation
-from tinygpt.kernels.gpt2_block import BlockParameters, block_forward
+from tinygpt.kernels import drops
+from tinygpt.kernels.gpt2_block import BlockParameters, Masks, block_forward
 from tinygpt.kernels.loss import linear_cross_entropy
 from tinygpt.language_model import LanguageModel, Role
 
@@ -35,7 +41,6 @@ _KERNELS_NEED = {
     "sandwich_norm": (False,),
     "bias": (True,),
     "qk_norm": (False,),
-    "window": (None,),
     "feedforward": ("gelu",),
     "value_residual": (False,),
     "value_embeddings": (False,),
@@ -54,7 +59,7 @@ class Block(nn.Module):
         super().__init__()
         norm = norm_of(config.norm, gain=config.norm_gain, shift=config.bias, eps=config.norm_eps)
         width, d_ff, dropout = config.d_model, config.ff_width, config.dropout
-        self.n_head, self.dropout, self.norm_eps = config.n_head, dropout, config.norm_eps
+        self.n_head, self.norm_eps = config.n_head, config.norm_eps
         self.shortcut = nn.Parameter(torch.tensor([1.0, 0.0])) if config.x0_shortcut else None
         # every other layer has value embeddings, the last one included
         has_values = config.value_embeddings and layer % 2 == (config.n_layer - 1) % 2
@@ -83,7 +88,6 @@ class Block(nn.Module):
                 dropout=dropout,
             )
         self.mlp_post_norm = norm(width) if config.sandwich_norm else None
-        self.uses_kernels = False
 
     def forward(
         self,
@@ -95,17 +99,20 @@ class Block(nn.Module):
         by: Rotation | None = None,
         tokens: Tensor | None = None,
         first_values: Tensor | None = None,
+        masks: Masks | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, T, C) to the next block's, and the values of its attention if autograd ran it.
 
-        x0 (B, T, C) is the first block's x; the other arguments are those of `Attention`.
+        x0 (B, T, C) is the first block's x.  With `masks` the kernels run the block; otherwise
+        autograd does, with the arguments of `Attention`.
         """
         if self.shortcut is not None:
             x = self.shortcut[0] * x + self.shortcut[1] * x0
-        dropped = self.dropout > 0 and self.training
-        if self.uses_kernels and cache is None and mask is None and not dropped:
+        if masks is not None:
             parameters = self.kernel_parameters()
-            return block_forward(x, parameters, n_head=self.n_head, eps=self.norm_eps), None
+            return block_forward(
+                x, parameters, n_head=self.n_head, eps=self.norm_eps, masks=masks
+            ), None
         update, values = self.attention(
             self.attention_norm(x),
             cache=cache,
@@ -164,6 +171,7 @@ class GPT(LanguageModel):
         super().__init__()
         self.seq_len = seq_len
         self.config = config
+        self.uses_kernels = False
         norm = norm_of(config.norm, gain=config.norm_gain, shift=config.bias, eps=config.norm_eps)
         self.token_embedding = nn.Embedding(vocab_size, config.d_model)
         self.position_embedding = (
@@ -206,12 +214,8 @@ class GPT(LanguageModel):
     def use_kernels(self, on: bool) -> list[str]:
         """See LanguageModel."""
         lacking = without_kernels(self.config)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            block.uses_kernels = on and not lacking
-        if on and lacking:
-            return [f"blocks ({', '.join(lacking)})"]
-        return ["blocks in training (model.dropout)"] if on and self.config.dropout else []
+        self.uses_kernels = on and not lacking
+        return [f"blocks ({', '.join(lacking)})"] if on and lacking else []
 
     def roles(self) -> dict[str, Role]:
         """See LanguageModel."""
@@ -271,8 +275,15 @@ class GPT(LanguageModel):
             raise ValueError(f"{end} tokens do not fit into seq_len={self.seq_len}")
         positions = torch.arange(start, end, device=tokens.device)
         x = self._embedded(tokens, positions, cache, documents)
-        mask = by = None
-        if cache or documents is not None or (config.window or end) < end:
+        mask = by = masks = None
+        hides = documents is not None or (config.window or end) < end
+        dropped = config.dropout > 0 and self.training
+        if self.uses_kernels and cache is None and (not dropped or drops(x)):
+            starts = None
+            if hides:
+                starts = first_keys(tokens.shape, window=config.window, documents=documents)
+            masks = Masks.draw(starts, config.dropout if dropped else 0.0)
+        elif cache or hides:
             mask = attention_mask(
                 *(tokens.size(1), end),
                 window=config.window,
@@ -291,6 +302,7 @@ class GPT(LanguageModel):
                 by=by,
                 tokens=tokens,
                 first_values=first_values,
+                masks=masks and masks.of_block(i),
             )
             if i == 0 and config.value_residual:
                 first_values = values

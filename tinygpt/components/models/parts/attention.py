@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -138,3 +140,20 @@ def attention_mask(
         return mask[None, None]
     same = documents[:, -n_queries:, None] == documents[:, None, :]
     return (same & mask)[:, None]
+
+
+def first_keys(
+    shape: Sequence[int], *, window: int | None = None, documents: Tensor | None = None
+) -> Tensor:
+    """The first position that each of (B, T) looks at, int64: `attention_mask` in other words."""
+    batch, time = shape
+    device = None if documents is None else documents.device
+    positions = torch.arange(time, device=device).expand(batch, time)
+    first = torch.zeros_like(positions)
+    if documents is not None:
+        begins = torch.ones_like(positions, dtype=torch.bool)
+        begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        first = torch.where(begins, positions, 0).cummax(1).values
+    if window is not None:
+        first = torch.maximum(first, positions - window + 1)
+    return first.contiguous()
