@@ -84,6 +84,19 @@ class LanguageModel(nn.Module, ABC):
             for name, parameter in self.named_parameters()
         }
 
+    def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups of an optimizer: trainable parameters that decay, then those that do not."""
+        roles = self.roles()
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [p for name, p in named if roles[name].decays is decays],
+                "weight_decay": weight_decay if decays else 0.0,
+            }
+            for decays in (True, False)
+        ]
+        return groups
+
     def stacked(self) -> Mapping[str, tuple[int, ...]]:
         """Hidden matrices that are several in one: name -> rows of each, such as of q, k and v."""
         return {}

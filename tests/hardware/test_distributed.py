@@ -369,6 +369,33 @@ def test_a_spread_gpt2_xl_trains_as_copies_do_and_nothing_is_warned_of(settings,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [
+            *("model=modern_nano", "model.value_residual=true", "model.value_embeddings=true"),
+            *("model.tied=false", "model.ngram=3", "model.n_kv_head=1", "model.window=9"),
+            *("optimizer=muon", "optimizer.momentum_warmup=2"),
+        ],
+        ["model=mingru_nano", "optimizer=muon"],
+    ],
+    ids=["modern", "mingru"],
+)
+def test_other_models_and_muon_are_the_same_on_one_rank_and_two(settings, tmp_path, choices):
+    shape = [text for text in settings if not text.startswith("model")]
+    shape += [*choices, "trainer.max_steps=4", "trainer.eval_every=4"]
+    alone([*shape, f"output_dir={tmp_path / 'one'}"])
+    on_ranks(
+        *(
+            (2, [*shape, f"device.parallel={parallel}", f"output_dir={tmp_path / parallel}"])
+            for parallel in ("ddp", "fsdp")
+        )
+    )
+    for parallel in ("ddp", "fsdp"):
+        assert_same(tmp_path / parallel, tmp_path / "one")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_bf16_on_two_ranks_follows_fp32_on_one(short, tmp_path, parallel):
     exact, rounded = tmp_path / "exact", tmp_path / "rounded"

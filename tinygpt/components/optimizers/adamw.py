@@ -37,13 +37,5 @@ class AdamWConfig(OptimizerConfig):
     def build(self, model: LanguageModel) -> Optimizer:
         from tinygpt.components.optimizers.adamw_torch import AdamW
 
-        roles = model.roles()
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        groups = [
-            {
-                "params": [p for name, p in named if roles[name].decays == decays],
-                "weight_decay": self.weight_decay if decays else 0.0,
-            }
-            for decays in (True, False)
-        ]
+        groups = model.decay_groups(self.weight_decay)
         return AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps)

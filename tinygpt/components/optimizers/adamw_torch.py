@@ -43,16 +43,18 @@ class AdamW(Optimizer):
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            states = [self._state_of(p) for p in parameters]
-            steps, first, second = (
-                [state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq")
-            )
-            torch._foreach_add_(steps, 1)
-            grads = [p.grad for p in parameters]
-            update = _fused if parameters[0].device.type in FUSED else _plain
-            update(parameters, grads, first, second, steps, group)
+            if parameters:
+                self._update(parameters, group)
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        states = [self._state_of(p) for p in parameters]
+        steps, first, second = (
+            [state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq")
+        )
+        torch._foreach_add_(steps, 1)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        update = _fused if parameters[0].device.type in FUSED else _plain
+        update(parameters, grads, first, second, steps, group)
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """What is remembered of a parameter, zeros at first; a kernel wants the count beside it."""

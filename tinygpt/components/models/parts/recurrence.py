@@ -1,0 +1,55 @@
+"""A gated linear recurrence.  B batch, T time, C d_model, S d_state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MinGRULayer(nn.Module):
+    """h_t = (1 - z_t) h_(t-1) + z_t g(c_t), where gate z and candidate c do not see h.
+
+    Feng et al. 2024, "Were RNNs All We Needed?" (arXiv 2410.01201), section 3.1 and appendix B:
+    z is a sigmoid, and g(c) is c + 0.5 where c >= 0 and sigmoid(c) elsewhere, so h stays positive.
+    """
+
+    def __init__(self, *, d_model: int, d_state: int) -> None:
+        super().__init__()
+        self.d_state = d_state
+        self.gate_candidate = nn.Linear(d_model, 2 * d_state)
+        self.out = nn.Linear(d_state, d_model)
+
+    def forward(
+        self, x: Tensor, state: Tensor | None = None, begins: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, T, C) to what is added to it, and the state (B, S) after it; `state` is before it.
+
+        The state is forgotten where `begins` (B, T) is True.  All positions are computed at once.
+        """
+        rows = self.gate_candidate(x)
+        # a product of many factors needs more digits than bfloat16 has
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        gate, candidate = rows.chunk(2, -1)  # (B, T, S) each
+        value = torch.where(candidate >= 0, candidate + 0.5, candidate.sigmoid())
+        kept = (-gate).sigmoid()
+        if begins is not None:
+            kept = kept.masked_fill(begins[..., None], 0.0)
+        h = scan(kept, gate.sigmoid() * value, state)
+        return self.out(h.to(x.dtype)), h[:, -1]
+
+
+def scan(kept: Tensor, added: Tensor, state: Tensor | None = None) -> Tensor:
+    """h_t = kept_t h_(t-1) + added_t for all t at once, (B, T, S); h_(-1) is `state`, or zero.
+
+    In log2(T) rounds that combine neighbours: Hillis and Steele 1986, "Data Parallel Algorithms".
+    """
+    if state is not None:
+        first = added[:, :1] + kept[:, :1] * state[:, None]
+        added = torch.cat((first, added[:, 1:]), 1)
+    distance = 1
+    while distance < added.size(1):
+        earlier, factor = added[:, :-distance], kept[:, distance:]
+        added = torch.cat((added[:, :distance], added[:, distance:] + factor * earlier), 1)
+        kept = torch.cat((kept[:, :distance], factor * kept[:, :-distance]), 1)
+        distance *= 2
+    return added
