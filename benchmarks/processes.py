@@ -2,16 +2,37 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 _PATIENCE_S = 10
+# ends by itself when its parent has ended
+_LOOP = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    sum(range(100_000))
+"""
+
+
+@contextmanager
+def busy(n: int) -> Iterator[None]:
+    """Keep n processes computing meanwhile: a machine that others use too."""
+    loops = [subprocess.Popen([sys.executable, "-c", _LOOP]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 class Work(Protocol):

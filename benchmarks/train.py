@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.contestants import Contestant, Matmul, MatmulWork, Mode, make, make_text, settings
-from benchmarks.processes import Failed, Process, Timed
+from benchmarks.processes import Failed, Process, Timed, busy
 from benchmarks.shapes import SHAPES, Shape, parse
 from tinygpt import console
 from tinygpt.config import compose
@@ -49,6 +49,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         )
     if args.rounds < 1 or args.seconds <= 0:
         raise UserError("--rounds and --seconds must be above 0")
+    if args.busy < 0:
+        raise UserError("--busy must be 0 or more")
     if args.device == "cpu" and (gpu := {"e", "f"} & set(named)):
         raise UserError(f"--shapes {','.join(sorted(gpu))} is for a GPU; type --device cuda too")
     if args.json and not args.json.parent.is_dir():
@@ -59,6 +61,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         "seconds_per_round": args.seconds,
         "nanogpt_commit": args.nanogpt and report.commit(args.nanogpt),
         "settings": args.set,
+        "busy_processes": args.busy,
         "shapes": {},
     }
     if args.logs:
@@ -75,12 +78,13 @@ def _main(arguments: Sequence[str] | None) -> int:
                 for project in projects
                 for mode in peer_modes
             ]
-            summary, hardware = measure(
-                contestants,
-                rounds=args.rounds,
-                seconds=args.seconds,
-                logs=args.logs or Path(folder),
-            )
+            with busy(args.busy):
+                summary, hardware = measure(
+                    contestants,
+                    rounds=args.rounds,
+                    seconds=args.seconds,
+                    logs=args.logs or Path(folder),
+                )
         if not contents["shapes"]:
             contents = report.about(hardware) | contents
             print(_heading(contents), flush=True)
@@ -123,6 +127,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--rounds", type=int, default=5)
     add("--seconds", type=float, default=2.5, help="a contestant's turn in a round (default: 2.5)")
+    add(
+        "--busy",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep N other processes busy while it measures (default: 0)",
+    )
     add("--json", type=Path, metavar="OUT", help="write all figures, those of each round too")
     add("--logs", type=Path, metavar="FOLDER", help="keep what the contestants print")
     return parser

@@ -1,8 +1,10 @@
 """The benchmark of training: what its figures mean, and that it runs."""
 
 import json
+import resource
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from benchmarks import report
 from benchmarks.command import Run
 from benchmarks.command import summarise as summarise_command
 from benchmarks.contestants import Mode
+from benchmarks.processes import busy
 from benchmarks.shapes import SHAPES, Shape, parse
 from benchmarks.train import main, prepared_tokens, text_and_settings
 from tinygpt.components.models.gpt import GPTConfig
@@ -160,6 +163,7 @@ def test_a_shape_is_a_letter_or_its_six_numbers() -> None:
         ("--nanogpt nowhere", "--nanogpt nowhere has no model.py; get it with"),
         ("--json nowhere/out.json", "there is no folder nowhere; make it first"),
         ("--rounds 0", "--rounds and --seconds must be above 0"),
+        ("--busy -1", "--busy must be 0 or more"),
         ("--shapes 2x2x32x16x4x65 --set optimizer.lrr=1", "optimizer.lrr is not a field"),
     ],
 )
@@ -233,3 +237,14 @@ def test_the_command_is_measured_beside_its_bare_step(tmp_path: Path) -> None:
     assert content["ratio_vs_bare"] > 0
     assert content["start_s"] > 0
     assert content["settings"] == ["trainer.save_every=20"]
+
+
+def test_busy_processes_compute_and_end_with_the_block() -> None:
+    def ended_children_s() -> float:
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+
+    before = ended_children_s()
+    with busy(2):
+        time.sleep(1)
+        assert ended_children_s() == before  # both are still there
+    assert ended_children_s() > before + 0.1
