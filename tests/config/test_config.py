@@ -167,8 +167,8 @@ def test_a_number_of_something_is_at_least_one(name: str) -> None:
         ({"seeed": 3}, "seeed is not a field; did you mean seed?"),
         ({"trainer": {"max_stepz": 3}}, "trainer.max_stepz is not a field; did you mean "
                                         "trainer.max_steps?"),
-        ({"model": {"name": "gpt", "width": 3}}, "model.width is not a field\n  fields: "
-                                                 "model.d_model, "),
+        ({"model": {"name": "gpt", "banana": 3}}, "model.banana is not a field\n  fields: "
+                                                 "model.bias, "),
         ({"callback": {"sample": {"name": "sample", "prompt": ["a"]}}},
          "callback.sample.prompt is not a field; did you mean callback.sample.prompts?"),
         ({"model": {"name": "gtp"}}, "no model is registered as 'gtp'; did you mean gpt?"),

@@ -93,7 +93,8 @@ def _compose(
         raise next(filter(None, found), UserError(mistakes.in_a_line(error))) from None
     for override in parsed:  # int() takes the digits of any script
         key, value = override.key_or_group, override.value()
-        number = OmegaConf.select(raw, key)
-        if isinstance(value, str) and isinstance(number, int | float) and not value.isascii():
+        if not isinstance(value, str) or value.isascii() or "${" in value:
+            continue
+        if isinstance(number := OmegaConf.select(raw, key), int | float):
             raise UserError(f"{key}={value} has other digits than 0 to 9; type {key}={number}")
     return config.resolve(raw, CONFIG_CLASSES[entry])
