@@ -383,7 +383,7 @@ def test_of_two_that_start_together_one_builds_and_the_other_waits_and_says_so(
     builder, waiter = sorted(outputs, key=lambda lines: lines[0].startswith("another"))
     (folder,) = folders(cache)
     assert builder[0].startswith("preparing pages as char tokens")
-    assert builder[-1] == f"{folder} after ['train', 'train', 'validation']"
+    assert builder[-1] == f"{folder} after ['validation', 'train', 'train', 'train', 'validation']"
     assert waiter == [
         f"another process is preparing {folder}; waiting for it\n",
         f"{folder} after []",
@@ -401,7 +401,9 @@ def test_who_waits_for_a_process_that_dies_builds_instead(tmp_path: Path) -> Non
     victim.kill()
     (tmp_path / "gate").touch()
     last = waiter.communicate(timeout=30)[0].splitlines()[-1]
-    assert last == f"{folders(cache)[0]} after ['train', 'train', 'validation']"
+    assert (
+        last == f"{folders(cache)[0]} after ['validation', 'train', 'train', 'train', 'validation']"
+    )
     victim.communicate()
 
 
