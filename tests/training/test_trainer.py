@@ -20,7 +20,7 @@ from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Logger
 from tinygpt.language_model import LanguageModel
 from tinygpt.training import checkpoint
-from tinygpt.training.cadence import affordable_evals
+from tinygpt.training.cadence import Cadence, affordable_evals
 from tinygpt.training.checkpoint import Checkpoints, load_state
 from tinygpt.training.state import TrainState
 from tinygpt.training.trainer import Trainer
@@ -146,11 +146,27 @@ def test_equal_compute_gives_a_wider_model_fewer_steps(tiny):
 
 
 def test_evaluations_are_as_many_as_are_affordable():
-    """An eightieth of the work, of which an evaluated token is half of a trained one."""
-    assert affordable_evals(trained=80 * 150 * 7, evaluated=300) == 7
-    assert affordable_evals(trained=80 * 150 * 7 - 1, evaluated=300) == 6
-    assert affordable_evals(trained=1000, evaluated=300) == 2  # at least
-    assert affordable_evals(trained=10**9, evaluated=300) == 20  # at most
+    """For an eightieth of the work; a short run up to five, for at most a tenth of the work."""
+    assert affordable_evals(run=80 * 7, each=1) == 7
+    assert affordable_evals(run=80 * 5, each=1) == 5
+    assert affordable_evals(run=80 * 2, each=1) == 5
+    assert affordable_evals(run=50, each=1) == 5
+    assert affordable_evals(run=49, each=1) == pytest.approx(4.9)  # the tenth
+    assert affordable_evals(run=10, each=1) == pytest.approx(1)
+    assert affordable_evals(run=10**9, each=1) == 20  # at most
+
+
+def test_a_run_by_steps_shows_a_curve_where_it_is_cheap(tiny):
+    trainer = by_the_clock(tiny)
+    trainer.validation.tokens = range(2 * 64)  # an evaluation takes as long as a step of 64 tokens
+
+    def evaluations(steps: int) -> int:
+        parts = {"validation": trainer.validation, "max_steps": steps}
+        every = Cadence(trainer.cfg, trainer.state, **parts).eval_every
+        return math.ceil(steps / every)
+
+    found = {steps: evaluations(steps) for steps in (10, 20, 30, 50, 399, 480, 1600, 10**6)}
+    assert found == {10: 2, 20: 2, 30: 3, 50: 5, 399: 5, 480: 6, 1600: 20, 10**6: 20}
 
 
 def test_a_run_that_leaves_it_open_evaluates_logs_and_saves_without_being_told(tiny):
@@ -197,8 +213,10 @@ def test_by_the_clock_evaluations_are_as_many_as_they_are_affordable(tiny):
 
     # a thousand tokens a second: an evaluation of so many takes a half of so many milliseconds
     assert times(10) == [*range(30, 600, 30), 600]
-    assert times(5_000) == [200, 400, 600]
-    assert times(10_000) == [400, 600]
+    assert times(2_000) == [*range(80, 560, 80), 560, 600]  # an eightieth of the time
+    assert times(5_000) == [120, 240, 360, 480, 600]  # a curve, for a fiftieth
+    assert times(24_000) == [120, 240, 360, 480, 600]  # for a tenth
+    assert times(48_000) == [240, 480, 600]
     assert times(100_000) == [600]
 
 

@@ -53,7 +53,7 @@ class TrainerConfig:
         None  # length in wall clock, such as 15m; the result then depends on speed
     )
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
-    # steps between evaluations; null: as often as costs little, at most 20 times
+    # steps between evaluations; null: as often as costs little, 5 to 20 times if cheap
     eval_every: int | None = None
     eval_bytes: int | float | str | None = (
         100_000  # of validation text per evaluation, in whole documents; null: all of it

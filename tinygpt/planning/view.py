@@ -51,15 +51,19 @@ class Plan:
     @property
     def evaluations(self) -> int:
         """Number of evaluations."""
+        tokens = max(self.eval_tokens, 1)
         if self.steps is None:
             assert self.measured, "seconds is None without a trial"
-            takes_s = self.eval_tokens * self.measured.eval_s_per_token
-            affordable = int(cadence.EVAL_SHARE * float(self.cfg.trainer.max_time or 0) / takes_s)
-            return min(max(affordable, 1), cadence.EVALS[1])
+            times = cadence.affordable_evals(
+                run=float(self.cfg.trainer.max_time or 0),
+                each=tokens * self.measured.eval_s_per_token,
+            )
+            return max(int(times), 1)
         if self.cfg.trainer.eval_every is not None:
             return -(-self.steps // self.cfg.trainer.eval_every)
         trained = self.steps * self.cfg.trainer.tokens_per_step
-        return cadence.affordable_evals(trained=trained, evaluated=max(self.eval_tokens, 1))
+        times = cadence.affordable_evals(run=trained, each=cadence.EVAL_COST * tokens)
+        return max(int(times), cadence.EVALS[0])
 
 
 def plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> None:

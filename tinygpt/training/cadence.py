@@ -9,7 +9,9 @@ from tinygpt.training.validation import Validation
 # defaults where the config does not say how often
 EVAL_SHARE = 1 / 80  # share of the run's time for evaluations
 EVAL_COST = 1 / 2  # time to evaluate a token, as a share of training on it
-EVALS = (2, 20)  # fewest and most evaluations
+EVALS = (2, 20)  # fewest evaluations of a run with a known number of steps, and most of any run
+# a short run evaluates up to CURVE times, enough for a curve, for at most CURVE_SHARE of its time
+CURVE, CURVE_SHARE = 5, 1 / 10
 ROWS, ROW_S = 500, 10.0  # rows of a run; most seconds between rows if the clock ends it
 SAVE_SHARE = 1 / 100  # share of the run's time for checkpoints, in a background thread
 SAVE_EVERY_S = (60.0, 600.0)  # fewest and most seconds between checkpoints
@@ -41,8 +43,8 @@ class Cadence:
         if self.cfg.eval_every is not None or self.max_steps is None:
             return self.cfg.eval_every
         trained = self.max_steps * self.cfg.tokens_per_step
-        times = affordable_evals(trained=trained, evaluated=len(self.validation.tokens))
-        return math.ceil(self.max_steps / times)
+        times = affordable_evals(run=trained, each=EVAL_COST * len(self.validation.tokens))
+        return math.ceil(self.max_steps / max(int(times), EVALS[0]))
 
     def _log_every(self) -> int | None:
         """Steps between rows; None if the clock decides."""
@@ -71,13 +73,13 @@ class Cadence:
         return self.done() or (every is not None and self.state.step % every == 0)
 
     def eval_due(self) -> bool:
-        """Whether an evaluation is due: by steps, or by EVAL_SHARE of the time."""
+        """Whether an evaluation is due: by steps, or by the clock."""
         if self.eval_every is not None or self.done():
             return self.due(self.eval_every)
         assert self.max_time_s is not None
         step_s_per_token = self.state.elapsed_s / self.state.tokens
         takes_s = EVAL_COST * step_s_per_token * len(self.validation.tokens)
-        portion_s = max(self.max_time_s / EVALS[1], takes_s / EVAL_SHARE)
+        portion_s = self.max_time_s / affordable_evals(run=self.max_time_s, each=takes_s)
         left_s = self.max_time_s - self.state.elapsed_s  # one more evaluation follows at the end
         return self.state.elapsed_s - self.evaluated_s >= portion_s and left_s >= portion_s / 2
 
@@ -108,7 +110,10 @@ def length_in_steps(
     return cfg.planned_steps
 
 
-def affordable_evals(*, trained: int, evaluated: int) -> int:
-    """Number of evaluations in a run of `trained` tokens where the config does not say."""
-    least, most = EVALS
-    return min(max(int(EVAL_SHARE * trained / (EVAL_COST * evaluated)), least), most)
+def affordable_evals(*, run: float, each: float) -> float:
+    """How many evaluations a run affords where the config does not say how often; not rounded.
+
+    `run` and `each` are what the run and one evaluation take, in the same unit.
+    """
+    few = min(CURVE, CURVE_SHARE * run / each)
+    return min(max(EVAL_SHARE * run / each, few), EVALS[1])
