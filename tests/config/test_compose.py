@@ -85,6 +85,44 @@ def test_what_is_typed_wins_over_the_file(tmp_path: Path) -> None:
     assert (cfg.seed, cfg.optimizer.lr, cfg.optimizer.beta2) == (8, 0.1, 0.9)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        (["trainer.max_steps=1e3"], 1000),
+        (['trainer.max_steps="5e6"'], 5_000_000),
+        (["trainer.max_steps=1000.0"], 1000),
+        (["seed=1e16"], 10**16),
+        (["dataset=tiny_stories", "dataset.max_documents=1e3"], 1000),
+        (["tokenizer=bpe", "tokenizer.vocab_size=1e3"], 1000),
+        (["callback=early_stop", "callback.early_stop.patience=1e1"], 10),
+    ],
+)
+def test_a_whole_number_may_have_an_exponent(typed: list[str], value: int) -> None:
+    node: Any = config.to_dict(run_config(*typed))
+    for part in typed[-1].partition("=")[0].split("."):
+        node = node[part]
+    assert node == value
+    assert isinstance(node, int)
+
+
+def test_a_whole_number_with_an_exponent_may_be_in_a_file_or_a_list(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.json", {"trainer": {"max_steps": 1e3}})
+    assert run_config(file, "seed=1e1").trainer.max_steps == 1000
+    assert compose.compose("data", ["candidates=[1e3,2e3]"]).candidates == [1000, 2000]
+
+
+def test_what_is_no_whole_number_is_refused_with_its_field(my_conf: Path) -> None:
+    wrong = "is of the wrong type: the field takes a whole number"
+    assert mistake("seed=1.5", "trainer.max_steps=1e3") == f"seed=1.5 {wrong}"
+    assert mistake("trainer.max_steps=1e-3") == f"trainer.max_steps=0.001 {wrong} or null"
+    assert mistake("trainer.max_steps=-1e3") == "trainer.max_steps=-1000 must be at least 1"
+    (my_conf / "experiment").mkdir(exist_ok=True)
+    bundle = my_conf / "experiment" / "half.yaml"
+    bundle.write_text("# @package _global_\ntrainer:\n  max_steps: 0.5\n")
+    said = mistake("experiment=half", config_dir=my_conf)
+    assert said.startswith("experiment/half.yaml: trainer.max_steps: Value '0.5' of type 'float'")
+
+
 def test_of_two_typed_values_the_last_wins() -> None:
     cfg = run_config("seed=1", "model=small", "optimizer.lr=0.1", "seed=2", "model=nano")
     assert cfg == run_config("optimizer.lr=0.1", "seed=2", "model=nano")

@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tinygpt import config, registry
 from tinygpt.config import DataConfig, PrepareConfig, RunConfig, SweepConfig, mistakes
-from tinygpt.config.choices import CONF, groups
+from tinygpt.config.choices import CONF, field_names, groups
 from tinygpt.config.overrides import hydra_setting, parse, quoted
 from tinygpt.config.resolution import environment_unread
 from tinygpt.errors import UserError
@@ -87,10 +89,14 @@ def _compose(
             base = hydra.compose(entry, overrides=[*(str(o.input_line) for o in chosen), *search])
         except (HydraException, OmegaConfBaseException, YAMLError) as broken:
             raise UserError(mistakes.in_a_line(broken)) from None
-        # from the last on: what was typed comes after what a file says
-        values = [override for override in reversed(parsed) if override not in chosen]
-        found = (mistakes.mistake_of(entry, base, override, choices) for override in values)
-        raise next(filter(None, found), UserError(mistakes.in_a_line(error))) from None
+        values = [override for override in parsed if override not in chosen]
+        try:
+            again = [_converted(base, o) if o in values else str(o.input_line) for o in parsed]
+            raw = hydra.compose(entry, overrides=[*again, *search])
+        except (HydraException, OmegaConfBaseException):
+            # from the last on: what was typed comes after what a file says
+            found = (mistakes.mistake_of(entry, base, o, choices) for o in reversed(values))
+            raise next(filter(None, found), UserError(mistakes.in_a_line(error))) from None
     for override in parsed:  # int() takes the digits of any script
         key, value = override.key_or_group, override.value()
         if not isinstance(value, str) or value.isascii() or "${" in value:
@@ -98,3 +104,20 @@ def _compose(
         if isinstance(number := OmegaConf.select(raw, key), int | float):
             raise UserError(f"{key}={value} has other digits than 0 to 9; type {key}={number}")
     return config.resolve(raw, CONFIG_CLASSES[entry])
+
+
+def _converted(base: DictConfig, override: Override) -> str:
+    """The override with its value as its field takes it: 1e3 as 1000, which Hydra refuses itself.
+
+    `base` is the config without the values. An override that does not fit comes back as typed.
+    """
+    path, typed = override.key_or_group, str(override.input_line)
+    group, _, leaf = path.rpartition(".")
+    parent = OmegaConf.select(base, group) if group else base
+    cls = OmegaConf.get_type(parent) if isinstance(parent, DictConfig) else None
+    if cls is None or not is_dataclass(cls) or "${" in typed or leaf not in field_names(cls):
+        return typed
+    try:
+        return f"{path}={quoted(config.convert(cls, leaf, override.value(), field_name=path))}"
+    except UserError:
+        return typed

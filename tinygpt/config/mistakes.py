@@ -154,7 +154,9 @@ def in_a_line(error: Exception) -> str:
             return f"{file}.yaml: its first line must be\n  # @package _global_"
         untyped = f"not in '{group.title()}Config'" in reason
         hint = f"; begin with\n  defaults: [/schema/{group}/NAME@_here_, _self_]" if untyped else ""
-        return f"{file}.yaml: {reason}{hint}"
+        key = re.search(r"full_key: (\S+)", str(error))
+        field = f"{key[1]}: " if key and reason.startswith("Value ") else ""
+        return f"{file}.yaml: {field}{reason}{hint}"
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
