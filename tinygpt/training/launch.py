@@ -189,7 +189,8 @@ def resumed(settings: Sequence[str]) -> Job:
     outputs = [text.partition("=")[2] for text in typed if text.startswith("output_dir=")]
     if len(which) > 1:
         raise UserError(f"resume= goes on with one run, and is typed for {' and '.join(which)}")
-    path = find_run(which[-1], field="resume", output_dir=Path(*outputs[-1:] or ["outputs"]))
+    folder = Path(*outputs[-1:] or ["outputs"]).expanduser()
+    path = find_run(which[-1], field="resume", output_dir=folder)
     content: dict[str, Any] = escaped(config.to_dict(load_config(path)))
     had_auto = content["trainer"]["micro_batch_size"] == "auto"
     record = read_record(path)
