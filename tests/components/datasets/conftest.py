@@ -28,10 +28,10 @@ WARM_UP = {"repo": "some one"}  # imports the library and reads nothing
 # Says what a user would get for each case; all of them are opened before the first is read.
 CLIENT = """
 import json, sys, time
-from tinygpt.components.datasets.hub import http
+from tinygpt.components.datasets.hub import client
 from tinygpt.components.datasets.hub.config import HubConfig
 from tinygpt.errors import UserError
-http._WAITS_S = (0.01,) * len(http._WAITS_S)
+client.WAITS_S = (0.01,) * len(client.WAITS_S)
 cases = json.loads(sys.argv[1])
 sources = [HubConfig(**case).open() for case in cases]
 identities = [source.identity for source in sources]
@@ -118,6 +118,7 @@ class HubHandler(BaseHTTPRequestHandler):
             linked = {"X_Linked_Size": str(len(body)), "X_Linked_ETag": about["ETag"]}
             self.reply(302, Location=location, **about, **linked)
             return
+        whole = body
         status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked:
             stop = min(len(body), int(asked[2]) + 1 if asked[2] else len(body))
@@ -128,6 +129,8 @@ class HubHandler(BaseHTTPRequestHandler):
             case "cut":
                 self.reply(status, body[: len(body) // 2], length=len(body), **about)
                 self.close_connection = True
+            case "whole":
+                self.reply(200, whole)
             case int(refused):
                 self.reply(refused)
             case _:
@@ -159,7 +162,8 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, Mapping[str, bytes]] = {}
         self.calls: list[str] = []
         self.served: Counter[str] = Counter()  # bytes of the contents of each repo's files
-        # what becomes of a repo's next requests for contents: a status, "cut" in the middle, None
+        # what becomes of a repo's next requests for contents: a status, "cut" in the middle,
+        # "whole" (the range is ignored), or None
         self.faults: dict[str, Iterator[int | str | None]] = {}
         Thread(target=self.serve_forever, daemon=True).start()
 

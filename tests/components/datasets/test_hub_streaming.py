@@ -7,11 +7,15 @@ import io
 import random
 import re
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+
+from tinygpt.components.datasets.hub import remote_parquet
+from tinygpt.errors import UserError
 
 RANDOM = random.Random(0)
 N_FILES, FILE_ROWS, GROUP_ROWS = 4, 800, 8
@@ -62,6 +66,7 @@ CASES: dict[str, tuple[dict[str, bytes], dict[str, Any], Any]] = {
     "cut": (LARGE, A_LOT, chain([None] * 3, repeat("cut"))),
     "404": (LARGE, A_LOT, chain([None] * 3, repeat(404))),
     "403": (LARGE, A_LOT, chain([None] * 3, repeat(403))),
+    "whole": (LARGE, A_LOT, chain([None] * 3, repeat("whole"))),
 }
 
 
@@ -162,6 +167,7 @@ def test_a_passing_fault_of_the_network_changes_nothing(
         ("cut", r"cannot be had from the hub, asked 6 times: .*\n  what came before is kept", 6),
         ("404", r"is not on the hub \(404\), though .* another dataset.revision=COMMIT", 1),
         ("403", r"is refused: .*403.*; log in with: hf auth login", 1),
+        ("whole", r": the hub, or a proxy before it, sends only whole files; leave out dataset", 1),
     ],
 )
 def test_a_lasting_fault_ends_after_some_attempts_with_the_file_and_what_to_do(
@@ -190,3 +196,16 @@ def test_what_came_once_is_not_downloaded_again_even_if_more_is_wanted(
     [offline] = machine.load(asked("hundredth"), network=False)
     assert offline["train"] == ROWS[:32]
     assert offline["provenance"] == answers["hundredth"]["provenance"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named_with_its_way_out(tmp_path: Path) -> None:
+    def download() -> None:
+        with remote_parquet._made(tmp_path / "0.arrow") as partial:
+            partial.symlink_to("/dev/full")
+            partial.write_bytes(b"a row group")
+
+    message = f"the disk of the cache of downloads, {tmp_path}, is full; make room, or set HF_HOME"
+    with pytest.raises(UserError, match=message):
+        download()
+    assert not list(tmp_path.iterdir())

@@ -1,24 +1,26 @@
-"""The library `datasets`, with its failures in a user's words and without its long waits."""
+"""Ask the hub through the library `datasets`: bounded attempts, then one clear error."""
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tinygpt.components.datasets.hub.http import is_busy, persistently, reason
 from tinygpt.errors import UserError, check_choice
 
+WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # before each further attempt to download
+_LOOKUP_WAITS_S = (0.5, 1.0)  # before each further attempt to look up a repo
+_LOOKUP_TIMEOUT_S = 5
 _OTHER_WAYS = (
     "type dataset.path=FOLDER for a local copy, or dataset=storyworld, which needs no network"
 )
-_PATIENCE_S = 5  # for one answer of the hub
-_WAITS_S = (0.5, 1.0)  # before it is asked again
+T = TypeVar("T")
 
 
 class Unreachable(Exception):
-    """The hub gives no answer; the text says why."""
+    """The hub does not answer; the text gives the reason."""
 
 
 def local(folder: Path, subset: str | None) -> Any:
@@ -32,20 +34,23 @@ def local(folder: Path, subset: str | None) -> Any:
 
 
 def online(repo: str, subset: str | None, revision: str) -> Any:
-    """The builder of a repo at the commit that the revision means now.
+    """The builder of a repo at the commit that `revision` names now.
 
-    Raises UserError if the hub says no, Unreachable if it says nothing.
+    Raises UserError if the hub refuses the request, Unreachable if it does not answer.
     """
     _library()
     commit = _commit(repo, revision)
     builder = _builder(repo, subset, commit, where=f"dataset.repo={repo}")
-    if builder.hash != commit:  # the library took what its cache has
+    if builder.hash != commit:  # the library fell back to its cache
         raise Unreachable("the connection was lost")
     return builder
 
 
 def cached(repo: str, subset: str | None, revision: str, problem: Unreachable) -> Any:
-    """The builder of the newest commit in the local cache; raises UserError with the problem."""
+    """The builder of the newest commit in the local cache.
+
+    Raises UserError, with `problem` as the reason, if the cache does not have the revision.
+    """
     _library()
     where = f"dataset.repo={repo}"
     with _offline():
@@ -73,13 +78,66 @@ def download(builder: Any, *, where: str) -> None:
     """Make the builder's Arrow files, unless the cache has them; raises UserError."""
     try:
         persistently(builder.download_and_prepare, passes=is_busy)
-    except Exception as error:  # of the HTTP library, of the file format, of the disk
+    except Exception as error:  # from the HTTP library, the file format or the disk
         again = "; files that came whole are kept, so try again" if builder.repo_id else ""
         raise UserError(f"{where} could not be loaded: {reason(error)}{again}") from error
 
 
+def persistently(
+    ask: Callable[[], T],
+    *,
+    passes: Callable[[Exception], bool],
+    waits_s: Sequence[float] | None = None,
+) -> T:
+    """Call `ask` until it returns, with a wait before each of `len(waits_s)` further attempts.
+
+    Only errors for which `passes` is true are tried again; the last error is raised.
+    """
+    for wait_s in WAITS_S if waits_s is None else waits_s:
+        try:
+            return ask()
+        except Exception as error:
+            if not passes(error):
+                raise
+        time.sleep(wait_s)
+    return ask()
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the hub reports a fault of its own (5xx), a timeout (408) or a rate limit (429)."""
+    from huggingface_hub import errors
+
+    statuses = [
+        e.response.status_code for e in _causes(error) if isinstance(e, errors.HfHubHTTPError)
+    ]
+    return any(status >= 500 or status in (408, 429) for status in statuses)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of the error's root cause."""
+    root = _causes(error)[-1]
+    return (str(root).strip() or type(root).__name__).splitlines()[0]
+
+
+def refused(error: Exception, *, where: str) -> UserError | None:
+    """The error to raise if the hub asks for a login (401 or 403), else None."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return UserError(f"{where} is refused: {reason(error)}; log in with: hf auth login")
+    return None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, its cause, the cause of that, and so on to the root."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return chain
+
+
 def _library() -> None:
-    """Import `datasets`, quiet where nobody watches, and without reports to anybody."""
+    """Import `datasets` without usage reports, and without progress bars outside a terminal."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # both are read at import
     os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     import datasets
@@ -89,62 +147,51 @@ def _library() -> None:
 
 
 def _commit(repo: str, revision: str) -> str:
-    """Ask the hub, where the library alone would try for 23 s when nobody answers.
+    """The commit that `revision` names now.
 
-    Raises UserError if the hub says no, Unreachable if it says nothing.
+    Asked here because the library alone tries for 23 s when the hub does not answer. Raises
+    UserError if the hub refuses the request, Unreachable if it does not answer.
     """
     from datasets import config
-    from huggingface_hub import errors
+    from huggingface_hub import HfApi, errors
 
+    def ask() -> Any:
+        return HfApi().dataset_info(repo, revision=revision, timeout=_LOOKUP_TIMEOUT_S).sha
+
+    where = f"dataset.repo={repo}"
     if config.HF_HUB_OFFLINE:
         raise Unreachable("HF_HUB_OFFLINE is set")
     try:
-        return str(_info(repo, revision).sha)
+        return str(persistently(ask, passes=is_busy, waits_s=_LOOKUP_WAITS_S))
     except errors.HFValidationError:
-        raise UserError(f"dataset.repo={repo} is no name; type dataset.repo=OWNER/NAME") from None
+        raise UserError(f"{where} is no name; type dataset.repo=OWNER/NAME") from None
     except errors.RevisionNotFoundError:
         raise UserError(
-            f"dataset.revision={revision} is no branch, tag or commit of dataset.repo={repo}"
+            f"dataset.revision={revision} is no branch, tag or commit of {where}"
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"dataset.repo={repo} is not on the hub, or is private; "
+            f"{where} is not on the hub, or is private; "
             "mind the spelling, or log in with: hf auth login"
         ) from None
-    except errors.HfHubHTTPError as error:
-        if error.response.status_code in (401, 403):
-            raise UserError(
-                f"dataset.repo={repo} is refused: {reason(error)}; log in with: hf auth login"
-            ) from None
-        raise Unreachable(reason(error)) from None
-    except Exception as error:  # the HTTP library's own, which differ between versions
-        raise Unreachable(reason(error)) from None
-
-
-def _info(repo: str, revision: str) -> Any:
-    """What the hub says of the repo."""
-    from huggingface_hub import HfApi
-
-    def ask() -> Any:
-        return HfApi().dataset_info(repo, revision=revision, timeout=_PATIENCE_S)
-
-    return persistently(ask, passes=is_busy, waits_s=_WAITS_S)
+    except Exception as error:  # the HTTP library's errors differ between versions
+        raise refused(error, where=where) or Unreachable(reason(error)) from None
 
 
 def _builder(source: str, subset: str | None, commit: str | None, *, where: str) -> Any:
-    """Raises UserError, or Unreachable."""
+    """Raises UserError if the source or the subset is wrong, else Unreachable."""
     import datasets
 
     try:
         return datasets.load_dataset_builder(source, subset, revision=commit)
-    except datasets.exceptions.DatasetNotFoundError as error:  # gated: its text says what to do
+    except datasets.exceptions.DatasetNotFoundError as error:  # a gated repo: its text says how
         raise UserError(f"{where}: {error} Log in with: hf auth login") from None
     except FileNotFoundError as error:
         raise UserError(f"{where} has no data files that can be read: {reason(error)}") from None
     except (ValueError, RuntimeError) as error:
         subsets: list[str] = []
-        if commit or Path(source).is_dir():  # the library's cache cannot list them
-            with suppress(Exception):  # which then is what the error below says
+        if commit or Path(source).is_dir():  # the library's cache cannot list subsets
+            with suppress(Exception):  # then the library's own error is reported below
                 subsets = datasets.get_dataset_config_names(source, revision=commit)
         if subset is None and len(subsets) > 1:
             raise UserError(
@@ -161,7 +208,7 @@ def _builder(source: str, subset: str | None, commit: str | None, *, where: str)
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Let the library look only into its cache, as HF_HUB_OFFLINE=1 does from the start."""
+    """Let the library use only its cache, as if HF_HUB_OFFLINE=1 had been set at the start."""
     from datasets import config
 
     before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True

@@ -1,26 +1,34 @@
-"""Some rows of a repo's parquet files: only the row groups that hold them are downloaded, and kept.
+"""Rows of parquet files on the hub: only the row groups that hold them are downloaded, and kept.
 
-The local cache has a folder per repo: in `refs` the commit of each revision that was read, and per
-commit the list of files, their footers, and a file for each row group of a column.
+The local cache has a folder per repo. Its `refs` folder has the commit of each revision that was
+read; a folder per commit has the list of files, their footers, and one file per downloaded row
+group of a column.
+
+Not read through `huggingface_hub.HfFileSystem` (tried with version 2.4): where a proxy ignores the
+range of a request and sends the whole file, it returns bytes from the wrong place without an error;
+it waits as long as a Retry-After header says; and its read-ahead has no limit.
 """
 
-import errno
+import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from tinygpt.components.datasets.hub.http import RemoteFile
+from tinygpt.components.datasets.hub.client import WAITS_S, is_busy, persistently, reason, refused
 from tinygpt.components.datasets.reading.parquet_files import ParquetFile, ParquetRows
 from tinygpt.errors import UserError
-from tinygpt.files import flush, rename_durably
+from tinygpt.files import flush, is_disk_full, rename_durably
 
 _PREFIX = "hf://datasets/"
+_TIMEOUT_S = 30  # for each read from the network
+_READ_AHEAD = 8 << 20  # bytes per request, up to the file's `limit`
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Listing:
     repo: str
     commit: str
     files: dict[str, list[str]]  # split -> paths in the repo
-    rows: dict[str, int]  # split -> its rows, of those whose number the repo's card tells
+    rows: dict[str, int]  # split -> its number of rows, if the repo's card gives it
 
     def open(self, split: str, text_column: str) -> ParquetRows:
         """The rows of a split; nothing is downloaded yet."""
@@ -42,7 +50,7 @@ class Listing:
         return _repo_folder(self.repo) / self.commit
 
     def keep(self, subset: str | None, revision: str) -> None:
-        """Remember it for a time without network."""
+        """Write it to the cache, for a later run without network."""
         with _made(self.folder / f"{_slug(subset)}.json") as partial:
             partial.write_text(json.dumps(asdict(self)))
         with _made(_repo_folder(self.repo) / "refs" / _slug(revision)) as partial:
@@ -50,7 +58,7 @@ class Listing:
 
 
 def listed(builder: Any, repo: str) -> Listing | None:
-    """What a `datasets.DatasetBuilder` of the hub knows; None if its files are not parquet."""
+    """The parquet files of a `datasets.DatasetBuilder`; None if its files are not parquet."""
     commit = str(builder.hash)
     start = f"{_PREFIX}{repo}@{commit}/"
     files = {str(split): list(urls) for split, urls in (builder.config.data_files or {}).items()}
@@ -67,7 +75,7 @@ def listed(builder: Any, repo: str) -> Listing | None:
 
 
 def kept(repo: str, subset: str | None, revision: str) -> Listing | None:
-    """The listing that the cache has of a branch, tag or commit."""
+    """The listing of a branch, tag or commit in the cache; None if it has none."""
     folder = _repo_folder(repo)
     commit = revision
     with suppress(OSError):
@@ -78,8 +86,110 @@ def kept(repo: str, subset: str | None, revision: str) -> Listing | None:
         return None
 
 
+class RemoteFile(io.RawIOBase):
+    """A file on the hub for random access; each read that is not in the buffer is one request.
+
+    Requests read ahead up to `limit` (0: no read-ahead). Raises UserError if the hub does not
+    deliver.
+    """
+
+    def __init__(self, url: str, *, where: str) -> None:
+        self.url = url
+        self.where = where
+        self.size = self._persistently(self._ask_size)
+        self.limit = 0
+        self._position = 0
+        self._start, self._buffer = 0, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, target: Any) -> int:
+        view = memoryview(target).cast("B")
+        start = self._position
+        stop = min(self.size, start + len(view))
+        if start >= stop:
+            return 0
+        if not self._start <= start <= stop <= self._start + len(self._buffer):
+            ahead = max(stop, min(start + _READ_AHEAD, self.limit))
+            self._buffer = self._persistently(lambda: self._ask(start, ahead))
+            self._start = start
+        view[: stop - start] = memoryview(self._buffer)[start - self._start : stop - self._start]
+        self._position = stop
+        return stop - start
+
+    def _ask_size(self) -> int:
+        from huggingface_hub import get_hf_file_metadata
+
+        size = get_hf_file_metadata(self.url, timeout=_TIMEOUT_S).size
+        if size is None:
+            raise OSError("the hub does not tell the size of the file")
+        return size
+
+    def _ask(self, start: int, stop: int) -> bytes:
+        from huggingface_hub import get_session
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public in its docs
+            build_hf_headers,
+            hf_raise_for_status,
+        )
+
+        headers = build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}"}
+        with get_session().stream("GET", self.url, headers=headers, timeout=_TIMEOUT_S) as response:
+            hf_raise_for_status(response)
+            if response.status_code != 206:  # the body, which may be large, is not read
+                raise UserError(
+                    f"{self.where}: the hub, or a proxy before it, sends only whole files; leave "
+                    "out dataset.fraction and dataset.max_documents to download them"
+                )
+            data: bytes = response.read()
+        if len(data) != stop - start:
+            raise OSError(f"asked for {stop - start} bytes, got {len(data)}")
+        return data
+
+    def _persistently(self, ask: Callable[[], T]) -> T:
+        from huggingface_hub.constants import HF_HUB_OFFLINE
+
+        if HF_HUB_OFFLINE:
+            raise UserError(f"{self.where} is not in the local cache, and HF_HUB_OFFLINE is set")
+        try:
+            return persistently(ask, passes=lambda error: self._final(error) is None)
+        except Exception as error:  # the HTTP library's errors differ between versions
+            raise self._final(error) or UserError(
+                f"{self.where} cannot be had from the hub, asked {len(WAITS_S) + 1} times: "
+                f"{reason(error)}\n  what came before is kept, so try again"
+            ) from None
+
+    def _final(self, error: Exception) -> UserError | None:
+        """The error to raise if another attempt would fail too; None if it may succeed."""
+        from huggingface_hub import errors
+
+        if isinstance(error, UserError):
+            return error
+        if not isinstance(error, errors.HfHubHTTPError) or is_busy(error):
+            return None
+        if error.response.status_code == 404:
+            return UserError(
+                f"{self.where} is not on the hub (404), though the repo lists it; "
+                "try again later, or type another dataset.revision=COMMIT"
+            )
+        return refused(error, where=self.where) or UserError(
+            f"{self.where} cannot be had from the hub: {reason(error)}"
+        )
+
+
 class RemoteParquetFile(ParquetFile):
-    """A file of the hub.  Its footer and the row groups that were read are in the cache."""
+    """A file on the hub. Its footer and each row group are cached when they are first read."""
 
     def __init__(self, listing: Listing, path: str, text_column: str) -> None:
         super().__init__(listing.folder / "files" / path, text_column)
@@ -98,7 +208,7 @@ class RemoteParquetFile(ParquetFile):
         return parquet.read_metadata(footer)
 
     def _check_groups(self) -> None:
-        """Nothing: it would download a part of every row group, and the hub's footers are whole."""
+        """Does nothing: the check would download a part of every row group."""
 
     def _read_groups(self, groups: Sequence[int]) -> Iterator[Any]:
         import pyarrow as pa
@@ -112,14 +222,17 @@ class RemoteParquetFile(ParquetFile):
                     yield batches.get_batch(i).column(0)
 
     def _download(self, group: int, path: Path, *, last: int) -> None:
-        """Keep a row group; up to the last one is read ahead where the text is most of the file."""
+        """Write a row group's text to the cache.
+
+        Where the text is most of the file, requests read ahead, up to the end of group `last`.
+        """
         import pyarrow as pa
 
         start, stop = self._span(group)[0], self._span(last)[1]
         text = sum(chunk.total_compressed_size for chunk in self.chunks[group : last + 1])
         self._remote.limit = stop if 2 * text > stop - start else 0
         kind = self.footer.schema.to_arrow_schema().field(self.text_column).type
-        if pa.types.is_dictionary(kind):  # batches hold its values
+        if pa.types.is_dictionary(kind):  # the batches are decoded
             kind = kind.value_type
         schema = pa.schema([(self.text_column, kind)])
         zstd = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -132,7 +245,7 @@ class RemoteParquetFile(ParquetFile):
                 kept.write_batch(pa.record_batch([array], schema=schema))
 
     def _span(self, group: int) -> tuple[int, int]:
-        """Where the text of a row group is in the file."""
+        """The byte range of a row group's text in the file."""
         chunk = self.chunks[group]
         start = chunk.dictionary_page_offset or chunk.data_page_offset
         return start, start + chunk.total_compressed_size
@@ -158,7 +271,11 @@ def _slug(name: str | None) -> str:
 
 @contextmanager
 def _made(path: Path) -> Iterator[Path]:
-    """A name to write under; the file gets its own when it is whole.  Raises UserError."""
+    """A temporary name to write to; a complete file is renamed to `path`.
+
+    The name is this process's own, so that two processes may download the same file. Raises
+    UserError if the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -166,7 +283,7 @@ def _made(path: Path) -> Iterator[Path]:
         flush(partial)
         rename_durably(partial, path)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise UserError(
             f"the disk of the cache of downloads, {path.parent}, is full; make room, "
