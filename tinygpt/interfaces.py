@@ -1,6 +1,6 @@
-"""What each kind of component must offer: the base class of its config, and what that config makes.
+"""The interface of each kind of component: the base class of its config, and what `build` returns.
 
-Nothing here imports torch: configs are composed and checked before the heavy libraries load.
+Nothing here imports torch, so configs are composed and checked before heavy libraries load.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 Metrics = dict[str, float]
 
 
-# Datasets: where documents come from
+# Datasets: the source of documents
 
 
 class TextSource(ABC):
@@ -37,58 +37,58 @@ class TextSource(ABC):
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Whatever determines the documents, as JSON; equal identities mean equal documents.
+        """All that determines the documents, as JSON; equal identities mean equal documents.
 
-        It is part of the key of the prepared data, so it must be cheap and need no network.
+        It is part of the cache key of the prepared data, so it must be cheap and need no network.
         """
 
     @abstractmethod
     def documents(self, split: Split) -> Iterator[str]:
-        """The documents of one split, lazily: memory does not grow with the data."""
+        """Iterate over one split lazily, so memory does not grow with the data."""
 
     def n_documents(self, split: Split) -> int | None:
-        """How many documents the split has at most, if that is known without reading them."""
+        """An upper bound on the split's document count; None if only reading would tell."""
         return None
 
     def utf8_bytes_estimate(self) -> int | None:
-        """About how many UTF-8 bytes both splits have, from sizes that are cheap to learn.
+        """A rough size of both splits in UTF-8 bytes, from file sizes or other cheap metadata.
 
-        It may be wrong by a factor of two; None where nothing is known without reading.
+        It may be wrong by a factor of two; None if only reading would tell.
         """
         return None
 
     def dropped(self, split: Split) -> dict[str, int]:
-        """Documents that the last complete pass over `documents(split)` left out, by reason.
+        """How many documents the last complete pass over `documents(split)` left out, by reason.
 
-        Reasons are "empty" and "bad_text"; {} before the first pass and where nothing can be.
-        What is dropped before the source divides its documents into splits counts for train.
+        Reasons are "empty" and "bad_text". Returns {} before the first pass, and for sources that
+        never drop a document. A document dropped before the splits are made counts for train.
         """
         return {}
 
     def provenance(self) -> dict[str, Any]:
-        """What the manifest records beside the identity, such as the commit that was read."""
+        """Extra facts for the manifest, such as the commit that was read."""
         return {}
 
     def entropy_bits(self, split: Split) -> float | None:
-        """The sum over the split's documents of -log2 P(document), where P is known."""
+        """The sum of -log2 P(document) over the split; None if P is unknown."""
         return None
 
 
 @dataclass
 class DatasetConfig(ABC):
-    """Fields say which text; `open` gives access to it.
+    """Config of a dataset: its fields select the text, and `open` gives access to it.
 
-    The two fields here say how training reads its tokens, and are no part of the identity.
+    `window` and `mask_documents` set how training reads the tokens; they are not in the identity.
     """
 
     name: str = MISSING
-    # where training windows begin: packed follow each other; document: at a document's beginning
+    # packed: windows follow each other; document: each window begins where a document begins
     window: str = "packed"
-    mask_documents: bool = False  # attention sees the own document only, not those before it
+    mask_documents: bool = False  # attention stays inside each document
 
     @abstractmethod
     def open(self) -> TextSource:
-        """Check that the text is there and return it; raises UserError."""
+        """Check that the text exists and return it; raises UserError."""
 
 
 # Tokenizers: str <-> token ids
@@ -96,16 +96,16 @@ class DatasetConfig(ABC):
 
 @dataclass(frozen=True)
 class Encoded:
-    """The ids of several texts."""
+    """Token ids of several texts, concatenated."""
 
-    ids: npt.NDArray[np.int32]  # (tokens,): of all texts, one after another
-    lengths: npt.NDArray[np.int64]  # (texts,): how many of the ids are of each text
+    ids: npt.NDArray[np.int32]  # (tokens,): all texts, one after another
+    lengths: npt.NDArray[np.int64]  # (texts,): number of ids in each text
 
 
 class Tokenizer(ABC):
     """Text to ids and back: `decode(encode(s)) == s` for every string.
 
-    The end-of-text token is never made from text: only `eot_id` puts it between documents.
+    Encoding never produces the end-of-text token; `eot_id` is inserted between documents.
     """
 
     eot_id: int = 0
@@ -117,10 +117,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of the text, without end of text."""
+        """Token ids of the text, without end of text."""
 
     def encode_batch(self, texts: Sequence[str]) -> Encoded:
-        """`encode` for many texts; faster where the tokenizer can."""
+        """Encode many texts; override this if the tokenizer has a faster batch method."""
         encoded = [self.encode(text) for text in texts]
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum()))
@@ -128,10 +128,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """UTF-8 bytes of the ids; end of text adds none.  A cut character gives its first bytes."""
+        """UTF-8 bytes of the ids, without end of text; may end inside a character."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; what is not UTF-8 (only a model writes that) becomes U+FFFD."""
+        """The text of the ids; invalid UTF-8, which only a model can produce, becomes U+FFFD."""
         data = self.decode_bytes(ids)
         try:
             return data.decode("utf-8", "surrogatepass")
@@ -140,7 +140,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write all that `TokenizerConfig.load` needs into an existing folder."""
+        """Write the files that `TokenizerConfig.load` reads into an existing folder."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -148,21 +148,22 @@ class Tokenizer(ABC):
 
 
 def utf8_length(text: str) -> int:
-    """UTF-8 bytes of the text; a lone surrogate counts as three."""
+    """Length of the text in UTF-8 bytes; a lone surrogate counts as three."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 
 @dataclass
 class TokenizerConfig(ABC):
-    """Fields say how to train it; the result is a Tokenizer."""
+    """Config of a tokenizer: its fields say how to train one."""
 
     name: str = MISSING
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the tokenizer beside the documents, as JSON: in the prepared data's key.
+        """All that determines the tokenizer except the documents, as JSON.
 
-        Raises UserError if a file that belongs to it cannot be read.
+        It is part of the cache key of the prepared data. Raises UserError if the tokenizer needs a
+        file that cannot be read.
         """
         return asdict(self)
 
@@ -180,41 +181,41 @@ class TokenizerConfig(ABC):
 
 @dataclass
 class ModelConfig(ABC):
-    """Fields say the architecture and its size; `build` makes the network."""
+    """Config of a model: its fields set the architecture and size; `build` makes the network."""
 
-    # whether the network can keep documents apart: see `LanguageModel`
+    # whether attention can be masked to each document: see `LanguageModel`
     masks_documents: ClassVar[bool] = False
     name: str = MISSING
 
     @abstractmethod
     def build(self, *, vocab_size: int, seq_len: int) -> LanguageModel:
-        """A new model on the default device, its weights drawn from torch's generator."""
+        """A new model on the default device, initialized from torch's random generator."""
 
 
 @dataclass
 class OptimizerConfig(ABC):
-    """Fields say the update rule; `build` makes the optimizer."""
+    """Config of an optimizer: its fields set the update rule; `build` makes the optimizer."""
 
     name: str = MISSING
     lr: float = 1e-3
 
     @abstractmethod
     def build(self, model: LanguageModel) -> Optimizer:
-        """An optimizer of all parameters, its groups at the peak learning rate.
+        """An optimizer of all parameters; every group starts at the peak learning rate.
 
-        `model.roles()` says what each parameter is for.
+        `model.roles()` gives the role of each parameter.
         """
 
 
 @dataclass
 class ScheduleConfig(ABC):
-    """Learning rate as a fraction of its peak: a pure function of progress."""
+    """Config of a schedule: the learning rate as a fraction of its peak, by progress alone."""
 
     name: str = MISSING
 
     @abstractmethod
     def multiplier(self, progress: float) -> float:
-        """Fraction of the peak learning rate at `progress` in [0, 1] of the run."""
+        """Fraction of the peak learning rate when `progress` in [0, 1] of the run is done."""
 
 
 # Loggers and callbacks
@@ -222,159 +223,159 @@ class ScheduleConfig(ABC):
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a logger may know about the run."""
+    """Facts about the run that a logger can use."""
 
     folder: Path
-    id: str  # stable: a resumed run has the id that it began with
+    id: str  # a resumed run keeps its id
     group: str | None  # the sweep that the run belongs to
-    config: Mapping[str, Any]  # resolved and plain: what config.yaml holds
-    derived: Mapping[str, Any]  # n_params, max_steps, ...: follows from config and data
-    resumed_at: int | None  # step at which a resumed run goes on
-    rows: Sequence[Metrics] = ()  # of a resumed run, those up to there, each with its "step"
+    config: Mapping[str, Any]  # the resolved config, as in config.yaml
+    derived: Mapping[str, Any]  # n_params, max_steps, ...: computed from config and data
+    resumed_at: int | None  # step from which a resumed run continues
+    rows: Sequence[Metrics] = ()  # a resumed run's rows up to that step, each with its "step"
 
 
 class Logger:
-    """Where rows of metrics go. Each method may be left as it is."""
+    """Receives rows of metrics; every method is optional and does nothing by default."""
 
     def start(self, run: RunInfo) -> None:
         """Called once, before the first row."""
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """One row; steps grow from call to call."""
+        """Log one row; steps increase from call to call."""
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Texts that the model wrote at this step."""
+        """Log texts that the model generated at this step."""
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Called once, always; status is finished, interrupted or failed."""
+        """Called exactly once at the end; status is finished, interrupted or failed."""
 
 
 @dataclass
 class LoggerConfig(ABC):
-    """Fields say where the rows go."""
+    """Config of a logger: its fields set where the rows go."""
 
     name: str = MISSING
 
     def check(self) -> None:
-        """Raise UserError if this machine is not set up for it; called before a run has a folder.
+        """Raise UserError if this machine lacks what the logger needs; by default checks nothing.
 
-        By default there is nothing to check.
+        Called before the run folder is created.
         """
         return
 
     @abstractmethod
     def build(self) -> Logger:
-        """A logger; raises UserError if what it needs is missing."""
+        """A new logger; raises UserError if a package or setting that it needs is missing."""
 
 
 @dataclass(frozen=True)
 class CallbackContext:
-    """What a callback may use."""
+    """Parts of the run that a callback can use."""
 
     tokenizer: Tokenizer
     folder: Path
     logger: Logger
     seq_len: int
-    prompts: Sequence[str] = ("",)  # that fit the dataset
+    prompts: Sequence[str] = ("",)  # examples that suit the dataset
 
 
 class Callback:
-    """Watches a run. What it must remember across a resume it keeps in `state.callbacks[name]`."""
+    """Watches a run; state that must survive a resume goes in `state.callbacks[name]`."""
 
     def on_eval(self, state: TrainState, metrics: Metrics) -> str | None:
-        """After each evaluation; a returned text ends the run with that reason."""
+        """Called after each evaluation; returning a text stops the run with that reason."""
         return None
 
     def on_end(self, state: TrainState) -> None:
-        """After the last step of a run that was not interrupted."""
+        """Called after the last step, unless the run was interrupted."""
 
 
 @dataclass
 class CallbackConfig(ABC):
-    """Fields say what to watch for."""
+    """Config of a callback: its fields set what to watch for."""
 
     name: str = MISSING
 
     @abstractmethod
     def build(self, context: CallbackContext) -> Callback:
-        """A callback for one run."""
+        """A new callback for one run."""
 
 
-# Sweeps: which runs, how far each goes, and where they run
+# Sweeps: which runs to make, how long each trains, and where they run
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A run of a sweep, as a search and a stopping rule see it."""
+    """One run of a sweep, as searches and stopping rules see it."""
 
-    number: int  # its folder in the sweep
-    overrides: tuple[str, ...]  # what tells it from the others, as `key=value`
+    number: int  # the name of its folder in the sweep
+    overrides: tuple[str, ...]  # the swept settings, as `key=value`
     status: str  # queued, running, paused, finished, stopped, interrupted or failed
-    max_steps: int | None  # None: it ends by the clock
-    values: Mapping[int, float]  # step -> the objective there, lower is better
+    max_steps: int | None  # None if the run ends by wall-clock time
+    values: Mapping[int, float]  # step -> objective at that step; lower is better
 
 
 class Search:
-    """Says which configs a sweep tries. All that it remembers follows from the trials."""
+    """Chooses the configs that a sweep tries; its state can be rebuilt from the trials."""
 
     def planned(self) -> list[list[str]]:
-        """The overrides of each trial that is known from the start."""
+        """The overrides of every trial that is fixed before the sweep starts."""
         return []
 
     def suggest(self, trials: Sequence[Trial]) -> list[str] | None:
-        """The overrides of one more trial, given how all so far went; None: there are no more."""
+        """The overrides of the next trial, given the results so far; None if there is none."""
         return None
 
 
 @dataclass
 class SearchConfig(ABC):
-    """Fields say how many configs to try, and by which rule."""
+    """Config of a search: its fields set how many configs to try and how to choose them."""
 
     name: str = MISSING
 
     @abstractmethod
     def build(self, space: Sequence[Override], *, folder: Path) -> Search:
-        """A search over what was typed; what it keeps on disk is in the sweep's folder.
+        """A search over the typed space; it may keep files in `folder`, the sweep's folder.
 
-        Raises UserError for a value in the space that it has no use for.
+        Raises UserError for a kind of value that this search cannot use.
         """
 
 
 class Stopping(ABC):
-    """Says which runs are worth going on with. A pure function of the trials.
+    """Decides which runs continue, as a pure function of the trials.
 
-    `all_known` says that the search has no more to suggest, and every trial has begun.
+    `all_known` is true when the search has no more suggestions and every trial has started.
     """
 
     @abstractmethod
     def rungs(self, max_steps: int, *, every: int) -> list[int]:
-        """The steps, in order and below max_steps, at which a run pauses to be judged.
+        """Steps at which a run pauses to be compared, in increasing order, below max_steps.
 
-        Multiples of `every`, where runs evaluate anyway, as far as there are any.
+        Multiples of `every`, the evaluation interval, where possible.
         """
 
     @abstractmethod
     def promoted(self, trials: Sequence[Trial], *, all_known: bool) -> list[int]:
-        """Of the paused trials the numbers of those that go on now, the most promising first."""
+        """Numbers of the paused trials to resume, best first."""
 
     @abstractmethod
     def dropped(self, trials: Sequence[Trial], *, all_known: bool) -> dict[int, str]:
-        """Of the paused trials those that never go on, and why."""
+        """Numbers of the paused trials to stop for good, each with the reason."""
 
 
 @dataclass
 class StoppingConfig(ABC):
-    """Fields say when runs are judged, and how many of them stay."""
+    """Config of a stopping rule: its fields set when runs are compared and how many continue."""
 
     name: str = MISSING
 
     @abstractmethod
     def build(self) -> Stopping | None:
-        """The rule; None where every run goes to its end."""
+        """The rule; None if every run trains to its end."""
 
 
 def rungs_at(fractions: Iterable[float], max_steps: int, *, every: int) -> list[int]:
-    """Steps at these fractions of a run, moved to multiples of `every` where that is possible."""
+    """Steps at these fractions of a run, rounded to multiples of `every` where possible."""
     steps = set()
     for fraction in fractions:
         step = round(fraction * max_steps / every) * every or round(fraction * max_steps)
@@ -383,43 +384,43 @@ def rungs_at(fractions: Iterable[float], max_steps: int, *, every: int) -> list[
 
 
 class Launcher(ABC):
-    """Starts the runs of a sweep, each in a process of its own."""
+    """Starts the runs of a sweep, one process for each."""
 
-    slots: int  # how many runs there are at once
-    requeues = False  # whether a run that something else interrupted waits for its next turn
-    threads: int | None  # CPU threads of a run that leaves them open; None where it has a GPU
+    slots: int  # how many runs at the same time
+    requeues = False  # whether a preempted run is requeued
+    threads: int | None  # default CPU threads of a run; None if it uses a GPU
 
     @abstractmethod
     def start(self, run: Path, command: Sequence[str]) -> None:
-        """Start the command for the run in this folder; needs a free slot.
+        """Start the command for the run in this folder; the caller checks for a free slot.
 
-        What the process says goes to `process.log` in the folder.
+        The output of the process goes to `process.log` in the folder.
         """
 
     @abstractmethod
     def ended(self) -> dict[Path, str | None]:
         """The runs whose process has ended since the last call.
 
-        Beside each is how it died (a signal, a lost node), or None if it left by itself.
+        The value says how it was killed (a signal, a lost node); None if it exited by itself.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """Ask every process to save its run and end; called again, end them at once.
+        """Ask every process to save its run and exit; a second call kills them.
 
-        Does not wait for them: `ended` tells.
+        Returns at once; `ended` reports when they have exited.
         """
 
 
 @dataclass
 class LauncherConfig(ABC):
-    """Fields say where the runs of a sweep run, and how many at once."""
+    """Config of a launcher: its fields set where a sweep's runs start, and how many at once."""
 
     name: str = MISSING
 
     @abstractmethod
     def build(self, *, folder: Path, devices: Collection[str]) -> Launcher:
-        """A launcher for a sweep's folder, whose runs ask for these `device.type`s.
+        """A launcher for the sweep in `folder`; `devices` are the `device.type`s of its runs.
 
-        Raises UserError if what it needs is missing.
+        Raises UserError if a package or program that it needs is missing.
         """

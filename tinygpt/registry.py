@@ -1,8 +1,8 @@
-"""Name -> config class for every kind of component; each class is published to Hydra as a schema.
+"""Maps names to config classes for every kind of component; publishes each as a Hydra schema.
 
-A component module registers its config class and imports torch, datasets or wandb only inside
-functions, so that listing the choices or refusing a typo is quick.  Torch code that needs classes
-of its own lives beside it in `<component>_torch.py`, which is imported when the component is built.
+A component module registers its config class. It imports torch, datasets or wandb only inside
+functions, so listing the choices or rejecting a typo is quick. Classes that need torch are in
+`<component>_torch.py` next to it, which is imported when the component is built.
 """
 
 import os
@@ -23,8 +23,8 @@ from hydra.core.config_store import ConfigStore
 from tinygpt.errors import UserError, nearest
 
 KINDS = ("dataset", "tokenizer", "model", "optimizer", "schedule", "logger", "callback")
-SWEEP_KINDS = ("search", "stopping", "launcher")  # of several runs, and no part of any of them
-MANY = ("logger", "callback")  # kinds of which a run may have several, as {name: config}
+SWEEP_KINDS = ("search", "stopping", "launcher")  # kinds that belong to a sweep, not to a run
+MANY = ("logger", "callback")  # a run may have several of these, as {name: config}
 ENTRY_POINT_GROUP = "tinygpt.components"
 
 _PACKAGES = {kind: f"tinygpt.components.{kind}s" for kind in KINDS}
@@ -33,15 +33,15 @@ _PACKAGES["search"] = "tinygpt.sweeps.searches"
 
 ENVIRONMENT = "TINYGPT_COMPONENTS"  # modules to import, separated by commas
 
-_installed: set[str] = set()  # packages whose entry points were loaded
+_installed: set[str] = set()  # packages whose entry points are loaded
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in _PACKAGES}
 C = TypeVar("C", bound=type)
 
 
 def register(kind: str) -> Callable[[C], C]:
-    """Class decorator: make a config dataclass choosable by its `name` default.
+    """Class decorator: register a config dataclass under the default of its `name` field.
 
-    Raises ValueError for an unknown kind, a class without a name, or a name taken already.
+    Raises ValueError for an unknown kind, a class without a name, or a name already in use.
     """
     if kind not in _PACKAGES:
         raise ValueError(f"no component kind {kind!r}; kinds are {', '.join(_PACKAGES)}")
@@ -65,7 +65,7 @@ def register(kind: str) -> Callable[[C], C]:
 
 
 def lookup(kind: str, name: str) -> type:
-    """The class registered as `name`; raises UserError with the nearest name."""
+    """The class registered as `name`; if there is none, the UserError suggests the nearest name."""
     classes = _classes[kind]
     if name not in classes:
         match = nearest(name, classes)
@@ -78,9 +78,9 @@ def lookup(kind: str, name: str) -> type:
 
 
 def import_all() -> None:
-    """Import every component module of tinygpt, then those that installed packages offer.
+    """Import every component module of tinygpt, then those of installed packages.
 
-    A component that is a folder has its config class in `config.py`.
+    If a component is a folder, its config class is in the folder's `config.py`.
     """
     for name in _PACKAGES.values():
         for module in sorted(_modules(name)):
@@ -95,8 +95,8 @@ def import_all() -> None:
 def import_components(modules: Iterable[str], *, field: str = "components") -> None:
     """Import modules that register components; raises UserError.
 
-    Only names that the user's own command line or environment gives may come here: importing a
-    module runs it. The working folder is searched last.
+    Importing a module runs its code, so pass only names from the user's own command line or
+    environment, never from a file. The working folder is searched last.
     """
     for name in modules:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
@@ -120,7 +120,7 @@ def import_components(modules: Iterable[str], *, field: str = "components") -> N
 
 
 def _broken(field: str, name: str, error: Exception) -> UserError:
-    """The error for a module that raises while it is imported, with the line that raised."""
+    """The error for a module whose import raised an exception, with the line that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename}, line {error.lineno}"
@@ -132,20 +132,20 @@ def _broken(field: str, name: str, error: Exception) -> UserError:
 
 
 def module_of(cls: type) -> str | None:
-    """The module to import for a class that is neither ours nor an installed package's."""
+    """The user's module that defines a class; None if tinygpt or an installed package does."""
     package = cls.__module__.partition(".")[0]
     return None if package in {"tinygpt", *_installed} else cls.__module__
 
 
 def not_imported(modules: Iterable[str]) -> list[str]:
-    """Those of the modules that nothing has imported here."""
+    """The modules in the list that this process has not imported."""
     return [name for name in modules if name not in sys.modules or name == "__main__"]
 
 
 def let_processes_find(modules: Iterable[str]) -> None:
     """Put the folders of imported modules on PYTHONPATH, which child processes inherit.
 
-    A script's own folder is on the path of the script's process only.
+    Python adds a script's folder to the path of the script's own process only.
     """
     folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     for name in modules:
@@ -158,7 +158,7 @@ def let_processes_find(modules: Iterable[str]) -> None:
 
 
 def how_to_import(modules: Iterable[str]) -> str:
-    """What to type for components of modules that are not imported here; "" if there are none."""
+    """Advice on how to import the modules still missing here; "" if none is missing."""
     missing = not_imported(modules)
     if not missing:
         return ""
@@ -183,7 +183,7 @@ def _modules(package: str) -> Iterator[str]:
 
 
 def without_yaml(kind: str) -> list[str]:
-    """The names of classes that are not ours: each is a choice itself, with its own defaults."""
+    """Names of classes from outside tinygpt; they are choices without a YAML file."""
     ours = "tinygpt."
     return [n for n, cls in _classes.get(kind, {}).items() if not cls.__module__.startswith(ours)]
 

@@ -35,7 +35,7 @@ def print_version() -> NoReturn:
 
 
 def print_help(entry: str) -> int:
-    """What the entry point takes; the exit code."""
+    """Print the help of an entry point; returns the exit code."""
     from tinygpt.cli import help
 
     console.printing_the_result()
@@ -44,7 +44,7 @@ def print_help(entry: str) -> int:
 
 
 def print_config(cfg: Any) -> int:
-    """A resolved config, as its run folder would hold it; the exit code."""
+    """Print a resolved config as a run folder's config.yaml has it; returns the exit code."""
     from tinygpt import config
 
     console.printing_the_result()
@@ -53,7 +53,7 @@ def print_config(cfg: Any) -> int:
 
 
 def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """Split flags from `key=value` settings; raises UserError for a flag that does not exist."""
+    """Split flags from `key=value` settings; raises UserError for an unknown flag."""
     if "--version" in arguments:
         print_version()
     for argument in arguments:
@@ -64,7 +64,7 @@ def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--config-dir", "-cd", type=Path)
     parser.add_argument("--cfg", "-c")
-    parser.add_argument("--resolve", action="store_true")  # as Hydra has it: here always resolved
+    parser.add_argument("--resolve", action="store_true")  # Hydra's; always on here
     parser.add_argument("settings", nargs="*")
     try:
         known, unknown = parser.parse_known_intermixed_args(list(arguments))
@@ -101,11 +101,11 @@ def parse_settings(
     is_word: Callable[[str], bool] = lambda argument: False,
     peers_names: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """The command line of a small command: its `key=value` settings, and its other words.
+    """Parse a command without config groups: returns its `key=value` settings and other words.
 
-    Everything after the first `=` is the value, with its commas and quotes. A setting has a list of
-    values, of which only those in `repeatable` have more than one. `is_word` tells what may stand
-    there beside settings, such as a folder. Raises UserError for the first argument that is wrong.
+    Everything after the first `=` is the value, including commas and quotes. Each setting maps to
+    a list of values; only settings in `repeatable` may have more than one. `is_word` accepts
+    arguments that are not settings, such as a folder. Raises UserError for the first bad argument.
     """
     if "--version" in arguments:
         print_version()
@@ -148,7 +148,7 @@ def _not_a_setting(
 
 
 def output_folder(typed: Sequence[str]) -> Path:
-    """The folder of `output_dir=`, by default outputs; raises UserError if it is typed in vain."""
+    """The folder of `output_dir=`, default outputs; raises UserError if a typed one is missing."""
     folder = Path(*typed[-1:] or ["outputs"]).expanduser()
     if typed and not folder.is_dir():
         raise UserError(
@@ -158,14 +158,14 @@ def output_folder(typed: Sequence[str]) -> Path:
 
 
 def import_components(settings: Sequence[str]) -> None:
-    """Import the modules of `components=[...]` as typed; raises UserError."""
+    """Import the modules that `components=[...]` names; raises UserError."""
     for text in settings:
         if text.lstrip("+").startswith("components="):
             registry.import_components(component_names(text))
 
 
 def component_names(setting: str) -> list[str]:
-    """`components=[a,b]` or `components=a` as names; raises UserError."""
+    """The names in `components=[a,b]` or `components=a`."""
     names = setting.partition("=")[2].strip().removeprefix("[").removesuffix("]").split(",")
     return [name.strip() for name in names if name.strip()]
 
@@ -178,7 +178,7 @@ def unknown_flag(
     flags: Sequence[str],
     peers_names: Mapping[str, str],
 ) -> UserError:
-    """The error for a flag that is none of `flags`: a slip, or a field with dashes before it."""
+    """The error for an unknown flag: a typo of one in `flags`, or a field typed with dashes."""
     name, _, value = flag.lstrip("-").partition("=")
     match = get_close_matches(flag, flags, n=1, cutoff=0.8)
     following = arguments[arguments.index(flag) + 1 :] if flag in arguments else []

@@ -1,4 +1,4 @@
-"""What --help prints: the choices of each group, the fields, and commands to copy."""
+"""The text of --help: commands to copy, the choices of each group, and the fields."""
 
 import re
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from tinygpt.config.resolution import type_words
 _TRAIN = """\
 python -m tinygpt.train [-m] [GROUP=CHOICE ...] [FIELD=VALUE ...]
 
-Trains a GPT on text, in a run folder of its own; prepares the data if need be.
+Trains a GPT on text and saves everything in a new run folder; prepares the data if needed.
 
   python -m tinygpt.train dataset=storyworld                # no network needed; minutes on a CPU
   python -m tinygpt.train model=small tokenizer=bpe device=cuda trainer.max_tokens=300M
   python -m tinygpt.train dataset=text dataset.path=my.txt
   python -m tinygpt.train config_file=mine.json optimizer.lr=1e-3
-  python -m tinygpt.train resume=outputs/RUN                # goes on exactly where it stopped
-  python -m tinygpt.train -m model=tiny,small seed=0,1,2    # every combination, in a process each
+  python -m tinygpt.train resume=outputs/RUN                # continues exactly where it stopped
+  python -m tinygpt.train -m model=tiny,small seed=0,1,2    # every combination, one process each
   python -m tinygpt.train -m sweep=asha optimizer.lr=1e-3,3e-3,1e-2,3e-2    # bad ones stop early
-  python -m tinygpt.train -m sweep=latest                   # goes on with a sweep
+  python -m tinygpt.train -m sweep=latest                   # continues a sweep
 """
 _PREPARE = """\
 python -m tinygpt.prepare [GROUP=CHOICE ...] [FIELD=VALUE ...]
 
-Makes a dataset's tokens ready, once for all runs that use them.
+Tokenizes a dataset once, for all runs that use it.
 
   python -m tinygpt.prepare dataset=tiny_stories tokenizer=bpe dataset.fraction=0.1
   python -m tinygpt.prepare dataset=text dataset.path=my.txt
@@ -35,7 +35,7 @@ Makes a dataset's tokens ready, once for all runs that use them.
 _DATA = """\
 python -m tinygpt.data [GROUP=CHOICE ...] [FIELD=VALUE ...]
 
-Shows what a dataset and its tokens are like, in tables and a picture; prepares it if need be.
+Shows statistics of a dataset and its tokens as tables and a picture; prepares it if needed.
 
   python -m tinygpt.data dataset=tiny_stories tokenizer=bpe dataset.fraction=0.1
   python -m tinygpt.data dataset=text dataset.path=my.txt candidates=[512,1024,2048]
@@ -46,12 +46,12 @@ Flags
   -m, --multirun       one run for each combination of comma-separated values
   -c, --cfg job        print the composed config and stop
   -cd, --config-dir D  look for choices in D too: D/model/mine.yaml makes model=mine
-  config_file=FILE     settings from JSON or YAML; what is typed wins over them
+  config_file=FILE     settings from JSON or YAML; typed settings override them
 """
 
 
 def text(entry: str) -> str:
-    """The whole help of an entry point in `compose.CONFIG_CLASSES`."""
+    """The help text of an entry point in `compose.CONFIG_CLASSES`."""
     registry.import_all()
     groups, defaults = choices.groups(entry), choices.default_choices(entry)
     lines = [_INTRODUCTIONS[entry], "Groups (a star marks the default)"]
@@ -68,7 +68,7 @@ def text(entry: str) -> str:
     for kind in (kind for kind in registry.KINDS if kind in groups):
         for name, cls in registry.classes(kind).items():
             prefix = f"{kind}.{name}." if kind in registry.MANY else f"{kind}."
-            # gpt is no choice but what all sizes are; their YAMLs have other values
+            # gpt itself is not a choice: every size is a gpt, and its YAML sets other values
             title = (
                 f"{kind}={name}" if name in groups[kind] else f"{kind}: each is a {name}, such as"
             )
@@ -79,9 +79,9 @@ def text(entry: str) -> str:
 
 
 def _of_sweeps() -> Iterator[str]:
-    """What -m takes beside the settings of its runs."""
+    """The groups and fields of a sweep, which -m takes in addition to those of a run."""
     groups, defaults = choices.groups("sweep"), choices.default_choices("sweep")
-    yield "Sweeps: with -m, beside what its runs take"
+    yield "Sweeps: with -m, in addition to the settings of a run"
     for group, options in groups.items():
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
         more = " latest new FOLDER" if group == "sweep" else ""
@@ -95,14 +95,14 @@ def _of_sweeps() -> Iterator[str]:
 
 
 def _fields(indent: str, prefix: str, cls: type) -> list[str]:
-    """Lines with the fields of a config class: the default, and what the field means."""
+    """Help lines for the fields of a config class: name, default, and meaning."""
     comments = _comments(cls)
     hints = {field.name: field.type for field in fields(cls)}
     lines: list[str] = []
     for name, default in _defaults(cls):
         typed = f"{indent}{prefix}{name}={default}"
         parts = [comments.get(name, "")]
-        if default in ("null", "..."):  # a default that does not show what the field takes
+        if default in ("null", "..."):  # the default does not show the type
             words = type_words(hints[name]).removesuffix(" or null")
             # a field with several types has examples in its comment
             parts.insert(0, f"({words})" if " or " not in words else "")
@@ -111,7 +111,7 @@ def _fields(indent: str, prefix: str, cls: type) -> list[str]:
 
 
 def _beside(typed: str, meaning: str) -> list[str]:
-    """A field, and its meaning in a column to the right; below it if the field is long."""
+    """A field with its meaning in the right column, or on the next line if the field is long."""
     column = 42
     text = wrap(meaning, width=100 - column, break_on_hyphens=False)
     if not text:
@@ -122,14 +122,14 @@ def _beside(typed: str, meaning: str) -> list[str]:
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """The comments of a dataclass's fields: at the end of a field's lines, else above them."""
+    """The comment of each field of a dataclass: on the field's own lines, else above them."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not is_dataclass(base):
             continue
         try:
             lines = dedent(getsource(base)).splitlines()
-        except (OSError, TypeError):  # a class made without a file, as in an interpreter
+        except (OSError, TypeError):  # a class without a source file, as in an interpreter
             continue
         above: list[str] = []
         name = ""
@@ -152,9 +152,9 @@ def _comments(cls: type) -> dict[str, str]:
 
 
 def _defaults(cls: type) -> Iterator[tuple[str, str]]:
-    """The fields that are not groups, with their defaults as typed."""
+    """The fields that are not groups, with their defaults as a user would type them."""
     hidden = {*registry.KINDS, *registry.SWEEP_KINDS, "trainer", "device"}
-    if cls is not RunConfig:  # that of a component chooses its class, in a YAML
+    if cls is not RunConfig:  # a component's `name` is set by its YAML
         hidden.add("name")
     for field in fields(cls):
         if field.name in hidden:

@@ -1,4 +1,4 @@
-"""The command `tinygpt`, and `python -m tinygpt`, which is the same."""
+"""The command `tinygpt`, also available as `python -m tinygpt`."""
 
 import sys
 from importlib import import_module
@@ -9,18 +9,18 @@ from tinygpt.errors import nearest
 
 COMMANDS = {
     "train": "train a model; prepares its data if need be",
-    "prepare": "make a dataset's tokens ready, once for all runs",
-    "data": "look at a dataset and its tokens; choose a vocabulary",
+    "prepare": "tokenize a dataset, once for all runs",
+    "data": "show statistics of a dataset and its tokens; choose a vocabulary",
     "sample": "write text with a trained model",
-    "plan": "what a run or a sweep will take: memory, disk and time",
-    "compare": "rank runs and sweeps, with intervals over seeds; draw their curves",
+    "plan": "estimate the memory, disk and time of a run or a sweep",
+    "compare": "rank runs and sweeps, with confidence intervals over seeds; draw their curves",
     "runs": "list, find and delete runs",
     "upload": "send finished runs to W&B from their folders",
 }
 
 
 def main() -> None:
-    """The console script: `tinygpt train model=small` is `python -m tinygpt.train model=small`."""
+    """Entry point of the console script: `tinygpt train` equals `python -m tinygpt.train`."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         lines = [f"  tinygpt {name:<8} {what}" for name, what in COMMANDS.items()]

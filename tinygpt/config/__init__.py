@@ -1,4 +1,4 @@
-"""A run's settings, typed: the schema, its resolution from text and files, and back."""
+"""Configs: the typed schema, and conversion from and to command lines and files."""
 
 from tinygpt.config.files import load, read, save, to_dict, to_yaml
 from tinygpt.config.resolution import convert, resolve, unknown_key

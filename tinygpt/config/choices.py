@@ -1,4 +1,4 @@
-"""The groups of conf/, their choices, and which registered class each choice stands for."""
+"""The groups of conf/, their choices, and the registered class behind each choice."""
 
 import re
 from dataclasses import fields
@@ -16,9 +16,9 @@ ALL_KINDS = (*registry.KINDS, *registry.SWEEP_KINDS)
 
 
 def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
-    """The groups that a command takes, and the choices of each.
+    """The groups that a command takes, with the choices of each.
 
-    Read from the folders: asking Hydra composes the whole config once for each group.
+    This lists the folders, because Hydra would compose the whole config once for each group.
     """
     names = [*registry.KINDS, "trainer", "device", "experiment"]
     if entry == "sweep":
@@ -35,7 +35,7 @@ def _options(group: str, config_dir: Path | None) -> list[str]:
 
 
 def default_choices(entry: str) -> dict[str, list[str]]:
-    """What each group is when nothing is typed."""
+    """The default choices of each group."""
     chosen: dict[str, list[str]] = {}
     for item in files.read(CONF / f"{entry}.yaml")["defaults"]:
         if isinstance(item, dict):
@@ -45,16 +45,16 @@ def default_choices(entry: str) -> dict[str, list[str]]:
 
 
 def choice_of(kind: str, name: str, config_dir: Path | None = None) -> str:
-    """A choice of the group that stands for the class registered as `name`; else the name.
+    """A choice of the group whose YAML fills the class registered as `name`; else `name` itself.
 
-    The choice of that name is preferred, then the default, then the first.
+    Prefers the choice called `name`, then the default choice, then the first one.
     """
     preferred = [name, *default_choices("train").get(kind, []), *_options(kind, config_dir)]
     return next((c for c in preferred if _class_of(kind, c, config_dir) == name), name)
 
 
 def _class_of(kind: str, choice: str, config_dir: Path | None) -> str | None:
-    """The name of the class that the YAML of a choice fills, also by way of another choice."""
+    """The name of the class that a choice's YAML fills, directly or through another choice."""
     folders = [CONF, config_dir] if config_dir else [CONF]
     path = next((p for f in folders if (p := f / kind / f"{choice}.yaml").is_file()), None)
     if path is None:
@@ -69,12 +69,12 @@ def _class_of(kind: str, choice: str, config_dir: Path | None) -> str | None:
 
 
 def field_names(cls: type) -> list[str]:
-    """The fields of a config class."""
+    """Names of the fields of a config class."""
     return [f.name for f in fields(cls)]
 
 
 def types_of(field: str) -> set[str]:
-    """What a field as typed, such as optimizer.lr, may be: names of types; {} if it is unknown."""
+    """Names of the types that a field such as optimizer.lr takes; empty if it does not exist."""
     registry.import_all()
     group, _, leaf = field.rpartition(".")
     top = group.partition(".")[0]

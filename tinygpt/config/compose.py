@@ -1,4 +1,4 @@
-"""From overrides to checked configs: Hydra composes, our classes check."""
+"""Turn overrides into checked configs: Hydra composes them, our classes check them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ VERSION_BASE = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 
 
 def publish() -> None:
-    """Register every component, and the root schemas, with Hydra."""
+    """Register every component and the root schemas with Hydra."""
     registry.import_all()
     for name, cls in CONFIG_CLASSES.items():
         ConfigStore.instance().store(
@@ -43,14 +43,14 @@ def publish() -> None:
 
 @contextmanager
 def hydra_conf() -> Iterator[None]:
-    """Hydra's compose API over our conf folder and the registered components."""
+    """Initialize Hydra with our conf folder and the registered components."""
     publish()
     with initialize_config_dir(str(CONF), job_name="tinygpt", **VERSION_BASE):
         yield
 
 
 def compose(entry: str, overrides: Sequence[str], *, config_dir: Path | None = None) -> Any:
-    """The checked config of one job: of the entry point's class in CONFIG_CLASSES."""
+    """The checked config of one job, an instance of CONFIG_CLASSES[entry]."""
     return compose_all(entry, [list(overrides)], config_dir=config_dir)[0]
 
 
@@ -66,10 +66,10 @@ def compose_all(
 
 
 def _check_no_hydra_block(config_dir: Path | None) -> None:
-    """Raise UserError for a YAML with a `hydra:` block, which composing would drop."""
+    """Raise UserError for a YAML with a `hydra:` block, which Hydra would drop here."""
     for folder in (CONF, config_dir) if config_dir else (CONF,):
         for path in sorted(folder.glob("*/*.yaml")):
-            # most files do not have the word, and are not parsed
+            # parse only files that contain the word; few do
             if "hydra" in path.read_text(encoding="utf-8") and "hydra" in config.read(path):
                 raise hydra_setting(f"the hydra: block of {path}")
 
@@ -94,10 +94,10 @@ def _compose(
             again = [_converted(base, o) if o in values else str(o.input_line) for o in parsed]
             raw = hydra.compose(entry, overrides=[*again, *search])
         except (HydraException, OmegaConfBaseException):
-            # from the last on: what was typed comes after what a file says
+            # last first: typed settings come after a file's
             found = (mistakes.mistake_of(entry, base, o, choices) for o in reversed(values))
             raise next(filter(None, found), UserError(mistakes.in_a_line(error))) from None
-    for override in parsed:  # int() takes the digits of any script
+    for override in parsed:  # int() accepts the digits of every script
         key, value = override.key_or_group, override.value()
         if not isinstance(value, str) or value.isascii() or "${" in value:
             continue
@@ -107,9 +107,9 @@ def _compose(
 
 
 def _converted(base: DictConfig, override: Override) -> str:
-    """The override with its value as its field takes it: 1e3 as 1000, which Hydra refuses itself.
+    """Convert an override to its field's type, such as 1e3 to 1000, which Hydra itself refuses.
 
-    `base` is the config without the values. An override that does not fit comes back as typed.
+    `base` is the config composed without values. A value that does not fit stays as typed.
     """
     path, typed = override.key_or_group, str(override.input_line)
     group, _, leaf = path.rpartition(".")

@@ -1,4 +1,4 @@
-"""Configs as YAML and JSON files."""
+"""Read and write configs as YAML and JSON files."""
 
 import json
 from dataclasses import asdict
@@ -16,29 +16,29 @@ from tinygpt.files import write_atomically
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
-    """The config as plain dicts, lists and numbers: what config.yaml holds."""
+    """The config as plain dicts, lists and numbers, as in config.yaml."""
     return asdict(cfg)
 
 
 def to_yaml(cfg: Any) -> str:
-    """The config as YAML that `read` and `config_file=` take."""
-    # in ASCII: written as it is, U+0085 would come back as a space
+    """The config as YAML text for `read` and `config_file=`."""
+    # ASCII only: an unescaped U+0085 would be read back as a space
     text: str = yaml.safe_dump(escaped(to_dict(cfg)), sort_keys=False)
     return text
 
 
 def save(cfg: RunConfig, path: Path) -> None:
-    """Write the config; a reader sees the old file or the new one."""
+    """Write the config atomically: a reader sees the old file or the new one."""
     write_atomically(path, to_yaml(cfg))
 
 
 def load(path: Path) -> RunConfig:
-    """The config that `save` wrote; raises UserError."""
+    """Read and check a config that `save` wrote; raises UserError."""
     return resolve(read(path), RunConfig)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file as a mapping; raises UserError."""
+    """Read a JSON or YAML file as a mapping; raises UserError."""
     if not path.is_file():
         raise UserError(f"{path} is not a file")
     try:

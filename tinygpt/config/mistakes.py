@@ -1,4 +1,4 @@
-"""Which override is wrong and why, when Hydra refuses: the error in the words of its user."""
+"""Turn Hydra's errors into a UserError that names the wrong override and the reason."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from tinygpt.config.choices import ALL_KINDS, choice_of, field_names
 from tinygpt.config.overrides import unchanging
 from tinygpt.errors import UserError, nearest, not_a_choice
 
-# what a user of another trainer types first
+# names of fields in other trainers, and ours
 PEERS_NAMES = {
     "encoding_type": "tokenizer",
     "data_percentage": "dataset.fraction",
@@ -31,7 +31,7 @@ PEERS_NAMES = {
     "n_embd": "model.d_model",
     "out_dir": "output_dir",
 }
-# what exists elsewhere, and here not or not alone
+# names that other trainers have and that are not fields here
 NOT_FIELDS = {
     "until": "until=STEP pauses a run that goes on; type resume=RUN with it",
     "init_from": "init_from is not there yet: a run cannot begin with the weights of another model",
@@ -39,9 +39,9 @@ NOT_FIELDS = {
 
 
 def check_choice(override: Override, options: Sequence[str], modules: Any = None) -> None:
-    """Raise UserError unless the override names one of the options, or some where many may be.
+    """Raise UserError unless the override names one option, or several if the group allows it.
 
-    `modules` are the run's components=.
+    `modules` is the value of the run's components=.
     """
     group, value = override.key_or_group, override.value()
     many = group in registry.MANY
@@ -65,12 +65,12 @@ def check_choice(override: Override, options: Sequence[str], modules: Any = None
 def mistake_of(
     entry: str, base: DictConfig, override: Override, choices: Mapping[str, list[str]]
 ) -> UserError | None:
-    """What is wrong with one value override, given the composed rest."""
+    """The error in one value override, or None; `base` is the config composed without values."""
     path = override.key_or_group
     node: Any = base
     parts = path.split(".")
     for depth, part in enumerate(parts):
-        # not `in node`, which denies a key whose value is still missing, such as dataset.path
+        # not `in node`, which is false for a key whose value is missing, such as dataset.path
         if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118
             return _unknown(entry, base, node, ".".join(parts[:depth]), path, choices)
         parent, node = node, node[part] if not OmegaConf.is_missing(node, part) else None
@@ -91,7 +91,7 @@ def _unknown(
     path: str,
     choices: Mapping[str, list[str]],
 ) -> UserError:
-    """The error for a path that leads nowhere: `prefix` is the part of it that leads to `node`."""
+    """The error for a path that does not exist; its part `prefix` exists and leads to `node`."""
     if path in PEERS_NAMES:
         return UserError(f"{path} is not a field of tinygpt; here it is {PEERS_NAMES[path]}=")
     if path in NOT_FIELDS:
@@ -130,7 +130,7 @@ def _unknown_at_the_top(
 
 
 def dotted_keys(node: Any, prefix: str = "") -> list[str]:
-    """The full names of all leaves, such as trainer.max_steps."""
+    """Full names of all fields, such as trainer.max_steps."""
     if not isinstance(node, DictConfig):
         return [prefix]
     keys: list[str] = []
@@ -142,7 +142,7 @@ def dotted_keys(node: Any, prefix: str = "") -> list[str]:
 
 
 def in_a_line(error: Exception) -> str:
-    """An error of Hydra's without its chain of causes, naming the YAML that it is about."""
+    """A Hydra error as one line, without its chain of causes; names the YAML at fault."""
     if isinstance(error, YAMLError):
         return " ".join(str(error).split())
     if refused := re.search(r"UserError raised while resolving interpolation: (.*)", str(error)):
@@ -150,7 +150,7 @@ def in_a_line(error: Exception) -> str:
     in_file = re.match(r"In '((\w+).*?)': .*\n(.*)", str(error))
     if in_file:
         file, group, reason = in_file.groups()
-        if f"Key '{group}' not in" in reason:  # such as sweep/mine.yaml: its fields are at the top
+        if f"Key '{group}' not in" in reason:  # such as sweep/mine.yaml, whose fields are top-level
             return f"{file}.yaml: its first line must be\n  # @package _global_"
         untyped = f"not in '{group.title()}Config'" in reason
         hint = f"; begin with\n  defaults: [/schema/{group}/NAME@_here_, _self_]" if untyped else ""

@@ -1,4 +1,4 @@
-"""What was typed, and what a file says, as overrides for Hydra: `key=value`, last one wins."""
+"""Overrides for Hydra from the command line and config_file=: `key=value`, the last one wins."""
 
 import math
 import re
@@ -17,9 +17,9 @@ from tinygpt.config import HORIZONS, DataConfig, PrepareConfig
 from tinygpt.config.choices import ALL_KINDS, choice_of, field_names, groups, types_of
 from tinygpt.errors import UserError, check_path, nearest, not_a_choice, shortened
 
-# how training reads the tokens; the prepared data is the same
+# fields of training only; they do not change the prepared data
 OF_TRAINING = ("dataset.window", "dataset.mask_documents")
-MAX_RUNS = 10_000  # of one sweep; each is a folder with its config
+MAX_RUNS = 10_000  # in one sweep; each run is a folder with its config
 
 
 def jobs(
@@ -29,10 +29,10 @@ def jobs(
     entry: str = "train",
     config_dir: Path | None = None,
 ) -> list[list[str]]:
-    """The overrides of each run that was asked for; raises UserError.
+    """The overrides of each requested run; raises UserError.
 
-    `config_file=` is read into overrides below what was typed; `prepare` and `data` leave out
-    fields that do not concern data.
+    Settings from `config_file=` come first, so that typed ones override them. `prepare` and `data`
+    skip a file's fields that do not concern data.
     """
     overrides = space(settings, entry=entry, config_dir=config_dir)
     swept = next((o for o in overrides if o.is_sweep_override()), None)
@@ -47,7 +47,7 @@ def jobs(
 
 
 def _other_wish(key: str, value: str) -> str:
-    """What to type if a value with a comma was not meant as a sweep."""
+    """Advice for a value with a comma that was probably not meant as a sweep."""
     types = types_of(key)
     if key in registry.MANY or any(name.startswith("list[") for name in types):
         return f", for several at once type {key}=[{value}]"
@@ -64,8 +64,8 @@ def _other_wish(key: str, value: str) -> str:
 def space(
     settings: Sequence[str], *, entry: str = "train", config_dir: Path | None = None
 ) -> list[Override]:
-    """What was typed, and under it what `config_file=` says, one override for each."""
-    # Hydra's + adds a field, but here all fields exist; its documentation uses +experiment=
+    """The overrides from `config_file=`, then the typed ones, which win."""
+    # drop Hydra's + for adding a field: all fields exist here, and Hydra's docs type +experiment=
     typed = [text.lstrip("+") for text in settings]
     files = [text.partition("=")[2] for text in typed if text.startswith("config_file=")]
     typed = [text for text in typed if not text.startswith("config_file=")]
@@ -90,7 +90,7 @@ def space(
 
 
 def _say_what_is_left_out(file: Sequence[str], typed: Sequence[str]) -> None:
-    """Warn of fields in a file that a typed choice replaces, where the file chooses nothing."""
+    """Warn of fields in a file that a typed choice replaces, if the file itself has no choice."""
     chosen = {_key(text) for text in typed}
     keys = {_key(text) for text in file}
     for text in file:
@@ -109,7 +109,7 @@ def _is_pattern(override: Override) -> bool:
 
 
 def _listed(override: Override, entry: str, config_dir: Path | None) -> Override:
-    """`model=glob(gpt*)` as the choices that it matches; raises UserError if there are none."""
+    """Expand `model=glob(gpt*)` to the matching choices; raises UserError if none match."""
     registry.import_all()
     key, pattern = override.key_or_group, override.value()
     options = groups(entry, config_dir).get(key)
@@ -134,10 +134,10 @@ def unchanging(entry: str, field: str) -> UserError:
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's reading of each `key=value`; raises UserError.
+    """Parse each `key=value` with Hydra's parser; raises UserError.
 
-    A value, or an element of a list or a sweep, that is outside of Hydra's grammar, such as a path
-    with an umlaut, is a text as it stands.
+    A value, or an element of a list or sweep, that Hydra's grammar does not allow, such as a path
+    with an umlaut, is taken as plain text.
     """
     parser = OverridesParser.create()
     parsed = []
@@ -147,7 +147,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             raise UserError(f"{text!r} is not understood; settings are typed as key=value")
         try:
             readable = _readable(parser, value)
-        except ValueError:  # Python's own limit to the digits of a number
+        except ValueError:  # Python's limit on the digits of an int
             shown = f"{key}={shortened(value)}"
             raise UserError(f"{shown} has too many digits; type 5M or 1e9") from None
         if readable is None:
@@ -157,7 +157,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _how_to_quote(key: str, value: str) -> str:
-    """What to type for a value whose brackets do not match, by what its field takes."""
+    """Advice for a value with unbalanced brackets, which depends on the type of its field."""
     if key in registry.MANY:
         return f"type {key}=NAME, {key}=[NAME,NAME] or {key}=[]"
     if key in (*ALL_KINDS, "trainer", "device", "experiment"):
@@ -172,7 +172,7 @@ def _how_to_quote(key: str, value: str) -> str:
 
 
 def _without_tilde(text: str) -> str:
-    """Hydra's `~logger`, which removes a choice, as `logger=[]`; raises UserError."""
+    """Translate Hydra's `~logger` (remove a choice) to `logger=[]`; raises UserError."""
     if not text.startswith("~"):
         return text
     name = text[1:].partition("=")[0]
@@ -189,9 +189,9 @@ def _without_tilde(text: str) -> str:
 
 
 def _readable(parser: OverridesParser, value: str, *, inside: bool = False) -> str | None:
-    """The value in Hydra's grammar: what it cannot read is quoted, element by element.
+    """The value in Hydra's grammar: elements that it cannot parse are quoted.
 
-    None if brackets do not match, or if a text that is no list has brackets or braces in it.
+    None if brackets are unbalanced, or if a text that is not a list contains brackets or braces.
     """
     try:
         parser.parse_overrides([f"key={value}"])
@@ -210,14 +210,14 @@ def _readable(parser: OverridesParser, value: str, *, inside: bool = False) -> s
     return quoted(value) if inside or not re.search(r"[][{},]", value) else None
 
 
-# a quote begins a quoted text only at the start of an element, and ends it at its end: It's is text
+# quotes count only around a whole element: the apostrophe in It's is plain text
 _QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=[,\]]|$)""")
 
 
 def _elements(text: str) -> list[str] | None:
-    """The text split at commas outside of quotes and brackets.
+    """Split the text at commas outside quotes and brackets.
 
-    None if a bracket has no partner or an element is empty.
+    None if brackets are unbalanced or an element is empty.
     """
     elements, depth, begin, at, at_start = list[str](), 0, 0, 0, True
     while at < len(text):
@@ -242,7 +242,7 @@ def _in_a_shell(text: str) -> str:
 
 
 def _check_used(overrides: Sequence[Override], *, typed: bool) -> None:
-    """Raise UserError for what Hydra would accept, but nothing here would read."""
+    """Raise UserError for settings that Hydra accepts but nothing here uses."""
     for override in overrides:
         key = override.key_or_group
         if key.partition(".")[0].partition("/")[0] == "hydra" or override.package is not None:
@@ -255,7 +255,7 @@ def _check_used(overrides: Sequence[Override], *, typed: bool) -> None:
 
 
 def hydra_setting(what: str) -> UserError:
-    """The error for a setting of Hydra's own, which has no effect here."""
+    """The error for one of Hydra's own settings, which have no effect here."""
     return UserError(
         f"{what} would be ignored: runs are not launched by Hydra; output_dir= says where they go, "
         "--config-dir where to look for choices, and -m with values such as seed=0,1,2 sweeps them"
@@ -263,7 +263,7 @@ def hydra_setting(what: str) -> UserError:
 
 
 def expand(overrides: Sequence[Override]) -> list[list[str]]:
-    """The overrides of each job of a multirun: all combinations of the comma-separated values."""
+    """The overrides of each job of a sweep: all combinations of the comma-separated values."""
     swept = [override for override in overrides if override.is_sweep_override()]
     for override in swept:
         if not override.is_discrete_sweep():
@@ -290,13 +290,13 @@ def check_size(runs: int, typed: str) -> None:
 
 
 def listed_values(override: Override) -> list[str]:
-    """The values of an override with several, as typed; raises UserError for too many."""
+    """The values of a swept override, as typed; raises UserError if there are too many."""
     check_size(_number_of_values(override), str(override.input_line))
     return [str(value) for value in override.sweep_string_iterator()]
 
 
 def _number_of_values(override: Override) -> int:
-    """How many values a list or range has, without making them; raises UserError for none."""
+    """Count the values of a list or range without building them; raises UserError for zero."""
     sweep = override.value()
     if isinstance(sweep, RangeSweep):
         start, stop, step = (float(part or 0) for part in (sweep.start, sweep.stop, sweep.step))
@@ -310,7 +310,7 @@ def _number_of_values(override: Override) -> int:
 
 
 def quoted(value: Any) -> str:
-    """A value in Hydra's override grammar (Hydra docs, "Extended override syntax")."""
+    """Write a value in Hydra's override grammar (Hydra docs, "Extended override syntax")."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -321,15 +321,15 @@ def quoted(value: Any) -> str:
         return "{" + ",".join(f"{key}:{quoted(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ",".join(quoted(item) for item in value) + "]"
-    # only backslashes before a quote or the end need doubling
+    # double the backslashes before a quote or the end, and no others
     text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(value))
     return f"'{text}'"
 
 
 def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
-    """The JSON or YAML file of `config_file=`, nested or dotted, as overrides.
+    """Read the JSON or YAML file of `config_file=`, with nested or dotted keys, as overrides.
 
-    A run's own config.yaml is such a file too: a component's `name` chooses it.
+    A run's config.yaml works too: a component's `name` in it becomes the choice of its group.
     """
     check_path("config_file", typed)
     path = Path(typed).expanduser()
@@ -358,10 +358,10 @@ def _flat(prefix: str, value: Any) -> list[str]:
 
 
 def layered(file: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Overrides of a file below those that the user typed.
+    """Combine the overrides of a file with typed ones, which win.
 
-    A typed choice replaces all that the file says of its group.  A run has one length, so a horizon
-    that is typed turns off the file's, and that of either turns off an experiment's.
+    A typed choice replaces every setting of its group in the file. A run has one length, so a typed
+    length (one of HORIZONS) turns off the file's, and either turns off an experiment's.
     """
     typed_keys = {_key(text) for text in typed}
     lower = [

@@ -1,4 +1,4 @@
-"""A composed or saved config as a checked dataclass."""
+"""Convert a composed or saved config to a checked dataclass."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,15 +16,15 @@ from tinygpt.config.schema import DeviceConfig, TrainerConfig
 from tinygpt.config.units import type_names, whole_number
 from tinygpt.errors import UserError, as_typed, masked, nearest, shortened
 
-_TOO_LARGE = 10**30  # as in check_range, and few enough digits for int and str
+_TOO_LARGE = 10**30  # the limit of check_range; int() and str() still handle its digits
 T = TypeVar("T")
 _RAISED_BY_RESOLVER = "UserError raised while resolving interpolation: "
 
 
 def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
-    """Type and check a composed or saved config; raises UserError for what does not fit.
+    """Convert a composed or saved config to `cls`; raises UserError for a wrong value.
 
-    Every key must be a field, also one that came in through `+`.
+    Every key must be a field, even a key added with `+`.
     """
     try:
         raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
@@ -64,7 +64,7 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
 
 @contextmanager
 def environment_unread() -> Iterator[None]:
-    """Make `${oc.env:NAME}` an error: a config is saved and shared, its environment is private."""
+    """Make `${oc.env:NAME}` an error, because configs are shared and the environment is private."""
 
     def refuse(name: str, *_: Any) -> None:
         raise UserError(
@@ -80,7 +80,7 @@ def environment_unread() -> Iterator[None]:
 
 
 def _check_no_secrets(path: str, value: Any) -> None:
-    """Raise UserError for a password or a token in a URL: the config is saved as plain text."""
+    """Raise UserError for a password or token in a URL, because configs are saved as plain text."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _check_no_secrets(f"{path}.{key}" if path else str(key), item)
@@ -95,7 +95,7 @@ def _check_no_secrets(path: str, value: Any) -> None:
 
 
 def _components(values: Mapping[str, Any]) -> list[str]:
-    """The modules that a config names, and those that its components came from."""
+    """The modules in `components`, plus the modules of the user that define its components."""
     named = [name for name in values.get("components", []) if name != "__main__"]
     for kind in registry.KINDS:
         chosen = values.get(kind)
@@ -107,7 +107,7 @@ def _components(values: Mapping[str, Any]) -> list[str]:
 
 
 def _component(kind: str, value: Any, path: str, modules: list[str]) -> Any:
-    """The config of one component; `modules` are those that the run names as its components."""
+    """The config of one component; `modules` is the run's `components` list."""
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise UserError(f"{path}={as_typed(value)} names no component; type {kind}=NAME")
     hint = registry.how_to_import(modules)
@@ -124,7 +124,7 @@ def _typed(cls: type, value: Any, path: str) -> Any:
 
 
 def _check_types(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The values converted to the types of the dataclass's fields."""
+    """Convert the values to the types of the dataclass's fields; raises UserError."""
     types = {f.name: f.type for f in fields(cls)}
     node = OmegaConf.structured(cls)
     converted = {}
@@ -138,7 +138,7 @@ def _check_types(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str,
 
 
 def convert(cls: type, key: str, value: Any, *, field_name: str) -> Any:
-    """`value` as the type of the dataclass's field `key`; raises UserError."""
+    """Convert `value` to the type of the field `key`; raises UserError."""
     return _convert(OmegaConf.structured(cls), cls, key, value, field_name=field_name)
 
 
@@ -149,7 +149,7 @@ def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> 
         raise UserError(f"{field_name}={shortened(value)} must be below {_TOO_LARGE:g}")
     try:
         if "str" not in str(hint) and isinstance(value, str) and not value.isascii():
-            raise ValidationError  # int() and float() take the digits of every script
+            raise ValidationError  # int() and float() accept the digits of every script
         node[key] = escaped(value)
         converted = node[key]
     except OmegaConfBaseException:
@@ -162,7 +162,7 @@ def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> 
 
 
 def _with_whole_numbers(value: Any, hint: Any) -> Any:
-    """1e3 and "1e3" as 1000 where the field takes a whole number, also in a list of them."""
+    """Convert 1e3 and "1e3" to 1000 if the field takes a whole number or a list of them."""
     names = type_names(hint)
     if isinstance(value, list) and "list[int]" in names:
         return [_with_whole_numbers(item, int) for item in value]
@@ -173,7 +173,7 @@ def _with_whole_numbers(value: Any, hint: Any) -> Any:
 
 
 def escaped(value: Any) -> Any:
-    """The value with its texts written so that OmegaConf sees no ${interpolation} in them."""
+    """The value with every `${` in its texts escaped, so OmegaConf does not interpolate."""
     if isinstance(value, Mapping):
         return {key: escaped(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -184,7 +184,7 @@ def escaped(value: Any) -> Any:
 
 
 def type_words(hint: Any) -> str:
-    """The annotation in a user's words."""
+    """Describe a type annotation in words for an error or --help."""
     words = {
         "int": "a whole number",
         "float": "a number",
@@ -198,9 +198,9 @@ def type_words(hint: Any) -> str:
 
 
 def unknown_key(path: str, choices: Iterable[str]) -> UserError:
-    """The error for a field that does not exist, among the full names of those that do."""
+    """The error for an unknown field; `choices` are the full names of the fields that exist."""
     prefix, dot, leaf = path.rpartition(".")
-    # beside the field where there are any: a long prefix in common would make all of them look near
+    # compare only fields with the same prefix, if any: a long shared prefix makes all look similar
     beside = {c.rpartition(".")[2]: c for c in choices if c.rpartition(".")[0] == prefix}
     names = beside or dict.fromkeys(choices)
     match = nearest(leaf if beside else path, names)

@@ -20,11 +20,11 @@ from tinygpt.interfaces import (
     TokenizerConfig,
 )
 
-# fields of a run that do not change its results: where files are, and what people call the run
+# fields that do not change a run's results: locations of files, and labels
 NOT_IDENTITY = ("output_dir", "cache_dir", "workers", "components", "name", "tags", "notes")
 MAX_NAME = 128  # characters of a name
 MAX_TAG = 64  # characters of a tag; W&B's own limit
-# of whole numbers in a trainer: what no machine of the coming years needs, and int64 can count
+# upper limits of TrainerConfig's integers: beyond any real use, and within int64
 _LARGEST = {
     **{"seq_len": 1 << 24, "tokens_per_step": 1 << 40},
     **dict.fromkeys(("max_steps", "keep_checkpoints"), 10**15),
@@ -37,29 +37,29 @@ DEFAULT_MAX_TOKENS = 10_000_000
 
 @dataclass
 class TrainerConfig:
-    """How long, in what portions, and how often to look, log and save."""
+    """The length of a run, its batch sizes, and how often it evaluates, logs and saves."""
 
     seq_len: int = 256  # tokens the model sees at once, T
     # sequences per forward; affects memory and speed, results agree up to rounding; auto measures
-    # at the start and takes the fastest that fits
+    # at the start and uses the fastest that fits
     micro_batch_size: int | str = 16
     tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
-    # length of the run in tokens, such as 5M; a run has one of five max_ fields, else 10M tokens
+    # length of the run in tokens, such as 5M; set at most one max_ field; without one: 10M tokens
     max_tokens: int | float | str | None = None
     max_steps: int | None = None  # length in optimizer updates
     max_epochs: float | None = None  # length in passes over the train split
-    max_flops: float | None = None  # length in compute, such as 1e15: equal for all models
+    max_flops: float | None = None  # length in training FLOPs, such as 1e15
     max_time: int | float | str | None = (
-        None  # length in wall clock, such as 15m; the result then depends on speed
+        None  # length in wall-clock time, such as 15m; the result then depends on speed
     )
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
-    # steps between evaluations; null: as often as costs little, 5 to 20 times if cheap
+    # steps between evaluations; null: 5 to 20 evaluations if cheap, fewer if they cost much time
     eval_every: int | None = None
     eval_bytes: int | float | str | None = (
-        100_000  # of validation text per evaluation, in whole documents; null: all of it
+        100_000  # validation text per evaluation, in bytes of whole documents; null: all of it
     )
     log_every: int | None = None  # steps between rows of metrics; null: 500 rows in a run
-    # steps between checkpoints; null: every minute, large models less often; the best is also saved
+    # steps between checkpoints; null: every minute, less often for large models; the best stays too
     save_every: int | None = None
     keep_checkpoints: int = 1  # newest checkpoints to keep, besides the best
 
@@ -97,7 +97,7 @@ class TrainerConfig:
         self.grad_accum()
 
     def grad_accum(self, *, ranks: int = 1) -> int:
-        """Forwards per optimizer update on each rank; raises UserError if they are not whole.
+        """Forwards per optimizer update on each rank; raises UserError if not a whole number.
 
         micro_batch_size=auto counts as 1.
         """
@@ -110,7 +110,7 @@ class TrainerConfig:
             return self.tokens_per_step // portion
         below = self.tokens_per_step // portion * portion
         choices = [str(n) for n in (below, below + portion) if n]
-        # the largest that fits, or nearly: larger ones than 1,024 are not searched for
+        # the largest size that divides evenly, among 1 to 1,024 and all sequences at once
         own, rest = divmod(self.tokens_per_step, self.seq_len * ranks)  # sequences on each rank
         fitting = [n for n in (*range(1, 1025), own) if n < size and own % n == 0] if own else []
         smaller = max(fitting, default=None) if not rest else None
@@ -125,7 +125,7 @@ class TrainerConfig:
 
     @property
     def planned_steps(self) -> int | None:
-        """The length of the run in steps; None where data, model or clock determine it."""
+        """The length of the run in steps; None if it depends on data, model or wall clock."""
         if self.max_steps is not None:
             return self.max_steps
         if any((self.max_epochs, self.max_flops, self.max_time)):
@@ -140,14 +140,16 @@ class TrainerConfig:
 
 @dataclass
 class DeviceConfig:
-    """Which hardware, and in what precision."""
+    """Hardware, precision, compilation and parallelism."""
 
     type: str = "auto"  # auto, cpu, cuda or mps; auto takes cuda, then mps, then cpu
     precision: str = "auto"  # auto, fp32, bf16 or fp16; auto: bf16 where hardware has it
-    compile: str = "auto"  # auto, always or never; auto: if the run is long enough
-    kernels: str = "auto"  # fused in C on a CPU where gcc is, else torch; changes the last bits
-    parallel: str = "auto"  # ranks: ddp copies the model, fsdp spreads it; auto: ddp if that fits
-    threads: int | None = None  # CPU threads; null leaves it to torch; affects rounding
+    compile: str = "auto"  # auto, always or never; auto: only if the run is long enough to gain
+    # auto, fused or torch; auto: fused C kernels on a CPU with gcc, else torch; affects rounding
+    kernels: str = "auto"
+    # auto, ddp (copy the model to each rank) or fsdp (shard it); auto: ddp if the model fits
+    parallel: str = "auto"
+    threads: int | None = None  # CPU threads; null: torch chooses; affects rounding
 
     def __post_init__(self) -> None:
         check_choice("device.type", self.type, ("auto", "cpu", "cuda", "mps"))
@@ -161,13 +163,13 @@ class DeviceConfig:
 
 @dataclass(kw_only=True)
 class PrepareConfig:
-    """What determines the prepared tokens, and where they are kept."""
+    """The fields that determine the prepared tokens, and where to keep them."""
 
     dataset: DatasetConfig
     tokenizer: TokenizerConfig
     cache_dir: str = "~/.cache/tinygpt"  # prepared tokens, shared by all runs
-    workers: int | None = None  # processes that encode; null: one per core; 1: only this one
-    # modules of your own that register components, such as [my_sgd]; imported where you type them
+    workers: int | None = None  # encoding processes; null: one per core; 1: no extra process
+    # your own modules that register components, such as [my_sgd]; imported only if you type them
     components: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -179,11 +181,11 @@ class PrepareConfig:
 
 @dataclass(kw_only=True)
 class DataConfig(PrepareConfig):
-    """What `python -m tinygpt.data` looks at."""
+    """The settings of `python -m tinygpt.data`."""
 
-    # vocabulary sizes that are compared; none of them: []
+    # vocabulary sizes to compare; [] compares none
     candidates: list[int] = field(default_factory=lambda: [512, 1024, 2048, 4096, 8192])
-    out: str | None = None  # the picture, a .png; null puts it beside the prepared tokens
+    out: str | None = None  # the picture, a .png; null: next to the prepared tokens
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,7 +197,7 @@ class DataConfig(PrepareConfig):
 
 @dataclass(kw_only=True)
 class RunConfig(PrepareConfig):
-    """Everything that determines a run; config.yaml in its folder loads back to an equal one."""
+    """Everything that determines a run; config.yaml in its folder loads back to an equal config."""
 
     model: ModelConfig
     optimizer: OptimizerConfig
@@ -204,11 +206,11 @@ class RunConfig(PrepareConfig):
     device: DeviceConfig = field(default_factory=DeviceConfig)
     logger: dict[str, LoggerConfig] = field(default_factory=dict)
     callback: dict[str, CallbackConfig] = field(default_factory=dict)
-    seed: int = 0  # of weights, data order and dropout; not of the data itself
-    output_dir: str = "outputs"  # the folder in which run folders are made
-    name: str | None = None  # what you call the run; shown beside its id
+    seed: int = 0  # of weights, data order and dropout; does not change the dataset
+    output_dir: str = "outputs"  # the folder for run folders
+    name: str | None = None  # your name for the run, shown with its id
     tags: list[str] = field(default_factory=list)  # such as [baseline,paper]; `runs tags=paper`
-    notes: str | None = None  # a text for yourself, kept in the run folder
+    notes: str | None = None  # free text, kept in the run folder
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,14 +243,15 @@ OBJECTIVES = ("val/bpb", "val/loss", "train/loss")
 
 @dataclass(kw_only=True)
 class SweepConfig:
-    """How a sweep goes: which configs, how far each, and where. No run's result depends on it."""
+    """How to run a sweep: search, stopping rule and launcher. No run's own result depends on it."""
 
     search: SearchConfig
     stopping: StoppingConfig
     launcher: LauncherConfig
-    objective: str = "val/bpb"  # what searches and stopping rules compare; lower is better
-    retry_failed: bool = False  # try runs that failed again when a sweep goes on
-    # values of a sweep kept in conf/sweep/NAME.yaml, such as optimizer.lr: [1e-3, 3e-3]
+    # the metric that searches and stopping rules compare; lower is better
+    objective: str = "val/bpb"
+    retry_failed: bool = False  # when a sweep continues, run its failed runs again
+    # the swept values in a conf/sweep/NAME.yaml, such as optimizer.lr: [1e-3, 3e-3]
     axes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

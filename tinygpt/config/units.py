@@ -1,4 +1,4 @@
-"""Numbers, counts and durations as users write them."""
+"""Parse numbers, counts and durations as users type them."""
 
 import re
 from fractions import Fraction
@@ -11,12 +11,12 @@ LARGEST_COUNT = 10**18
 _COUNT = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 LONGEST_S = 1e9  # 30 years
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# ASCII digits only; an exponent of three digits or more would make a number of that many digits
+# ASCII digits only; at most two exponent digits, because 1e999 would be a number of 1,000 digits
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?"
 
 
 def parse_count(field_name: str, value: float | str) -> int:
-    """5000000, 5e6, "5_000_000", "5M" or "2.5K" as a number; raises UserError."""
+    """Parse 5000000, 5e6, "5_000_000", "5M" or "2.5K" as a whole number; raises UserError."""
     text = str(value).replace("_", "").upper()
     match = re.fullmatch(rf"({_NUMBER})([KMB]?)", text)
     if not match:
@@ -32,7 +32,7 @@ def parse_count(field_name: str, value: float | str) -> int:
 
 
 def whole_number(value: object) -> int | None:
-    """1e3, "1e3" or "1_000" as 1000; None for anything that is not exactly a whole number."""
+    """Parse 1e3, "1e3" or "1_000" as 1000; None for anything that is not exactly a whole number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     text = "" if isinstance(value, str) and len(value) > 40 else str(value).replace("_", "")
@@ -43,10 +43,10 @@ def whole_number(value: object) -> int | None:
 
 
 def parse_duration(field_name: str, value: float | str) -> float:
-    """90, "90s", "1.5m" or "1h30m" in seconds; raises UserError."""
+    """Parse 90, "90s", "1.5m" or "1h30m" as seconds; raises UserError."""
     text = str(value).lower()
     parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
-    if len(text) > 40:  # also more digits than a float holds
+    if len(text) > 40:  # may have more digits than a float can hold
         seconds = inf
     elif re.fullmatch(r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,2})?", text):
         seconds = float(text)
@@ -60,6 +60,6 @@ def parse_duration(field_name: str, value: float | str) -> float:
 
 
 def type_names(hint: Any) -> list[str]:
-    """The parts of an annotation such as `int | None`."""
+    """The names of the types in an annotation such as `int | None`."""
     text = hint.__name__ if isinstance(hint, type) and "[" not in str(hint) else str(hint)
     return [part.strip() for part in text.split("|")]
