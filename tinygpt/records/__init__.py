@@ -1,1 +1,1 @@
-"""Run folders: written, read, listed and drawn."""
+"""Write, read, list and plot run folders."""

@@ -1,7 +1,7 @@
-"""Find run folders by what a user types: paths, names, patterns, or `latest`.
+"""Find run folders from what a user types: paths, names, patterns, or `latest`.
 
-`latest` has one meaning in every command: of the runs that the command can use, the one that began
-last. A damaged folder is named in a warning and left out.
+`latest` has one meaning in every command: among the runs that the command can use, the run that
+started last. A damaged folder is skipped with a warning that names it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,27 +11,27 @@ from tinygpt import console
 from tinygpt.errors import UserError, nearest
 from tinygpt.records.read import RunRecord, read_runs
 
-Obstacle = Callable[[RunRecord], str | None]  # why a command cannot use a run, or None
+Obstacle = Callable[[RunRecord], str | None]  # returns why a command cannot use a run, or None
 
 
 def has_no_checkpoint(run: RunRecord) -> str | None:
-    """Why no text can be written with the run's model, or None."""
+    """Why the run cannot generate text, or None if it can."""
     saved = any((run.path / "checkpoints").glob("step-*"))
     return None if saved else f"it is {run.status} and has no checkpoint"
 
 
 def has_no_result(run: RunRecord) -> str | None:
-    """Why there is nothing to compare, or None."""
+    """Why the run cannot be compared, or None if it can."""
     return None if run.summary else f"it is {run.status} and has no summary"
 
 
 def latest(
     output_dir: Path, *, obstacle: Obstacle = lambda run: None, warn: Callable[[str], None]
 ) -> RunRecord | None:
-    """The usable run that began last, alone or in a sweep; None without one.
+    """The usable run that started last, in a sweep or not; None if there is none.
 
-    A run that has not begun counts from the moment its folder was made. Passed-over runs that are
-    newer than the found one, and damaged folders of any age, are named by `warn`.
+    A run that has not started counts from the creation of its folder. `warn` names each skipped run
+    that is newer than the result, and each damaged folder.
     """
     runs = read_runs(sorted(_folders(output_dir)))
     for run in runs:
@@ -47,16 +47,16 @@ def latest(
 
 
 def _moment(run: RunRecord) -> tuple[str, Path]:
-    """When a run began or its folder was made, as UTC in ISO format; then by name."""
+    """Sort key: when the run started or its folder was created (UTC, ISO format), then its path."""
     return run.started_at or run.run.get("created_at") or "", run.path
 
 
 def find_run(
     text: str, *, field: str, output_dir: Path, obstacle: Obstacle = lambda run: None
 ) -> Path:
-    """The run folder that `field=text` means; `obstacle` limits what "latest" may be.
+    """The run folder that `field=text` names; `obstacle` excludes runs from "latest".
 
-    Raises UserError with the nearest run there is.
+    Raises UserError, which suggests the most similar name, if there is no such run.
     """
     if text == "latest":
         found = latest(output_dir, obstacle=obstacle, warn=console.warn)
@@ -83,10 +83,10 @@ def find_run(
 def find_runs(
     patterns: Sequence[str], *, output_dir: Path, obstacle: Obstacle = lambda run: None
 ) -> list[Path]:
-    """The run folders that were typed: runs, sweeps, folders of them, patterns, or `latest`.
+    """The run folders that the patterns name: runs, sweeps, folders of both, globs, or `latest`.
 
-    `latest` is the newest usable run, and all runs of the sweep if it belongs to one. Raises
-    UserError for a pattern without a run.
+    `latest` is the newest usable run, or all runs of its sweep if it is in one. Raises UserError
+    for a pattern that matches no run.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -115,7 +115,7 @@ def _latest_with_its_sweep(output_dir: Path, obstacle: Obstacle) -> list[Path]:
 
 
 def _folders(output_dir: Path) -> Iterator[Path]:
-    """Every run folder in a folder of runs and sweeps."""
+    """Every run folder in `output_dir`, including those in sweeps."""
     for pattern in ("*/run.json", "*/[0-9]*/run.json"):
         yield from (found.parent for found in output_dir.glob(pattern))
 
@@ -137,6 +137,6 @@ def _matches(pattern: str, output_dir: Path) -> Iterator[Path]:
 
 
 def _natural(path: Path) -> tuple[str, int, str]:
-    """Sorts run 10 of a sweep behind run 9."""
+    """Sort key that puts run 10 of a sweep after run 9."""
     number = int(path.name) if path.name.isdecimal() else -1
     return (str(path.parent), number, path.name)

@@ -1,4 +1,4 @@
-"""One folder per run: what was asked, by which code, on which machine, and how it ended."""
+"""The run folder: records the config, the code version, the machine, and the result of a run."""
 
 import json
 import logging
@@ -26,28 +26,28 @@ from tinygpt.errors import UserError, masked
 from tinygpt.files import is_disk_full, write_atomically
 from tinygpt.records.read import check_files, file_checksums, read_record, read_run
 
-RESERVE_BYTES = 1 << 15  # kept free for the last run.json of a run that fills the disk
+RESERVE_BYTES = 1 << 15  # reserved so that run.json can still be written when the disk is full
 _LIBRARIES = ("torch", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy")
 
 
 def new_run_id() -> str:
-    """A name that sorts by time and that two runs never share."""
+    """A unique run name that sorts by time."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{secrets.token_hex(2)}"
 
 
 class RunFolder:
-    """A run's folder, held by one process at a time."""
+    """A run's folder, locked by one process at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.tokenizer = path / "tokenizer"
         self.metrics = path / "metrics.jsonl"
-        self.before: dict[str, Any] = {}  # run.json of a reopened run, as it was
-        self.damage: str | None = None  # what was wrong with metrics.jsonl then
+        self.before: dict[str, Any] = {}  # run.json of a reopened run, before any change
+        self.damage: str | None = None  # what was wrong with metrics.jsonl at that time
         self.has_begun = False
-        self._cfg: RunConfig | None = None  # what config.yaml is going to hold
-        self._writing = threading.Lock()  # the thread that writes checkpoints notes the first one
+        self._cfg: RunConfig | None = None  # the config that `begin` writes to config.yaml
+        self._writing = threading.Lock()  # the checkpoint thread writes run.json too
         self._reserve = path / ".reserve"
         self._lock = FileLock(path / ".lock")
         try:
@@ -73,7 +73,7 @@ class RunFolder:
         run_id: str,
         group: str | None,
     ) -> "RunFolder":
-        """A new folder that says what is going to run; raises UserError if there is a run in it."""
+        """Create the folder of a new run; raises UserError if the path already exists."""
         make_folder(path)
         try:
             freeze(path, cfg=cfg, overrides=overrides, run_id=run_id, group=group)
@@ -88,14 +88,14 @@ class RunFolder:
     def reopen(
         cls, path: Path, *, cfg: RunConfig, overrides: Sequence[str], pause_at: int | None
     ) -> "RunFolder":
-        """The folder of a run that goes on, by a config that the overrides may have changed."""
+        """Open the folder of a run to resume; `cfg` is its config with the new overrides."""
         folder = cls(path)
         folder.before = folder.run
         try:
             check_files(path, folder.before, "metrics.jsonl")
         except UserError as error:
             folder.damage = str(error)
-        # in one write: a run that is found running also has its pause and its config
+        # one write, so a run with status running always has its new config and pause step
         changes: dict[str, Any] = {"config": config.to_dict(cfg), "pause_at": pause_at}
         if changes["config"] != folder.before.get("config"):
             changes["config_before"] = folder.before.get("config")  # still in config.yaml
@@ -114,7 +114,7 @@ class RunFolder:
         return folder
 
     def begin(self) -> None:
-        """The first step is about to be made: from here on the folder changes for good."""
+        """Call just before the first step: saves the config; later changes cannot be undone."""
         if self._cfg is not None:
             config.save(self._cfg, self.path / "config.yaml")
         self.write_run(files=None)
@@ -131,21 +131,21 @@ class RunFolder:
             write_json(self.path / "run.json", self.run | changes)
 
     def note_first_checkpoint(self) -> None:
-        """Record that there is a checkpoint: without one, the run can no longer begin again."""
+        """Record the first checkpoint; from now on the run must resume and cannot start over."""
         if self.run.get("first_checkpoint_at") is None:
             self.write_run(first_checkpoint_at=_now())
 
     def has_results(self) -> bool:
-        """Whether there is something that a run which begins again would remove."""
+        """Whether starting the run over would delete results."""
         if (self.path / "summary.json").exists():
             return True
-        if "first_checkpoint_at" not in self.run:  # an earlier version
+        if "first_checkpoint_at" not in self.run:  # a run of an earlier version
             return self.metrics.exists() and self.metrics.stat().st_size > 0
-        # rows before the first checkpoint are made again, equal
+        # rows before the first checkpoint are reproduced exactly
         return self.run["first_checkpoint_at"] is not None
 
     def is_complete(self) -> bool:
-        """Whether the run had finished before it was opened, with its summary and picture."""
+        """Whether the run had already finished when it was opened, with its summary and picture."""
         return (
             self.before.get("status") == "finished"
             and self.damage is None
@@ -158,17 +158,17 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
 
     def close(self, status: str, error: str | None = None) -> None:
-        """Record how the run ended, and release its folder."""
+        """Record how the run ended and release the lock on its folder."""
         with self.closing(status, error):
             pass
 
     @contextmanager
     def closing(self, status: str, error: str | None = None) -> Iterator[None]:
-        """Record how the run ended, with checksums of its results, and then run the block.
+        """Record how the run ended, with checksums of its results, then run the block.
 
-        Messages of the block still go to train.log; after it the folder is released. Nothing may be
-        printed before this, since a console can block. A finished run that was reopened and has not
-        begun again is left as it was. On a full disk the reserve makes room.
+        Messages from the block still go to train.log; after the block the folder is unlocked. Print
+        nothing before this call, because a console can block. A finished run that was reopened
+        without a new step keeps its old run.json. If the disk is full, the reserve is freed.
         """
         changes: dict[str, Any] = {
             "status": status,
@@ -207,7 +207,7 @@ def freeze(
     group: str | None,
     **more: Any,
 ) -> None:
-    """Write into an empty folder all that its run is; `resume=` begins it."""
+    """Write a queued run's config and run.json to an empty folder; `resume=` starts the run."""
     config.save(cfg, path / "config.yaml")
     write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
     (path / "samples").mkdir()
@@ -221,15 +221,15 @@ def freeze(
         "first_checkpoint_at": None,
         "resumed": list[str](),
         **more,
-        "working_dir": str(Path.cwd()),  # relative paths of the config begin here
-        # the config again: JSON is read fifty times as fast as YAML, and an edit of either shows
+        "working_dir": str(Path.cwd()),  # relative paths in the config start here
+        # a copy of config.yaml: JSON reads 50 times as fast, and an edit of either file is detected
         "config": config.to_dict(cfg),
     }
     write_json(path / "run.json", content)
 
 
 def _beginning(path: Path) -> dict[str, Any]:
-    """What run.json says of a run from its beginning on."""
+    """The fields of run.json that are set when the run starts."""
     return {
         "status": "running",
         "command": _command(),
@@ -241,14 +241,14 @@ def _beginning(path: Path) -> dict[str, Any]:
 
 
 def disk_error(folder: Path, error: OSError) -> UserError | OSError:
-    """The error for a write that failed: on a full disk one line with what to do."""
+    """The error for a failed write; for a full disk, a UserError that says what to do."""
     if not is_disk_full(error):
         return error
     return UserError(f"the disk of {folder} is full; make room and type the command again")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that nobody has yet; raises UserError."""
+    """Create a folder that must not exist yet; raises UserError."""
     try:
         path.mkdir(parents=True)
     except OSError as error:
@@ -260,9 +260,9 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one."""
+    """Write JSON atomically: a reader sees the old file or the new one."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    # a byte on the command line that is not UTF-8 becomes the escape that JSON has for it
+    # a command-line byte that is not UTF-8 is written as a JSON escape
     write_atomically(path, text.encode(errors="backslashreplace"))
 
 
@@ -271,7 +271,7 @@ def _now() -> str:
 
 
 def _command() -> str:
-    """The command line as typed: of a door, the command `tinygpt`, or a script of the user's."""
+    """The command as typed: `python -m tinygpt.NAME`, `tinygpt`, or the user's own script."""
     program = Path(sys.argv[0])
     if program.resolve().parent == Path(tinygpt.__file__).resolve().parent:
         door = program.stem
@@ -294,9 +294,10 @@ def _versions() -> dict[str, str]:
 
 
 def source_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Commit of the source tree; what differs from it is saved as git.diff in the folder, if any.
+    """The commit of the source tree; uncommitted changes are saved as git.diff in `folder`.
 
-    A new file of the package makes the tree dirty too; the diff names it.
+    An untracked file in tinygpt/ or conf/ counts as a change too; git.diff lists its name. Returns
+    None outside of a git checkout.
     """
     source = Path(tinygpt.__file__).resolve().parents[1]
 
@@ -309,7 +310,7 @@ def source_state(folder: Path | None = None) -> dict[str, Any] | None:
 
     try:
         if Path(os.fsdecode(git("rev-parse", "--show-toplevel")).strip()).resolve() != source:
-            return None  # installed inside somebody else's repository
+            return None  # installed inside another repository
         commit = git("rev-parse", "HEAD").decode().strip()
         changes = git("diff", "--no-ext-diff", "--no-color", "HEAD")
         changes += git("ls-files", "--others", "--exclude-standard", "tinygpt", "conf")

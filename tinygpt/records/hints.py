@@ -1,4 +1,4 @@
-"""Commands that a user may type next, made from what a run recorded."""
+"""Commands to suggest to the user, built from a run's record."""
 
 import shlex
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def sample_command(path: Path, record: Mapping[str, Any]) -> str:
-    """How to write text with the run, which `record` (its run.json) describes.
+    """The command that generates text with a run; `record` is its run.json.
 
-    The prompt is the first one of the run's own samples, else one that its data offers.
+    The prompt is the first prompt of the run's sample callback, else one from its dataset.
     """
     callbacks = (record.get("config") or {}).get("callback") or {}
     prompts = [prompt for fields in callbacks.values() for prompt in fields.get("prompts") or []]

@@ -1,4 +1,4 @@
-"""Runs in lists and one by one: which are chosen, and how they are shown and deleted."""
+"""Filter, sort, list, show and delete runs."""
 
 import operator
 import re
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 UNFINISHED = ("queued", "paused", "interrupted", "dead")
-WIDTH = 240  # characters of a table that does not go to a terminal
+WIDTH = 240  # characters in a line of a table that is not on a terminal
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -32,7 +32,7 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Filter:
-    """A condition on runs: `field`, how it is compared, and with what."""
+    """A condition on runs: a field, a comparison, and a value."""
 
     field: str
     compare: str
@@ -40,16 +40,16 @@ class Filter:
 
     @classmethod
     def parse(cls, text: str) -> "Filter | None":
-        """The condition that was typed, such as val/bpb<1.2; None if the text is none."""
+        """Parse a condition such as val/bpb<1.2; None if the text is not a condition."""
         match = re.fullmatch(r"([\w./]+?)(<=|>=|<|>|=)(.*)", text)
         return cls(*match.groups()) if match else None
 
     def passes(self, run: RunRecord) -> bool:
-        """Whether the run fulfils the condition; raises UserError if it compares text by < or >."""
+        """Whether the run meets the condition; raises UserError if < or > is used on text."""
         value = value_of(run, self.field)
         if self.field == "status" and self.value == "unfinished":
             return run.status in UNFINISHED
-        if isinstance(value, list) and self.compare == "=":  # tags=paper: one of several
+        if isinstance(value, list) and self.compare == "=":  # tags=paper matches any of the tags
             return self.value in map(as_typed, value) or self.value == _list_as_typed(value)
         if value is None:
             return self.compare == "=" and self.value == "null" and self.field in run.flat
@@ -67,7 +67,7 @@ class Filter:
 def choose(
     runs: Sequence[RunRecord], filters: Sequence[Filter], *, sort: str | None
 ) -> list[RunRecord]:
-    """The runs that pass every filter, the newest first or sorted by a field (-FIELD: descending).
+    """The runs that pass every filter, newest first or sorted by a field (-FIELD: descending).
 
     Raises UserError for a field that no run has.
     """
@@ -88,7 +88,7 @@ def choose(
 
 
 def value_of(run: RunRecord, name: str) -> Any:
-    """What a run has under a name that may be typed; None if nothing."""
+    """The value of a run's field as named on the command line; None if it has none."""
     if name == "status":
         return run.status
     if name == "sweep":
@@ -104,7 +104,7 @@ def value_of(run: RunRecord, name: str) -> Any:
 
 
 def _check_field(name: str, runs: Sequence[RunRecord]) -> None:
-    """Raise UserError, with the nearest field, unless some run has the field."""
+    """Raise UserError, which suggests the most similar field, if no run has the field."""
     if not runs or any(name in run.flat or value_of(run, name) is not None for run in runs):
         return
     known = {"status", "sweep", "id", *(key for run in runs for key in (*run.flat, *run.summary))}
@@ -118,7 +118,7 @@ def _list_as_typed(value: Sequence[Any]) -> str:
 
 
 def show_list(runs: Sequence[RunRecord], *, limit: int | None, total: int) -> None:
-    """Print a table of the runs, at most `limit`, and the commands that resume unfinished ones."""
+    """Print a table of at most `limit` runs, and commands to resume the unfinished ones."""
     from rich.console import Console
 
     listed = runs[:limit]
@@ -167,7 +167,7 @@ def _table(runs: Sequence[RunRecord]) -> "Table":
 
 
 def _numbers(run: RunRecord) -> Iterator[str]:
-    """The cells of a run's numbers."""
+    """The table cells for a run's numbers."""
     for name, digits in (("tokens", 0), ("val/bpb", 4), ("tokens_per_sec", 0), ("elapsed_s", 0)):
         value = run.metric(name)
         yield "" if value is None else f"{value:,.{digits}f}"
@@ -213,7 +213,7 @@ def _lines(run: RunRecord) -> Iterator[str]:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """The values as bars of text, at most `width` of them; a gap for each that is not finite."""
+    """Draw the values as at most `width` text bars; a value that is not finite leaves a gap."""
     step = max(len(values) / width, 1)
     chosen = [values[int(i * step)] for i in range(min(width, len(values)))]
     finite = [value for value in chosen if isfinite(value)]
@@ -227,9 +227,9 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
 
 def delete(runs: Sequence[RunRecord], *, sure: bool) -> None:
-    """Delete the runs' folders; asks first unless `sure`.
+    """Delete the runs' folders; asks for confirmation unless `sure`.
 
-    Raises UserError, before anything is deleted, if one of them is running or nobody can answer.
+    Raises UserError, before deleting anything, if a run is running or there is no terminal to ask.
     """
     for run in runs:
         if run.status == "running":

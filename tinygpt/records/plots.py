@@ -1,4 +1,4 @@
-"""Pictures: of a run, its loss and bits per byte; of a corpus, its lengths and vocabularies."""
+"""Plots: loss and bits per byte of a run; document lengths and vocabulary sizes of a corpus."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ Points = list[tuple[float, float]]  # (step, value)
 def loss_curve(
     rows: Sequence[Row], path: Path, *, title: str, floor_bpb: float | None = None
 ) -> None:
-    """Write a PNG: on the left the losses in nats per token, on the right val/bpb and its floor.
+    """Write a PNG: losses in nats per token on the left, val/bpb and its floor on the right.
 
-    Values that are missing or not finite are left out, and the right half too where no row has
-    val/bpb.  The legends give the last values.
+    Missing and non-finite values are skipped. The right plot is omitted if no row has val/bpb. The
+    legends show the last values.
     """
     train, val, bpb = (_points(rows, key) for key in ("train/loss", "val/loss", "val/bpb"))
     figure, axes = _figure(2 if bpb else 1, width=11 if bpb else 6.5, title=title)
@@ -53,10 +53,10 @@ def corpus(
     sizes: Mapping[int, float],
     chosen: tuple[str, int, float],
 ) -> None:
-    """Write a PNG: how long documents are in each unit, and bytes per token by vocabulary size.
+    """Write a PNG: document lengths in each unit, and bytes per token by vocabulary size.
 
-    `lengths` has for a unit and a split the length of each document; `chosen` is the tokenizer at
-    hand with its vocabulary size and bytes per token, a dot beside the curve.
+    `lengths[unit][split]` holds the length of each document. `chosen` is the current tokenizer's
+    name, vocabulary size and bytes per token, drawn as a star beside the curve.
     """
     figure, axes = _figure(len(lengths) + 1, width=15, title=title)
     for ax, (unit, splits) in zip(axes, lengths.items(), strict=False):
@@ -70,13 +70,13 @@ def _figure(columns: int, *, width: float, title: str) -> tuple["Figure", list["
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, 4.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: it keeps every figure of the process
+    FigureCanvasAgg(figure)  # not pyplot, which keeps every figure in memory
     figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _histogram(ax: "Axes", splits: Mapping[Split, npt.NDArray[np.int64]], *, unit: str) -> None:
-    """Shares of the documents by length; the longest are left out of the picture, and named."""
+    """Histogram of document lengths; cuts off the longest documents and labels the maximum."""
     everything = np.concatenate(list(splits.values()))
     end = max(1.0, float(np.percentile(everything, 99.5, method="higher")))
     edges = np.linspace(0, end, min(50, math.ceil(end)) + 1)
@@ -96,7 +96,7 @@ def _histogram(ax: "Axes", splits: Mapping[Split, npt.NDArray[np.int64]], *, uni
 
 
 def _sizes(ax: "Axes", sizes: Mapping[int, float], chosen: tuple[str, int, float]) -> None:
-    """Bytes per token by vocabulary size."""
+    """Plot bytes per token against vocabulary size."""
     name, chosen_size, chosen_ratio = chosen
     ax.plot(list(sizes), list(sizes.values()), color=TRAIN, marker="o", markersize=4)
     for size, ratio in sizes.items():
@@ -120,7 +120,7 @@ def _points(rows: Sequence[Row], key: str) -> Points:
 
 
 def _smooth(points: Points) -> Points:
-    """Running mean over about a fiftieth of the points, over fewer where the loss still falls."""
+    """Running mean over about 1/50 of the points; over fewer at the start, where the loss falls."""
     mean = 0.0
     smooth = []
     for index, (step, value) in enumerate(points):
@@ -131,7 +131,7 @@ def _smooth(points: Points) -> Points:
 
 
 def _line(ax: "Axes", points: Points, *, color: str, label: str = "", alpha: float = 1.0) -> None:
-    """A line, with dots where the points are few; a label has the last value with it."""
+    """Draw a line, with dots if there are few points; the label shows the last value."""
     if points:
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) <= POINTS_SHOWN_AS_DOTS else None
@@ -140,7 +140,7 @@ def _line(ax: "Axes", points: Points, *, color: str, label: str = "", alpha: flo
 
 
 def _floor(ax: "Axes", bpb: float, *, under: Points) -> None:
-    """The entropy of the text, and what lies between it and the curve: what is left to learn."""
+    """Draw the entropy of the text, and shade the gap to the curve: what is left to learn."""
     steps, values = zip(*under, strict=True)
     ax.axhline(bpb, color=FLOOR, linestyle="--", label=f"entropy of the text  {bpb:.3f}")
     label = f"left to learn  {values[-1] - bpb:.3f}"
@@ -148,7 +148,7 @@ def _floor(ax: "Axes", bpb: float, *, under: Points) -> None:
 
 
 def _dress(ax: "Axes", rows: Sequence[Row]) -> None:
-    """What both halves have in common."""
+    """Format an axis: labels, limits and legend."""
     last = rows[-1] if rows else {}
     per_step = last["tokens"] / last["step"] if last.get("tokens") and last["step"] else 0
     each = f" of {per_step:,.0f} tokens" if per_step and per_step == round(per_step) else ""

@@ -1,4 +1,4 @@
-"""Read run folders fast, for lists and comparisons; a damaged folder is reported, never raised."""
+"""Read run folders fast, for lists and comparisons; reports damaged folders without raising."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ from tinygpt import config
 from tinygpt.components.loggers.jsonl import Row, read_rows
 from tinygpt.errors import UserError
 
-READERS = 8  # threads that read folders at the same time
-CHECKED = ("metrics.jsonl", "summary.json")  # run.json has their checksums
-# what run.json and summary.json hold; null and further fields are allowed
+READERS = 8  # threads that read folders in parallel
+CHECKED = ("metrics.jsonl", "summary.json")  # files whose checksums run.json records
+# types of the fields in run.json and summary.json; null and other fields are allowed
 _RUN_TYPES: dict[str, Any] = {
     **dict.fromkeys(("id", "group", "status", "error", "lost_rows", "command"), str),
     **dict.fromkeys(("created_at", "started_at", "ended_at", "first_checkpoint_at"), str),
@@ -36,13 +36,13 @@ _SUMMARY_TYPES: dict[str, Any] = {
 
 @dataclass(eq=False)
 class RunRecord:
-    """One run folder."""
+    """The contents of one run folder."""
 
     path: Path
     run: dict[str, Any]  # run.json
-    config: dict[str, Any]  # nested, as config.yaml has it
-    summary: dict[str, Any]  # summary.json; empty until the run has ended well
-    damage: str | None = None  # what cannot be read or was changed
+    config: dict[str, Any]  # nested, as in config.yaml
+    summary: dict[str, Any]  # summary.json; empty until the run has finished
+    damage: str | None = None  # what is unreadable or was changed
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -52,19 +52,19 @@ class RunRecord:
 
     @property
     def group(self) -> str | None:
-        """The name of the sweep that the run belongs to."""
+        """The name of the run's sweep, or None."""
         return self.run.get("group")
 
     @property
     def label(self) -> str:
-        """The shortest name that is unique among its neighbours: the number of a run in a sweep."""
+        """A short name for tables: the run's number if it is in a sweep, else its id."""
         return self.path.name if self.group else self.id
 
     @cached_property
     def status(self) -> str:
-        """run.json's status, or what only the whole folder shows: "damaged" or "dead".
+        """The status in run.json, or "damaged" or "dead", which other files of the folder show.
 
-        Dead is a run whose process ended without a word, or before it wrote its summary.
+        A run is dead if its process ended without recording it, or before it wrote the summary.
         """
         if self.damage:
             return "damaged"
@@ -75,20 +75,20 @@ class RunRecord:
 
     @property
     def error(self) -> str | None:
-        """Why the run ended before its end, or what is damaged."""
+        """Why the run ended early, or what is damaged; None for neither."""
         if self.status == "dead" and self.run["status"] == "finished":
             return f"it has no summary; complete it with resume={self.path}"
         return self.damage or self.run.get("error") or self.run.get("lost_rows")
 
     @property
     def derived(self) -> dict[str, Any]:
-        """Numbers that follow from config and data."""
+        """Numbers computed from config and data, such as n_params."""
         found: dict[str, Any] = self.run.get("derived") or {}
         return found
 
     @property
     def started_at(self) -> str:
-        """ISO time at which the run began; empty if it has not."""
+        """ISO time at which the run started; empty if it has not."""
         return self.run.get("started_at") or ""
 
     @cached_property
@@ -98,14 +98,14 @@ class RunRecord:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows of metrics.jsonl, or none if it cannot be read."""
+        """The rows of metrics.jsonl; empty if it cannot be read."""
         try:
             return read_rows(self.path / "metrics.jsonl")
         except (OSError, UserError):
             return []
 
     def metric(self, name: str) -> float | None:
-        """A finite number of the summary or of `derived`, or None; flops is computed from both."""
+        """A finite number from the summary or `derived`, else None; flops is computed from both."""
         if name == "flops":
             tokens, each = self.metric("tokens"), self.metric("flops_per_token")
             return None if tokens is None or each is None else tokens * each
@@ -119,7 +119,7 @@ class RunRecord:
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Flatten nested mappings into one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
@@ -130,20 +130,20 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process has the run in hand."""
+    """Whether a process holds the run's lock."""
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
         return True
-    except OSError:  # a folder that we may only read
+    except OSError:  # a read-only folder
         return False
     lock.release()
     return False
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of a run folder; `damage` says what cannot be read or was changed."""
+    """Read a run folder; `damage` in the result says what is unreadable or was changed."""
     try:
         run = read_record(path)
     except (UserError, OSError) as error:
@@ -169,7 +169,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def file_checksums(path: Path) -> dict[str, str]:
-    """sha256 of the files that a run's result is read from; run.json keeps them when it ends."""
+    """sha256 of the files that hold a run's results; run.json records them when the run ends."""
     return {
         name: hashlib.sha256((path / name).read_bytes()).hexdigest()
         for name in CHECKED
@@ -178,9 +178,9 @@ def file_checksums(path: Path) -> dict[str, str]:
 
 
 def check_files(path: Path, run: Mapping[str, Any], *names: str) -> None:
-    """Raise UserError if one of the files is not as the run left it.
+    """Raise UserError if a file differs from its checksum in run.json.
 
-    Without names all are checked; run.json of an earlier version has no checksums.
+    Without names, checks all files. A run.json of an earlier version has no checksums.
     """
     known = run.get("files") or {}
     found = file_checksums(path)
@@ -196,7 +196,7 @@ def check_files(path: Path, run: Mapping[str, Any], *names: str) -> None:
 
 
 def _json_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
-    """The object in a JSON file; raises UserError unless its known fields have these types."""
+    """Read a JSON object; raises UserError unless its known fields have these types."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -231,6 +231,6 @@ def _words(error: Exception) -> str:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
-    """The records of many folders, in their order."""
+    """Read many run folders in parallel; returns the records in the same order."""
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(read_run, paths))

@@ -1,4 +1,4 @@
-"""Read a run's config and check that it is the one the run was trained with."""
+"""Read a run's config and check that it was not edited since the run was trained."""
 
 import shlex
 from pathlib import Path
@@ -10,13 +10,13 @@ from tinygpt.config.resolution import escaped
 from tinygpt.errors import UserError, as_typed
 from tinygpt.records.read import flatten, read_record
 
-SHOWN = 3  # differing fields that an error names
+SHOWN = 3  # differing fields that the error lists
 
 
 def load_config(path: Path) -> RunConfig:
-    """The config of a run folder; components must be registered.
+    """The config of a run folder; its components must be registered already.
 
-    Raises UserError if config.yaml cannot be read, or differs from what run.json recorded.
+    Raises UserError if config.yaml cannot be read or differs from the copy in run.json.
     """
     try:
         record = read_record(path)
@@ -27,7 +27,7 @@ def load_config(path: Path) -> RunConfig:
         return in_yaml
     in_json = _resolved(path / "run.json", escaped(record["config"]))
     known = [in_json]
-    if before := record.get("config_before"):  # killed between the two files
+    if before := record.get("config_before"):  # killed between writing the two files
         known.append(_resolved(path / "run.json", escaped(before)))
     if in_yaml not in known:
         raise UserError(_difference(path / "config.yaml", in_yaml, in_json))

@@ -1,4 +1,4 @@
-"""A run sent to W&B from its folder."""
+"""Send a run to W&B from its folder."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -15,7 +15,7 @@ OVER = ("finished", "failed", "interrupted", "stopped", "dead", "paused")
 
 
 def wandb_config(run: RunRecord, options: Mapping[str, str]) -> WandbConfig:
-    """The logger's config: the run's own, changed by the options that were typed."""
+    """The W&B logger's config: the run's own, overridden by the typed options."""
     known = {field.name for field in fields(WandbConfig)} - {"name", "mode"}
     had = (run.config.get("logger") or {}).get("wandb") or {}
     values = {key: value for key, value in had.items() if key in known}
@@ -26,9 +26,9 @@ def wandb_config(run: RunRecord, options: Mapping[str, str]) -> WandbConfig:
 
 
 def send(run: RunRecord, cfg: WandbConfig) -> str:
-    """Send one run and return a line that says what was sent.
+    """Send one run; returns a line that says how many rows were new.
 
-    Raises UserError if the run is not over, or W&B cannot be reached.
+    Raises UserError if the run has not ended, or if W&B cannot be reached.
     """
     if run.status not in OVER:
         raise UserError(f"it is {run.status}; a run is sent when it is over")

@@ -1,8 +1,8 @@
-"""TrainState <-> folder, atomically: a checkpoint is whole and verified, or it does not exist.
+"""Save and load TrainState atomically: a checkpoint is complete and verified, or does not exist.
 
 `checkpoints/step-00000100/` holds model.safetensors, optimizer.safetensors, state.json and
-checksums.json.  It is written under another name, flushed to the disk, and renamed, by a thread of
-its own from a copy of the state: until it is written, that takes as much memory as the state does.
+checksums.json. A background thread writes it from a copy of the state, under a temporary name,
+flushes it to disk and renames it. The copy doubles the memory of the state until it is written.
 """
 
 import hashlib
@@ -30,16 +30,16 @@ from tinygpt.hardware.ranks import Ranks
 from tinygpt.hardware.runtime import host_copies
 from tinygpt.training.state import TrainState
 
-_TENSORS = ("model", "optimizer", "scaler")  # the fields of TrainState that state.json leaves out
+_TENSORS = ("model", "optimizer", "scaler")  # fields of TrainState that are not in state.json
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_CHUNK = 1 << 24  # bytes hashed at a time: each chunk has to wait for Python's lock
+_CHUNK = 1 << 24  # bytes per hash call; each call waits for the GIL once
 
 
 class Checkpoints:
     """The checkpoints of one run: the newest `keep`, and the best.
 
-    Where several ranks train one model, `writes` is for the main one; it needs the others only to
-    give it their shares of a model that is spread over them.
+    With several ranks, only the main rank has `writes=True`. The others call the same methods to
+    send it their shards of the model.
     """
 
     def __init__(
@@ -54,31 +54,31 @@ class Checkpoints:
         self.on_first_save = on_first_save
         self.keep = keep
         self.writes = writes
-        self.took_s = 0.0  # the newest one, from its beginning until the disk held it
+        self.took_s = 0.0  # seconds from the start of the newest save until it was on disk
         self._writing: Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, oldest first."""
+        """Steps that have a checkpoint, in increasing order."""
         names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is."""
+        """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
     def save(self, state: TrainState) -> Path:
-        """Write the state and remove what is older, except the best; raises UserError.
+        """Save the state, then delete older checkpoints except the best; raises UserError.
 
-        Whenever the process dies in here, this checkpoint or the one before it is whole.
+        If the process is killed at any point, this checkpoint or the previous one is complete.
         """
         self.start_saving(state)
         self.wait()
         return self.path(state.step)
 
     def start_saving(self, state: TrainState) -> None:
-        """Do what `save` does to a copy of the state, while the state goes on changing.
+        """Copy the state and save the copy in the background, while training continues.
 
-        Waits for the checkpoint before, and raises what went wrong with that one.
+        First waits for the previous save and re-raises its error, if any.
         """
         if not self.writes:
             for tensor in [
@@ -96,22 +96,22 @@ class Checkpoints:
                 self._save(snapshot)
                 self.took_s = time.perf_counter() - began
                 written.set_result(None)
-            except BaseException as error:  # `wait` raises it where somebody sees it
+            except BaseException as error:  # re-raised by `wait` in the main thread
                 written.set_exception(error)
 
         self._writing = written
-        # no daemon: Python would end it inside of a library, which aborts the process
+        # not a daemon: Python would kill it inside a library call, which aborts the process
         Thread(target=write, name="checkpoint").start()
 
     def wait(self) -> None:
-        """Until what was begun is on the disk; raises, once, what went wrong."""
+        """Wait for the pending save; re-raises its error once."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """Nothing is left to write when this ends, in whatever way."""
+        """Context manager that waits for the pending save on exit, even after an exception."""
         try:
             yield
         finally:
@@ -121,11 +121,11 @@ class Checkpoints:
         step = snapshot.step
         target = self.path(step)
         partial = self.folder / f"partial-{step:08d}"
-        for leftover in self.folder.glob("partial-*"):  # of a process that died
+        for leftover in self.folder.glob("partial-*"):  # left by a process that was killed
             shutil.rmtree(leftover)
         try:
             rows = self.folder.parent / "metrics.jsonl"
-            if rows.exists():  # a checkpoint counts on the rows before it
+            if rows.exists():  # resuming needs the rows before the checkpoint
                 flush(rows)
             _write(snapshot, partial)
         except (OSError, SafetensorError) as error:
@@ -136,19 +136,19 @@ class Checkpoints:
                 f"the disk of {self.folder} is full: the checkpoint of step {step} does not "
                 f"fit; make room and go on with resume={self.folder.parent}"
             ) from None
-        if target.exists():  # a damaged one that a resumed run came back to
+        if target.exists():  # a damaged checkpoint that the resumed run reached again
             shutil.rmtree(target)
         rename_durably(partial, target)
         if self.on_first_save:
             self.on_first_save()
             self.on_first_save = None
-        # newer ones are damaged, or the run would not have come back to this step
+        # newer checkpoints are damaged; otherwise the run would have resumed from them
         past = [saved for saved in self.steps() if saved <= step]
         for old in {*self.steps()} - {*past[-self.keep :], snapshot.best_step}:
             shutil.rmtree(self.path(old))
 
     def latest(self, warn: Callable[[str], None]) -> Path | None:
-        """The newest undamaged checkpoint, or None; a damaged one is named and passed over."""
+        """The newest undamaged checkpoint, or None; `warn` names each damaged one it skips."""
         for step in reversed(self.steps()):
             damage = _damage(self.path(step))
             if damage is None:
@@ -157,7 +157,7 @@ class Checkpoints:
         return None
 
     def best(self, warn: Callable[[str], None]) -> Path | None:
-        """The checkpoint with the lowest val/bpb, else the newest; None without any."""
+        """The checkpoint with the lowest val/bpb, else the newest; None if there is none."""
         latest = self.latest(warn)
         if latest is None:
             return None
@@ -172,18 +172,18 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """All of a state as it was at one moment."""
+    """A copy of a complete state at one moment."""
 
     step: int
     best_step: int | None
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    plain: str  # the rest, as JSON
-    copied: Callable[[], None]  # waits until the tensors hold their values
+    plain: str  # the other fields, as JSON
+    copied: Callable[[], None]  # waits until the copies from the device are complete
 
     @classmethod
     def of(cls, state: TrainState) -> "_Snapshot":
-        """A copy; a device makes its part of it when it comes to that."""
+        """Copy the state; copies from a device are asynchronous until `copied` is called."""
         tensors, scalars = _optimizer_state(state)
         (model, optimizer), copied = host_copies(_model_tensors(state.model), tensors)
         plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _TENSORS}
@@ -193,7 +193,7 @@ class _Snapshot:
 
 
 def _write(snapshot: _Snapshot, folder: Path) -> None:
-    """Write all files of a checkpoint and have the disk hold them."""
+    """Write all files of a checkpoint and flush them to disk."""
     folder.mkdir(parents=True)
     snapshot.copied()
     save_file(snapshot.model, folder / "model.safetensors")
@@ -206,9 +206,9 @@ def _write(snapshot: _Snapshot, folder: Path) -> None:
 
 
 def load_model(model: nn.Module, path: Path | None, ranks: Ranks | None = None) -> None:
-    """Copy a checkpoint's weights into the model; raises UserError if they do not fit.
+    """Copy a checkpoint's weights into the model; raises UserError if names or shapes differ.
 
-    Of several ranks only the main one reads, and so needs a path.
+    With several ranks, only the main rank reads the file; the others pass None as `path`.
     """
     own = _model_tensors(model)
     saved = _SavedTensors(path and path / "model.safetensors", ranks or Ranks(alone=True))
@@ -227,7 +227,7 @@ def load_model(model: nn.Module, path: Path | None, ranks: Ranks | None = None) 
 
 
 def load_state(state: TrainState, path: Path | None, ranks: Ranks | None = None) -> None:
-    """Put a checkpoint's values into a freshly built state; paths are as in `load_model`."""
+    """Load a checkpoint into a newly built state; `path` is as in `load_model`."""
     ranks = ranks or Ranks(alone=True)
     load_model(state.model, path, ranks)
     plain = ranks.from_main(lambda: _plain(path))
@@ -235,7 +235,7 @@ def load_state(state: TrainState, path: Path | None, ranks: Ranks | None = None)
     own = dict(state.model.named_parameters())
     tensors = {key: saved.take(key, like=own[key.rsplit("/", 1)[0]]) for key in saved.shapes}
     _load_optimizer(state, tensors, plain.pop("optimizer"))
-    if scaler := plain.pop("scaler"):  # {} of a run in another precision
+    if scaler := plain.pop("scaler"):  # {} if the run used another precision
         state.scaler.load_state_dict(scaler)
     for name, value in plain.items():
         setattr(state, name, value)
@@ -248,7 +248,7 @@ def _plain(path: Path | None) -> dict[str, Any]:
 
 
 class _SavedTensors:
-    """The tensors of a file, one at a time, which the main rank reads and hands out."""
+    """Tensors of a file, read one at a time by the main rank and sent to all ranks."""
 
     def __init__(self, path: Path | None, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -263,7 +263,7 @@ class _SavedTensors:
         return {n: (str(t.dtype).removeprefix("torch."), [*t.shape]) for n, t in tensors.items()}
 
     def take(self, name: str, *, like: Tensor) -> Tensor:
-        """The tensor, or this rank's share of it if `like` is spread; all ranks take the same."""
+        """The tensor, or this rank's shard of it if `like` is sharded; all ranks must call this."""
         if self._file:
             value = self._file.get_tensor(name)
         else:
@@ -272,14 +272,14 @@ class _SavedTensors:
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name; a tied weight appears once."""
+    """Parameters and persistent buffers by name; a tied weight appears once."""
     persistent = model.state_dict(keep_vars=True)
     buffers = [(name, t) for name, t in model.named_buffers() if name in persistent]
     return {name: t.detach() for name, t in [*model.named_parameters(), *buffers]}
 
 
 def _optimizer_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's memory, tensors apart from plain values, keyed `<parameter>/<what>`."""
+    """The optimizer's state as tensors and plain values, keyed `<parameter>/<state name>`."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
     names = _parameter_names(state.model, state.optimizer)
@@ -296,19 +296,19 @@ def _load_optimizer(state: TrainState, tensors: dict[str, Tensor], scalars: dict
     for path, value in (tensors | scalars).items():
         name, key = path.rsplit("/", 1)
         entries.setdefault(indices[name], {})[key] = value
-    # groups, such as weight decay, follow from the config and stay as they were built
+    # parameter groups (lr, weight decay) come from the config, not from the checkpoint
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 
 def _parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """The model's name of each parameter, in the optimizer's order."""
+    """The name of each parameter, in the optimizer's order."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, in words, or None."""
+    """A description of the damage to a checkpoint's files, or None."""
     try:
         sums = json.loads((path / "checksums.json").read_text())
         for name in _FILES:
