@@ -1,4 +1,4 @@
-"""`python -m tinygpt train model=small` is `tinygpt train model=small`."""
+"""Make `python -m tinygpt` the same as the command `tinygpt`."""
 
 from tinygpt.cli.main import main
 

@@ -1,6 +1,6 @@
-"""tinygpt from Python: train, load and find runs, score and write text, rank runs.
+"""Python API: train, load and find runs, score and generate text, rank runs.
 
-Everything here raises UserError with the text that the command line would print.
+Functions raise UserError with the same text that the command line prints.
 
     import tinygpt
     run = tinygpt.run(["model=nano", "dataset=storyworld", "trainer.max_steps=100"])
@@ -43,12 +43,12 @@ class Token:
     """A token of a scored text."""
 
     id: int
-    text: str  # U+FFFD where the token holds only a part of a character
-    logprob: float  # natural logarithm of the probability that the model gave it
+    text: str  # U+FFFD if the token is only part of a character
+    logprob: float  # natural logarithm of the token's probability
 
 
 class Run:
-    """A run folder. The model is loaded when it is first used."""
+    """A run folder; the model is loaded on first use."""
 
     def __init__(self, path: Path, *, checkpoint: str = "best", device: str = "auto") -> None:
         self.path = path
@@ -61,7 +61,7 @@ class Run:
 
     @cached_property
     def record(self) -> RunRecord:
-        """The folder's files, as `tinygpt.runs` and `tinygpt.compare` read them."""
+        """The contents of the folder, as read by `tinygpt.runs` and `tinygpt.compare`."""
         return read_run(self.path)
 
     @property
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def metrics(self) -> list[Row]:
-        """The logged rows in order, each with its "step": `pandas.DataFrame(run.metrics)`."""
+        """The logged rows in order, each with a "step"; for pandas: `DataFrame(run.metrics)`."""
         return self.record.rows
 
     @cached_property
@@ -96,18 +96,18 @@ class Run:
 
     @property
     def model(self) -> LanguageModel:
-        """The trained network in evaluation mode: `model(tokens (B, T)) -> logits (B, T, V)`."""
+        """The trained model in evaluation mode: `model(tokens (B, T)) -> logits (B, T, V)`."""
         return self._trained.model
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Text to ids and back."""
+        """The run's tokenizer."""
         return self._trained.tokenizer
 
     def logits(self, text: str) -> Tensor:
         """Float32 logits (T, V) for the end-of-text token and the text's tokens, T - 1 of them.
 
-        Row t predicts what follows token t, so row 0 predicts the first token of a document.
+        Row t predicts the token after token t, so row 0 predicts the first token of the text.
         Raises UserError for a text longer than the context window.
         """
         import torch
@@ -124,10 +124,10 @@ class Run:
         return logits[0].float()
 
     def logprobs(self, text: str) -> list[Token]:
-        """Every token of the text with its log-probability, as a document of its own.
+        """Every token of the text with its log-probability; the text is scored as one document.
 
-        A text longer than the context window is scored as validation text is: in windows of
-        trainer.seq_len that follow each other.
+        A text longer than the context window is split into consecutive windows of trainer.seq_len
+        tokens, as in validation.
         """
         import numpy as np
         import torch
@@ -155,10 +155,10 @@ class Run:
         on_text: Callable[[int, str], None] | None = None,
         **sampling: Any,
     ) -> list[str]:
-        """New text after each prompt: `num_samples` texts for each, without the prompt.
+        """Generate `num_samples` continuations of each prompt; returns them without the prompt.
 
         `sampling` takes the fields of SamplingConfig, such as temperature, top_k and seed.
-        `on_text(number of the text, its text so far)` is called after each token.
+        `on_text(index, text so far)` is called after each token.
         """
         names = [f.name for f in fields(SamplingConfig)]
         for name in sampling:
@@ -188,7 +188,7 @@ class Run:
 
 
 class Ranking:
-    """The tables of a comparison: print it, or let a notebook show it."""
+    """A comparison as tables: print it, or display it in a notebook."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
@@ -202,7 +202,7 @@ class Ranking:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row for each configuration: `pandas.DataFrame(ranking.rows)`."""
+        """One flat row for each configuration; for pandas: `DataFrame(ranking.rows)`."""
         from tinygpt.comparison import tables
 
         content = tables.to_dict(self.comparison)
@@ -243,9 +243,10 @@ def load(
 def find(
     *patterns: str | Path, status: str | None = None, output_dir: str | Path = "outputs"
 ) -> Iterator[Run]:
-    """The runs in folders, sweeps and patterns, such as find("outputs", status="finished").
+    """Iterate over the runs that patterns match, such as find("outputs", status="finished").
 
-    Without a pattern, all of `output_dir`.  Raises UserError for a pattern that holds no run.
+    A pattern is a run, a sweep, a folder of them, or a glob; without one, all runs of `output_dir`.
+    Raises UserError for a pattern that matches no run.
     """
     names = [str(pattern) for pattern in patterns or (output_dir,)]
     paths = find_runs(names, output_dir=Path(output_dir).expanduser())
@@ -257,7 +258,7 @@ def find(
 
 
 def rank(runs: Iterable[Run], *, baseline: Run | None = None) -> Ranking:
-    """Compare runs as `python -m tinygpt.compare` does; the best configuration is first.
+    """Compare runs like `python -m tinygpt.compare`; the best configuration comes first.
 
     Raises UserError if the baseline has not finished.
     """
@@ -275,10 +276,9 @@ def rank(runs: Iterable[Run], *, baseline: Run | None = None) -> Ranking:
 def run(settings: Sequence[str], *, quiet: bool = False) -> Run:
     """Train one run in this process and return it, finished or paused.
 
-    `settings` are what `python -m tinygpt.train` takes, `resume=RUN` included; sweeps are not
-    (type `-m` on the command line).  `quiet` prints no progress; train.log has it.  Raises
-    UserError for settings that do not fit and for a run that failed, and KeyboardInterrupt for
-    one that was interrupted (it is saved).
+    `settings` are those of `python -m tinygpt.train`, including `resume=RUN` but not sweeps (use
+    `-m` on the command line). `quiet` prints no progress; train.log still has it. Raises UserError
+    for bad settings or a failed run, and KeyboardInterrupt for an interrupted run, which is saved.
     """
     from tinygpt.training import launch
     from tinygpt.training.start import RunStart

@@ -1,4 +1,4 @@
-"""Compare runs: what differs, which is best, and whether the difference is more than noise."""
+"""Compare runs: which settings differ, which run is best, and whether the gap exceeds noise."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,25 +11,25 @@ from tinygpt.errors import UserError, check_choice, visible
 HELP = """\
 python -m tinygpt.compare RUNS ... [baseline=RUN] [x=tokens|step|time|flops] [out=FILE.html]
 
-Compares runs: of each configuration the mean over its seeds with a 95 % interval, its rank, and
-whether its difference to the baseline is more than noise (Welch's t-test, corrected by Holm).
+Compares runs. For each configuration: the mean over seeds with a 95 % confidence interval, the
+rank, and whether the difference from the baseline exceeds noise (Welch's t-test, Holm correction).
 RUNS are run folders, sweeps, folders of runs, patterns such as 'outputs/2026-11-*', or latest.
 
   python -m tinygpt.compare latest
   python -m tinygpt.compare outputs/SWEEP
   python -m tinygpt.compare outputs/SWEEP outputs/RUN baseline=outputs/RUN
 
-  baseline=RUN      the configuration to which the others are compared; else the best
-  x=tokens          what the curves of the page are drawn over
-  out=FILE.html     the page; .md, .csv and .json are written beside it; else into the sweep
-  output_dir=DIR    where runs are looked for, if they are not in outputs
+  baseline=RUN      the configuration to compare the others with; default: the best
+  x=tokens          the horizontal axis of the page's curves
+  out=FILE.html     the page, with .md, .csv and .json next to it; default: in the sweep's folder
+  output_dir=DIR    the folder with your runs; default: outputs
 """
 AXES = ("tokens", "step", "time", "flops")
 _FIELDS = ("baseline", "x", "out", "output_dir")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point; exits with 0 if there was something to compare."""
+    """The entry point; exits with 0 if the comparison was made."""
     typed = sys.argv[1:] if arguments is None else arguments
     raise SystemExit(console.guarded(lambda: _main(typed)))
 
@@ -66,7 +66,7 @@ def _main(arguments: Sequence[str]) -> int:
         ".csv": lambda: tables.as_csv(comparison),
         ".json": lambda: tables.as_json(comparison),
     }
-    try:  # before anything is printed: `compare | head` writes its page too
+    try:  # before printing, so `compare | head` writes its page too
         page.parent.mkdir(parents=True, exist_ok=True)
         for suffix, text in texts.items():
             page.with_suffix(suffix).write_text(text(), encoding="utf-8", errors="backslashreplace")
@@ -80,13 +80,13 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _is_place(text: str) -> bool:
-    """Whether an argument names runs, and is no mistyped setting."""
+    """Whether an argument names runs and is not a mistyped setting."""
     key, equals, _ = text.partition("=")
     return not equals or "/" in key or Path(text).exists()
 
 
 def _page(typed: Sequence[str] | None, paths: Sequence[Path]) -> Path:
-    """The page's path: as typed, or inside the sweep that all runs belong to, or here."""
+    """The path of the page: as typed, else in the sweep of all runs, else in this folder."""
     if typed is not None:
         return Path(typed[0]).expanduser()
     parents = {path.parent for path in paths}

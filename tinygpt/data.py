@@ -1,4 +1,4 @@
-"""Data: show what a dataset and its tokens are like, so that a vocabulary can be chosen."""
+"""Data: show statistics of a dataset and its tokens, to choose a vocabulary."""
 
 import io
 import sys
@@ -34,13 +34,14 @@ def _main(arguments: Sequence[str]) -> None:
         print_config(configs[0])
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of the text
+        # the terminal's encoding may not cover every character
+        sys.stdout.reconfigure(errors="replace")
     for cfg in configs:
         show(cfg)
 
 
 def show(cfg: DataConfig) -> None:
-    """Print the tables and the documents, and draw the picture; prepares the data if need be."""
+    """Print the tables and sample documents, and draw the picture; prepares the data if needed."""
     from tinygpt.corpus import inspection
     from tinygpt.corpus import inspection_view as view
     from tinygpt.corpus.overlap import sample

@@ -1,4 +1,4 @@
-"""Prepare: make a dataset's tokens ready before any run needs them."""
+"""Prepare: tokenize a dataset before any run needs it."""
 
 import sys
 from collections.abc import Sequence

@@ -11,30 +11,30 @@ from tinygpt.errors import UserError
 HELP = """\
 python -m tinygpt.runs [RUNS ...] [FIELD=VALUE | FIELD<NUMBER | FIELD>NUMBER ...] [sort=FIELD]
 
-Lists runs, the newest first. RUNS are run folders, sweeps, patterns, or latest; by default all runs
-in outputs.
+Lists runs, newest first. RUNS are run folders, sweeps, patterns, or latest; default: all runs in
+outputs.
 
   python -m tinygpt.runs                                   # the newest 30
   python -m tinygpt.runs status=failed
   python -m tinygpt.runs model.n_layer=4 'val/bpb<1.2' sort=val/bpb
-  python -m tinygpt.runs status=unfinished                 # and the commands that resume them
+  python -m tinygpt.runs status=unfinished                 # with the commands to resume them
   python -m tinygpt.runs outputs/RUN                       # everything about one run
-  python -m tinygpt.runs status=failed delete=true         # asks first; yes=true does not
+  python -m tinygpt.runs status=failed delete=true         # asks first; add yes=true to skip that
 
 FIELD is status, sweep, name, tags, tokens, val/bpb, val/loss, n_params, elapsed_s or any field of
 the config; tags=paper is every run with that tag. status=unfinished is every run that can be
 resumed: queued, paused, interrupted, dead.
 
   sort=FIELD        smallest first; sort=-FIELD largest first
-  show=30           how many; show=all
+  show=30           the most runs to list; show=all lists every run
   delete=true       delete the listed runs
-  output_dir=DIR    the folder with your runs; by default outputs
+  output_dir=DIR    the folder with your runs; default: outputs
 """
 _OPTIONS = ("sort", "show", "delete", "yes", "output_dir")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point; exits with 0 if it did what was asked."""
+    """The entry point; exits with 0 on success."""
     typed = sys.argv[1:] if arguments is None else arguments
     raise SystemExit(console.guarded(lambda: _main(typed)))
 

@@ -1,4 +1,4 @@
-"""Sample: continue prompts with the model of a run folder, on whatever device is here."""
+"""Sample: continue prompts with the model of a run folder, on any device."""
 
 import codecs
 import io
@@ -14,12 +14,12 @@ from tinygpt.errors import as_typed, check_choice, check_path, check_range, visi
 from tinygpt.generation.sampling import SamplingConfig, generate
 from tinygpt.records.find import find_run, has_no_checkpoint
 
-# what a user of another trainer types first
+# names of fields in other trainers, and ours
 PEERS_NAMES = {"out_dir": "run", "start": "prompt"}
 _HELP = """\
 python -m tinygpt.sample run=outputs/RUN [prompt=TEXT ...] [FIELD=VALUE ...]
 
-Writes text with a trained model; several prompts are typed as prompt=A prompt=B.
+Generates text with a trained model. For several prompts, type prompt=A prompt=B.
 
   python -m tinygpt.sample run=latest prompt="Once upon a time" temperature=0.8 top_k=50
   python -m tinygpt.sample run=outputs/RUN prompt="Tom said" num_samples=3 seed=1
@@ -30,15 +30,15 @@ Fields
 
 @dataclass
 class SampleConfig(SamplingConfig):
-    """What to sample from, and how."""
+    """Which run to sample from, and how."""
 
     run: str = "latest"  # a run folder; latest is the newest in output_dir
-    prompt: list[str] = field(default_factory=lambda: [""])  # "" begins a new document
+    prompt: list[str] = field(default_factory=lambda: [""])  # "" starts a new document
     num_samples: int = 1  # texts for each prompt
     checkpoint: str = "best"  # best has the lowest val/bpb; latest is the newest
-    device: str = "auto"  # auto, cpu, cuda or mps; need not be that of the training
+    device: str = "auto"  # auto, cpu, cuda or mps; may differ from the training device
     output_dir: str = "outputs"
-    # modules of your own that the run's components come from, such as [my_sgd]
+    # your own modules that define the run's components, such as [my_sgd]
     components: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ def _main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> SampleConfig:
-    """The settings as typed: after the first `=` everything is the value, commas and quotes too.
+    """Parse the settings; everything after the first `=` is the value, even commas and quotes.
 
     Raises UserError.
     """
@@ -87,13 +87,13 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
 
 
 def write(settings: SampleConfig) -> None:
-    """Print the samples, token by token on a terminal."""
+    """Generate the samples and print each token at once."""
     registry.import_all()
     registry.import_components(settings.components)
     outputs = Path(settings.output_dir).expanduser()
     run = find_run(settings.run, field="run", output_dir=outputs, obstacle=has_no_checkpoint)
 
-    from tinygpt.training.trained import load_trained  # torch, only when there is a run
+    from tinygpt.training.trained import load_trained  # imports torch, so only once a run is found
 
     trained = load_trained(
         run, checkpoint=settings.checkpoint, device=settings.device, warn=console.warn
@@ -114,23 +114,23 @@ def write(settings: SampleConfig) -> None:
 
 
 class _Writer:
-    """Prints samples as they are made; a character appears when its last byte is there.
+    """Prints samples as they are generated; a character appears once all its bytes are known.
 
-    Characters that a terminal would obey are shown as escapes.
+    Control characters are shown as escapes.
     """
 
     def __init__(self, prompts: Sequence[str], decode_bytes: Any) -> None:
         self.prompts = prompts
         self.decode_bytes = decode_bytes
         self.sample = -1
-        self.pending: list[int] = []  # tokens that make a byte only together
+        self.pending: list[int] = []  # tokens that have not yet decoded to a byte
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        # a Windows line ending becomes a newline, also where its halves come from two tokens
+        # "\r\n" becomes a newline, even if its two characters come from different tokens
         self.decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
 
     def token(self, sample: int, token: int) -> None:
-        """One more token of a sample."""
-        while self.sample < sample:  # also past samples that ended at once
+        """Print one more token of a sample."""
+        while self.sample < sample:  # also skips samples that ended without a token
             self.next_sample()
         self.pending.append(token)
         if data := self.decode_bytes(self.pending):
@@ -138,7 +138,7 @@ class _Writer:
             print(visible(self.decoder.decode(data)), end="", flush=True)
 
     def next_sample(self) -> None:
-        """End the sample at hand and begin the next with its prompt."""
+        """End the current sample and print the prompt of the next one."""
         if self.sample >= 0:
             self._end_sample()
         self.pending = []
@@ -147,7 +147,7 @@ class _Writer:
         print(f"\n--- sample {self.sample + 1}\n{prompt}", end="", flush=True)
 
     def close(self) -> None:
-        """Show samples that ended without a token, and end the line."""
+        """Print the prompts of samples that ended without a token, and end the last sample."""
         while self.sample < len(self.prompts) - 1:
             self.next_sample()
         self._end_sample()

@@ -1,4 +1,4 @@
-"""Train: compose the configs, and make a run of each."""
+"""Train: compose the config of each run, then train it."""
 
 import logging
 import sys
@@ -49,7 +49,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _take_part(arguments: Sequence[str]) -> int:
-    """Of several ranks the main one reads what was typed, and says what is wrong with it."""
+    """Run a rank other than the main one, which alone reports errors in the command line."""
     with suppress(UserError):
         args = parse_arguments("train", arguments)
         if args.help or args.cfg:
@@ -58,8 +58,8 @@ def _take_part(arguments: Sequence[str]) -> int:
     logging.getLogger("tinygpt").setLevel(logging.ERROR)
     try:
         return launch.take_part()
-    except KeyboardInterrupt:  # torchrun ends it, because the main rank has ended before the start
-        return 0  # else torchrun would report two failures
+    except KeyboardInterrupt:  # from torchrun, because the main rank exited before training started
+        return 0  # a failure here would be reported as a second one
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Send runs that are over to W&B from their folders."""
+"""Upload: send ended runs to W&B from their folders."""
 
 import sys
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ status. A run keeps its id, so rows that W&B already has are not sent again.
   python -m tinygpt.upload run=latest
   python -m tinygpt.upload run=outputs/SWEEP project=my-question
 
-Log in once with `wandb login`, or set WANDB_API_KEY. The fields are those of logger=wandb. A field
-that is not typed is as in the run, if the run had that logger.
+Log in once with `wandb login`, or set WANDB_API_KEY. The fields are those of logger=wandb; a field
+that you do not type keeps the run's own value, if the run used that logger.
 """
 _OPTIONS = ("project", "entity", "tags", "notes", "timeout_s")
 
@@ -49,7 +49,8 @@ def _main(arguments: Sequence[str]) -> int:
 
     options = {name: texts[0] for name, texts in values.items()}
     runs = read_runs(find_runs(places, output_dir=outputs))
-    configs = {run: wandb_config(run, options) for run in runs}  # all, before the first is sent
+    # check every config before sending the first run
+    configs = {run: wandb_config(run, options) for run in runs}
     console.log_to_console()
     code = 0
     for run, cfg in configs.items():
