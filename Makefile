@@ -1,4 +1,4 @@
-# What is typed most. Each target first makes sure that the virtual environment is there.
+# Common commands. Targets that run Python first create the virtual environment if needed.
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -14,16 +14,16 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-setup: $(READY) ## make the virtual environment .venv, once
+setup: $(READY) ## create the virtual environment .venv
 
-demo: $(READY) ## train a small model on two CPU cores in minutes, and let it write
+demo: $(READY) ## train a small model on two CPU cores in minutes, then generate text
 	$(PY) -m tinygpt.train experiment=demo
 	$(PY) -m tinygpt.sample run=latest prompt="Once upon a time" temperature=0.6 num_samples=2
 
 test: $(READY) ## run the tests
 	$(PY) -m pytest -n 2
 
-test-all: $(READY) ## run the tests, the slow ones too
+test-all: $(READY) ## run all tests, including slow ones
 	$(PY) -m pytest -n 2 -m ""
 
 lint: $(READY) ## check style and types
@@ -31,14 +31,14 @@ lint: $(READY) ## check style and types
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 
-check: lint test ## everything that a commit must pass
+check: lint test ## every check that a commit must pass
 
-clean: ## remove .venv and caches; runs in outputs/ stay
+clean: ## remove .venv and caches; keeps runs in outputs/
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
 	find tinygpt tests -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamp carries the time at which the install began and appears when it has succeeded, so an
-# edit in between installs again, and an install that was cut off starts over from nothing.
+# The stamp file appears when the install succeeds, with the time at which it started. So an edit
+# during the install triggers a new one, and an interrupted install starts over.
 $(READY): pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c '$(SUPPORTED)' || { \
 		echo 'tinygpt needs Python 3.11, 3.12 or 3.13; type make PYTHON=/path/to/python3.12' >&2; \
