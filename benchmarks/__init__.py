@@ -1,1 +1,1 @@
-"""Commands that measure tinygpt beside its peers; what each of them says is in README.md."""
+"""Commands that measure tinygpt against other projects; README.md describes each one."""

@@ -1,10 +1,10 @@
-"""The real command beside its own bare step, and what it takes to begin.
+"""Measure the training command against its own bare step, and its start-up time.
 
     python -m benchmarks.command --shape b --rounds 3 --seconds 30
 
-Says tokens/s that `python -m tinygpt.train` logs and those of the bare step (benchmarks/train.py),
-the share of the run's time that is not training, and the seconds from the command to the end of
-its first step with prepared data. Other settings of the run are typed as there.
+Prints the tokens/s that `python -m tinygpt.train` logs and those of the bare step
+(benchmarks/train.py), the share of the run's time that is not training, and the seconds from the
+command to the end of its first step with prepared data. Settings of the run may follow.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.command",
-        description="The real command beside its own bare step, and what it takes to begin.",
+        description="Measure the training command against its bare step, and its start-up time.",
     )
     parser.add_argument("--shape", default="b", help="as in benchmarks.train (default: b)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -82,30 +82,30 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of the command says of itself."""
+    """The measurements of one run of the command."""
 
     rates: list[float]  # tokens per second of each row
     tokens: int
-    tokens_per_sec: float  # of the whole run, evaluations and checkpoints not counted
-    elapsed_s: float  # of the whole run, all counted
+    tokens_per_sec: float  # of the whole run, without evaluations and checkpoints
+    elapsed_s: float  # of the whole run, with evaluations and checkpoints
 
     @property
     def share_not_training(self) -> float:
-        """Of its time."""
+        """The share of the run's time that is not training."""
         return 1 - self.tokens / self.tokens_per_sec / self.elapsed_s
 
 
 def summarise(
     *, bare: Sequence[float], runs: Sequence[Run], starts: Sequence[float]
 ) -> dict[str, Any]:
-    """Medians of rows, ours and of the bare step, of runs and of starts; and all of them."""
+    """Medians over rows, runs, starts and turns of the bare step, together with the raw values."""
     tokens_per_sec = median(rate for run in runs for rate in run.rates)
     overall = median(run.tokens / run.elapsed_s for run in runs)
     return {
         "tokens_per_sec": tokens_per_sec,
         "bare_tokens_per_sec": median(bare),
         "ratio_vs_bare": tokens_per_sec / median(bare),
-        "overall_tokens_per_sec": overall,  # of the whole clock, all that it does counted
+        "overall_tokens_per_sec": overall,  # with evaluations and checkpoints
         "overall_vs_bare": overall / median(bare),
         "share_not_training": median(run.share_not_training for run in runs),
         "start_s": median(starts),
@@ -118,7 +118,7 @@ def summarise(
 
 
 def _run(typed: Sequence[str], folder: Path, *, seconds: float) -> Run:
-    """One run of the command by the clock."""
+    """Run the command for `seconds` of wall-clock time."""
     said = _start([*typed, f"trainer.max_time={seconds}s"]).communicate()[0]
     path = max((folder / "outputs").iterdir(), key=lambda path: path.name)
     if not (path / "summary.json").is_file():
@@ -130,7 +130,7 @@ def _run(typed: Sequence[str], folder: Path, *, seconds: float) -> Run:
 
 
 def _seconds_to_first_step(typed: Sequence[str], folder: Path) -> float:
-    """From the command until the row of its first step is on disk."""
+    """Seconds from the start of the command until the row of its first step is on disk."""
     before = set((folder / "outputs").glob("*"))
     began = time.perf_counter()
     run = _start([*typed, "trainer.log_every=1", "trainer.max_steps=2", "trainer.eval_every=2"])

@@ -1,8 +1,8 @@
-"""Whole training steps, ours and those of others, and the matrix products that bound them.
+"""Complete training steps of tinygpt and other projects, and the matrix products that bound them.
 
-Everything here but the specs runs in a process of its own (processes.py), so torch is imported
-late. A step is all that its own loop does for one update: batch, learning rate, forward, backward,
-clipping, AdamW, and the loss as a number at every LOG_EVERY-th step and at the end of a turn.
+Each contestant runs in its own process (processes.py), so torch is imported inside functions. A
+step includes everything that the project's loop does for one update: batch, learning rate, forward,
+backward, clipping, AdamW. The loss is read every LOG_EVERY steps and at the end of a turn.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
     from benchmarks.processes import Work
     from tinygpt.interfaces import Metrics
 
-LOG_EVERY = 10  # what nanoGPT's config files say
+LOG_EVERY = 10  # as in nanoGPT's config files
 N_TOKENS = 1 << 20  # of random text to draw batches from
-MAX_STEPS = 1_000_000  # more than any benchmark runs: the length that schedules are told
-EVAL_BYTES = 100_000  # of text for validation: as much as our default looks at
-# no blanks, no line ends, no surrogates: of a byte each, or else ideographs of four
+MAX_STEPS = 1_000_000  # the run length for schedules; no benchmark gets that far
+EVAL_BYTES = 100_000  # validation text, as much as trainer.eval_bytes reads by default
+# first character by UTF-8 length: ASCII, or 4-byte ideographs; no blanks, newlines or surrogates
 _FIRST_CHARACTERS = {1: 0x21, 4: 0x20000}
 _MOST_ASCII = 94
-_NOT_CHARACTERS = 17  # ids of the char tokenizer before its first character
+_NOT_CHARACTERS = 17  # ids of the char tokenizer that are not characters
 
-Imported = Callable[[], None]  # to be called when all is imported and nothing is built
+Imported = Callable[[], None]  # call this after the imports and before building
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How a model is run: precision, and whether it is compiled."""
+    """Precision, and whether the model is compiled."""
 
     precision: str  # fp32 or bf16; for ours also auto
     compiled: bool | None  # None leaves it to device.compile
 
     @classmethod
     def parse(cls, text: str, *, auto: bool) -> Mode:
-        """`bf16` or `bf16-compiled`, and `auto` if that is allowed; raises UserError."""
+        """Parse `bf16` or `bf16-compiled`, or `auto` if allowed; raises UserError."""
         if auto and text == "auto":
             return cls("auto", None)
         precision, _, rest = text.partition("-")
@@ -63,26 +63,26 @@ class Mode:
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who trains, in which mode; the process builds its step from this."""
+    """A project and its mode; the contestant's process builds its training step from this."""
 
     project: str  # tinygpt, nanogpt or transformers
     mode: Mode
     shape: Shape
     device: str  # cpu or cuda
     settings: list[str] = field(default_factory=list)  # of tinygpt, as typed
-    tokens: Path | None = None  # for the others: the prepared tokens, uint16
+    tokens: Path | None = None  # for other projects: the prepared tokens, uint16
     checkout: Path | None = None  # of nanogpt
 
     @property
     def name(self) -> str:
-        """As in the tables."""
+        """The name in the tables."""
         return f"{self.project} {self.mode}"
 
 
 def make_text(path: Path, *, vocab_size: int) -> None:
-    """One document of random characters that the char tokenizer gives `vocab_size` ids.
+    """Write one document of random characters for which the char tokenizer has `vocab_size` ids.
 
-    Raises UserError for a vocabulary that it cannot have.
+    Raises UserError for an impossible vocabulary size.
     """
     import numpy as np
 
@@ -92,18 +92,18 @@ def make_text(path: Path, *, vocab_size: int) -> None:
             f"a vocabulary of {vocab_size} cannot be measured; use {_NOT_CHARACTERS + 1} to 65536"
         )
     ids = np.random.default_rng(0).integers(n_characters, size=N_TOKENS)
-    ids[:n_characters] = np.arange(n_characters)  # each at least once, where it is trained on
+    ids[:n_characters] = np.arange(n_characters)  # each character occurs in the train split
     first = _FIRST_CHARACTERS[_bytes_per_token(vocab_size)]
     path.write_bytes((ids + first).astype("<u4").tobytes().decode("utf-32-le").encode())
 
 
 def _bytes_per_token(vocab_size: int) -> int:
-    """In UTF-8: 1 as of real characters, or 4, about as many as of real BPE."""
+    """UTF-8 bytes per token: 1 as with real characters, or 4, about as with real BPE."""
     return 1 if vocab_size <= _NOT_CHARACTERS + _MOST_ASCII else 4
 
 
 def settings(shape: Shape, text: Path, *, folder: Path) -> list[str]:
-    """What makes `python -m tinygpt.train` train this shape on this text."""
+    """Settings with which `python -m tinygpt.train` trains this shape on this text."""
     share = EVAL_BYTES / (N_TOKENS * _bytes_per_token(shape.vocab_size))
     return [
         "dataset=text",
@@ -124,7 +124,7 @@ def settings(shape: Shape, text: Path, *, folder: Path) -> list[str]:
 
 
 def make(contestant: Contestant, imported: Imported) -> Work:
-    """The work of a contestant, in its own process."""
+    """Build the work of a contestant; called in its own process."""
     makers: dict[str, Callable[[Contestant, Imported], Work]] = {
         "tinygpt": _TinyGPT,
         "nanogpt": _nanogpt,
@@ -139,7 +139,7 @@ def make(contestant: Contestant, imported: Imported) -> Work:
 
 
 def _first_step_of_anything(device: str) -> None:
-    """Let torch load what it loads late, so that memory counts what the training needs."""
+    """Trigger torch's lazy loading, so that it does not count as the training's memory."""
     import torch
 
     model = torch.nn.Linear(64, 64, device=device)
@@ -151,7 +151,7 @@ def _first_step_of_anything(device: str) -> None:
 
 
 class _TinyGPT:
-    """The real trainer, put together as the command does, without what it does between steps."""
+    """The real trainer, built as in the command, without evaluations, logging and checkpoints."""
 
     def __init__(self, contestant: Contestant, imported: Imported) -> None:
         import torch
@@ -168,7 +168,7 @@ class _TinyGPT:
         mode, shape = contestant.mode, contestant.shape
         typed = [*contestant.settings, f"device={contestant.device}"]
         typed += [f"trainer.max_steps={MAX_STEPS}"]
-        typed += ["schedule.warmup_ratio=0"]  # of so many steps it would never end
+        typed += ["schedule.warmup_ratio=0"]  # warmup over MAX_STEPS would never end
         if mode.precision != "auto":
             typed += [f"device.precision={mode.precision}"]
         if mode.compiled is not None:
@@ -217,7 +217,7 @@ class _TinyGPT:
 
 @dataclass
 class _Peer:
-    """The loop of nanoGPT's train.py around a model: its batches, its order, its clipping."""
+    """A model in the loop of nanoGPT's train.py, with the same batches, order and clipping."""
 
     contestant: Contestant
     forward: Callable[[Tensor, Tensor], Tensor]  # inputs and targets (B, T) to the loss
@@ -238,7 +238,7 @@ class _Peer:
         self.next = self.batch()
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Windows at random places of a file that is mapped anew, moved as train.py does."""
+        """Random windows of the token file, which is mapped again for each batch as in train.py."""
         import numpy as np
         import torch
 
@@ -280,7 +280,7 @@ class _Peer:
             with self.autocast:
                 loss = self.forward(*self.next)
             self.next = self.batch()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+            loss.backward()  # type: ignore[no-untyped-call]  # in torch
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -295,11 +295,11 @@ class _Peer:
 
 
 def _nanogpt(contestant: Contestant, imported: Imported) -> _Peer:
-    """Its model.py from a checkout, with the settings of its train.py: no biases, no dropout."""
+    """nanoGPT's model.py from a checkout, with its train.py's settings: no biases, no dropout."""
     import torch
 
     sys.path.insert(0, str(contestant.checkout))
-    from model import GPT, GPTConfig  # type: ignore[import-not-found]  # of the checkout
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]  # from the checkout
 
     imported()
     shape = contestant.shape
@@ -320,7 +320,7 @@ def _nanogpt(contestant: Contestant, imported: Imported) -> _Peer:
 
 
 def _transformers(contestant: Contestant, imported: Imported) -> _Peer:
-    """GPT2LMHeadModel, which shifts the labels itself, and AdamW as its Trainer has it: fused."""
+    """GPT2LMHeadModel, which shifts the labels itself, with fused AdamW as in its Trainer."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -354,7 +354,7 @@ def _transformers(contestant: Contestant, imported: Imported) -> _Peer:
 
 @dataclass(frozen=True)
 class Matmul:
-    """The matrix products of a shape's linear layers, alone: the peak that MFU is a share of."""
+    """The matrix products of a shape's linear layers by themselves; the fastest is the MFU peak."""
 
     shape: Shape
     device: str
@@ -362,7 +362,7 @@ class Matmul:
 
 
 class MatmulWork:
-    """Measures all products; a `run` of n steps measures them n times."""
+    """Measures every product; `run(n)` measures each one n times."""
 
     def __init__(self, spec: Matmul, imported: Imported) -> None:
         import torch
@@ -382,7 +382,7 @@ class MatmulWork:
         return hardware | {"torch": torch.__version__}
 
     def run(self, steps: int) -> dict[str, float]:
-        """FLOP/s of each product in each precision; of several measurements the best."""
+        """FLOP/s of each product in each precision; the best of all measurements."""
         best: dict[str, float] = {}
         for _ in range(steps):
             for precision in ("bf16", "fp32"):
@@ -432,4 +432,4 @@ def _device_peak_mem_bytes() -> int | None:
 def _cuda_in_use() -> bool:
     import torch
 
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's own
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # in torch

@@ -1,8 +1,8 @@
-"""MB/s from a parquet file of texts to a finished file of token ids, ours beside those of others.
+"""Measure MB/s from a parquet file of texts to a file of token ids, for tinygpt and others.
 
     python -m benchmarks.encode --data PARQUET_OR_FOLDER --vocab-size 8192 --rounds 5 --json OUT
 
-What is measured, and how: benchmarks/README.md.
+benchmarks/README.md describes what is measured and how.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PACKAGES = ("tiktoken", "rustbpe", "sentencepiece", "tokenizers", "datasets", "p
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point; exits with 0 only if nobody failed."""
+    """The entry point; exits with 0 only if every encoding ran."""
     raise SystemExit(console.guarded(lambda: _main(arguments)))
 
 
@@ -75,20 +75,20 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.encode",
-        description="MB/s from a parquet file of texts to a finished file of token ids.",
+        description="Measure MB/s from a parquet file of texts to a file of token ids.",
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="a .parquet, or a folder of some; column: text")
-    add("--copies", type=int, default=1, help="every text so many times (default: 1)")
+    add("--data", type=Path, required=True, help="a .parquet with a column text, or a folder")
+    add("--copies", type=int, default=1, help="repeat the texts this many times (default: 1)")
     add("--vocab-size", type=int, default=8192)
     add("--rounds", type=int, default=5)
-    add("--peers", default=",".join(list(ENCODINGS)[1:]), help="which others run (default: all)")
-    add("--json", type=Path, metavar="OUT", help="write all figures, those of each round too")
+    add("--peers", default=",".join(list(ENCODINGS)[1:]), help="others to run (default: all)")
+    add("--json", type=Path, metavar="OUT", help="write all figures, including each round's")
     return parser
 
 
 def _write_corpus(data: Path, job: Job, *, copies: int) -> dict[str, Any]:
-    """The one file that everybody reads."""
+    """Write the parquet file that every encoding reads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,7 +107,7 @@ def _write_corpus(data: Path, job: Job, *, copies: int) -> dict[str, Any]:
 
 
 def _train(job: Job, *, with_peers: bool) -> dict[str, Any]:
-    """Learn the vocabularies, untimed but for ours, which is told apart."""
+    """Train the tokenizers; only tinygpt's is timed, and its time is reported separately."""
     texts = [text for batch in job.texts() for text in batch]
     job.trained.mkdir()
     began = time.perf_counter()
@@ -121,7 +121,7 @@ def _train(job: Job, *, with_peers: bool) -> dict[str, Any]:
 def measure(
     job: Job, names: Sequence[str], *, rounds: int, logs: Path
 ) -> tuple[dict[str, list[dict[str, float]]], dict[str, str]]:
-    """The figures of each round of each, and why others failed; the order rotates."""
+    """Run the rounds in a rotating order; returns figures by name, and errors by name."""
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
     processes = {
@@ -149,7 +149,7 @@ def measure(
 def summarise(
     measured: Mapping[str, Sequence[Mapping[str, float]]], *, utf8_bytes: int
 ) -> dict[str, Any]:
-    """Medians over the rounds, and the rounds; ratios are of medians."""
+    """Medians over the rounds, and the raw rounds; ratios are ratios of medians."""
 
     def rate(seconds: float) -> float:
         return utf8_bytes / 1e6 / seconds
@@ -177,7 +177,7 @@ def summarise(
 
 
 def print_summary(contents: Mapping[str, Any]) -> None:
-    """The table, and where our time goes."""
+    """Print the table, and the time of each part of tinygpt's work."""
     versions = ", ".join(f"{name} {number}" for name, number in contents["versions"].items())
     copies = f", each {contents['copies']} times" if contents["copies"] > 1 else ""
     print(

@@ -1,7 +1,7 @@
-"""Ours and those of others, each from a parquet file of texts to a finished file of token ids.
+"""Encoders of tinygpt and other projects, from a parquet file of texts to a file of token ids.
 
-All of it runs in a process of its own (processes.py), so libraries are imported late.  In every
-file an end of text follows each document, ids are 16 bits wide, and the file is on the disk.
+Each runs in its own process (processes.py), so libraries are imported inside functions. In every
+output file an end of text follows each document, ids have 16 bits, and the file is flushed to disk.
 """
 
 import os
@@ -22,20 +22,20 @@ from tinygpt.components.tokenizers.bpe import BPEConfig, BPETokenizer
 from tinygpt.interfaces import SPLITS
 
 OURS = "tinygpt"
-ROWS = 2000  # of texts that the others read and encode at a time: more is no faster
-NANOGPT_WRITES = 1024  # parts in which it writes, as its prepare.py does
+ROWS = 2000  # texts that other projects read and encode at a time; more is not faster
+NANOGPT_WRITES = 1024  # parts that nanoGPT's prepare.py writes
 EOT = "<|endoftext|>"
 HF_FILE, RANKS_FILE = "hf.json", "ranks.json"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What everybody is given."""
+    """The input of every encoder."""
 
     name: str
     parquet: Path  # with a column `text`
-    trained: Path  # the folder of what was learned from it: our tokenizer, HF_FILE, RANKS_FILE
-    vocab_size: int  # end of text included, which is the last id of the others
+    trained: Path  # folder with trained tokenizers: ours, HF_FILE, RANKS_FILE
+    vocab_size: int  # including end of text, which is the last id in other projects
     cores: int
 
     def texts(self) -> Iterator[list[str]]:
@@ -49,7 +49,7 @@ class Job:
 
 @dataclass
 class Trained(BPEConfig):
-    """Our BPE, learned before: what is timed is encoding alone."""
+    """Our BPE, trained in advance, so that only encoding is timed."""
 
     folder: str = ""
 
@@ -58,7 +58,7 @@ class Trained(BPEConfig):
 
 
 class Encoding(ABC):
-    """One of those that encode: a step is a whole file."""
+    """Base class of the encoders; one step encodes the whole file."""
 
     packages: Sequence[str] = ()
 
@@ -67,22 +67,22 @@ class Encoding(ABC):
         self.eot_id = job.vocab_size - 1
 
     def describe(self) -> dict[str, Any]:
-        """Nothing that the parent does not know."""
+        """Empty: the parent knows everything already."""
         return {}
 
     def device_peak_mem_bytes(self) -> int | None:
-        """The memory is that of the process."""
+        """None: encoding uses no device memory."""
         return None
 
     def run(self, steps: int) -> dict[str, float]:
-        """The last one's figures, `seconds` and `tokens` among them."""
+        """Encode the file `steps` times; returns the last figures, with `seconds` and `tokens`."""
         for _ in range(steps):
             with TemporaryDirectory(prefix="tinygpt-benchmark-") as folder:
                 figures = self.timed(Path(folder))
         return figures
 
     def timed(self, folder: Path) -> dict[str, float]:
-        """Figures of one file, made in an empty folder."""
+        """Encode one file in an empty folder and return its figures."""
         path = folder / "tokens.bin"
         began = time.perf_counter()
         self.write(path)
@@ -90,7 +90,7 @@ class Encoding(ABC):
         return {"seconds": seconds, "tokens": path.stat().st_size // 2}
 
     def write(self, path: Path) -> None:
-        """Make the file."""
+        """Write the file of token ids."""
         with path.open("wb") as file:
             for texts in self.job.texts():
                 file.write(np.fromiter(chain.from_iterable(self.encoded(texts)), np.uint16).data)
@@ -98,11 +98,11 @@ class Encoding(ABC):
 
     @abstractmethod
     def encoded(self, texts: list[str]) -> Iterator[Sequence[int]]:
-        """The ids of each text, end of text after them."""
+        """Yield the ids of each text, followed by end of text."""
 
 
 class TinyGPT(Encoding):
-    """`tinygpt.corpus.prepared.prepare` with an empty cache, and all that it does besides."""
+    """All of `tinygpt.corpus.prepared.prepare` with an empty cache, timed until its last shard."""
 
     def __init__(self, job: Job) -> None:
         from tinygpt.config.compose import compose
@@ -119,7 +119,7 @@ class TinyGPT(Encoding):
         began, began_at = time.perf_counter(), time.time()
         prepared = prepare(replace(self.cfg, cache_dir=str(folder)), print)
         seconds = time.perf_counter() - began
-        finished_at = max(  # a record is written when its shard is on the disk
+        finished_at = max(  # a shard's record is written once the shard is on disk
             record_path(prepared.folder, split, shard.index).stat().st_mtime
             for split in SPLITS
             for shard in prepared.splits[split].shards
@@ -132,7 +132,7 @@ class TinyGPT(Encoding):
         }
 
     def _parts(self, folder: Path) -> dict[str, float]:
-        """Seconds of each part of the work, done alone and by this process only."""
+        """Seconds for each part of the work, run separately in this process alone."""
         moments = [time.perf_counter()]
         source = self.cfg.dataset.open()
         texts = [text for split in SPLITS for text in source.documents(split)]
@@ -156,7 +156,7 @@ class TinyGPT(Encoding):
 
 
 class SentencePiece(Encoding):
-    """Its own batches and threads, with our model: the same ids."""
+    """sentencepiece with its own batches and threads and our model, so it gives the same ids."""
 
     def __init__(self, job: Job) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -171,7 +171,7 @@ class SentencePiece(Encoding):
 
 
 class TikToken(Encoding):
-    """Its batches on a thread per core, with the merges that `tokenizers` learned."""
+    """tiktoken's batches on one thread per core, with the merges that `tokenizers` learned."""
 
     packages = ("tiktoken", "tokenizers")
 
@@ -186,7 +186,7 @@ class TikToken(Encoding):
 
 
 class TikTokenJoined(Encoding):
-    """The fastest way of tiktoken that we found: texts joined by an end of text that it may see."""
+    """The fastest use of tiktoken that we found: encodes texts joined by an end-of-text token."""
 
     packages = TikToken.packages
 
@@ -203,7 +203,7 @@ class TikTokenJoined(Encoding):
 
 
 class RustBPE(Encoding):
-    """Its batches on all cores; it loads nothing, so it learns its merges first, untimed."""
+    """rustbpe's batches on all cores; it cannot load merges, so it learns them first, untimed."""
 
     packages = ("rustbpe",)
 
@@ -222,7 +222,7 @@ class RustBPE(Encoding):
 
 
 class HuggingFace(Encoding):
-    """`tokenizers`: its batches on all cores, without offsets."""
+    """`tokenizers` with its batches on all cores, without offsets."""
 
     packages = ("tokenizers",)
 
@@ -238,7 +238,7 @@ class HuggingFace(Encoding):
 
 
 class NanoGPT(Encoding):
-    """As nanoGPT prepares OpenWebText: `datasets` maps tiktoken over processes, then a memmap."""
+    """nanoGPT's way for OpenWebText: `datasets` maps tiktoken over processes, then a memmap."""
 
     packages = ("datasets", "tiktoken", "tokenizers")
 
@@ -281,18 +281,18 @@ ENCODINGS: dict[str, type[Encoding]] = {
 
 
 def missing(name: str) -> list[str]:
-    """The packages that it needs and that are not installed."""
+    """The packages that an encoder needs and that are not installed."""
     return [package for package in ENCODINGS[name].packages if find_spec(package) is None]
 
 
 def make(job: Job, imported: Callable[[], None]) -> Work:
-    """The one of the job's name."""
+    """Build the encoder that the job names."""
     imported()
     return ENCODINGS[job.name](job)
 
 
 def train_peers(texts: list[str], job: Job) -> None:
-    """Byte-level BPE as GPT-2's, by `tokenizers`: HF_FILE for itself, RANKS_FILE for tiktoken."""
+    """Train GPT-2's byte-level BPE with `tokenizers`; writes HF_FILE and tiktoken's RANKS_FILE."""
     import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -313,7 +313,7 @@ def train_peers(texts: list[str], job: Job) -> None:
 
 
 def tiktoken_encoding(job: Job) -> Any:
-    """tiktoken with the merges of RANKS_FILE and the words of GPT-2."""
+    """tiktoken with the merges in RANKS_FILE and GPT-2's pattern for splitting words."""
     import json
 
     from tiktoken import Encoding as TikTokenEncoding
@@ -329,7 +329,7 @@ def tiktoken_encoding(job: Job) -> Any:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's way to write bytes: those that can be seen as themselves, others from U+0100 on."""
+    """GPT-2's byte alphabet: printable bytes map to themselves, other bytes to U+0100 and up."""
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     unseen = [byte for byte in range(256) if byte not in seen]
     return {chr(byte): byte for byte in seen} | {chr(256 + i): b for i, b in enumerate(unseen)}

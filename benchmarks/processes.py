@@ -1,4 +1,4 @@
-"""A contestant in a process of its own, which sleeps until it is told to run."""
+"""Run a contestant in its own process, which sleeps between its turns."""
 
 import multiprocessing
 import os
@@ -36,20 +36,20 @@ def busy(n: int) -> Iterator[None]:
 
 
 class Work(Protocol):
-    """What the process does when it is told to."""
+    """The work of a contestant's process."""
 
     def describe(self) -> dict[str, Any]:
-        """What it turned out to be: precision, threads, versions."""
+        """The actual precision, threads and versions."""
 
     def run(self, steps: int) -> Any:
-        """So many steps; what was measured besides the time."""
+        """Run this many steps; returns measurements other than time."""
 
     def device_peak_mem_bytes(self) -> int | None:
-        """Most memory of the device; None where that is the memory of the process."""
+        """Peak memory of the device; None if the device is the CPU."""
 
 
 class Failed(Exception):
-    """The process could not do what it was told; the text is one line."""
+    """The process failed to answer a request; the text is one line."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Timed:
 
 
 class Process:
-    """Builds its work where nobody else is: allocator, caches, threads and memory are its own."""
+    """Builds the work in a new process, with its own allocator, caches, threads and memory."""
 
     def __init__(self, make_work: Callable[..., Work], spec: Any, *, log: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -73,21 +73,21 @@ class Process:
         theirs.close()
 
     def describe(self) -> dict[str, Any]:
-        """Wait until it is built; what it says of itself."""
+        """Wait until the work is built; returns its description."""
         described: dict[str, Any] = self._ask("describe")
         return described
 
     def run(self, steps: int) -> Timed:
-        """Let it run while everybody else waits."""
+        """Run the work for some steps; the caller keeps all other processes idle."""
         return Timed(steps, *self._ask("run", steps))
 
     def peak_mem_bytes(self) -> int:
-        """Most memory so far, beyond what its imports had taken."""
+        """Peak memory so far, without the memory of its imports."""
         peak: int = self._ask("peak_mem_bytes")
         return peak
 
     def close(self) -> None:
-        """End it; it leaves by itself when nobody can ask it any more."""
+        """Close the connection, which ends the process; kill it if it does not exit."""
         self._connection.close()
         self._process.join(_PATIENCE_S)
         self._process.kill()
@@ -106,8 +106,8 @@ class Process:
 
 
 def _serve(make_work: Callable[..., Work], spec: Any, asked: Connection, log: Path) -> None:
-    """The life of the process: build, then answer until it is killed."""
-    with log.open("w") as file:  # libraries talk; the table is the parent's
+    """Main function of the process: build the work, then answer requests until the pipe closes."""
+    with log.open("w") as file:  # keep output of libraries out of the parent's table
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
     work: Work | None = None
@@ -141,9 +141,9 @@ def _serve(make_work: Callable[..., Work], spec: Any, asked: Connection, log: Pa
 
 
 def _peak_rss_bytes() -> int:
-    """The most memory that this process has held."""
+    """Peak resident memory of this process."""
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent held when it forked
+    if status.is_file():  # getrusage would include the memory of the parent at the fork
         lines = status.read_text().splitlines()
         return 1024 * int(next(x.split()[1] for x in lines if x.startswith("VmHWM:")))
     import resource

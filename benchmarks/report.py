@@ -1,4 +1,4 @@
-"""From the times of the rounds to medians, ratios, MFU, the JSON and the table."""
+"""Compute medians, ratios and MFU from the times of the rounds; write the JSON and the table."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from tinygpt.files import write_atomically
 class Measured:
     """All turns of one contestant at one shape."""
 
-    precision: str  # fp32 or bf16: what it ran in
+    precision: str  # the actual precision, fp32 or bf16
     steps: Sequence[int]  # of each round
     seconds: Sequence[float]  # of each round
     peaks: Sequence[float]  # FLOP/s of the fastest matrix product of each round
@@ -43,10 +43,10 @@ def summarise(
     ours: str,
     shipped: str,
 ) -> dict[str, Any]:
-    """What the rounds at one shape came to; `products` are FLOP/s of matrix products per round.
+    """The results of one shape; `products` holds the FLOP/s of matrix products in each round.
 
-    Ratios are of medians. The peak is the fastest product of all rounds, whatever its precision; by
-    round, that of each. A ratio to somebody who did not run is None.
+    Ratios are ratios of medians. The peak is the fastest product of all rounds in any precision;
+    figures "by round" use each round's own peak. A ratio to a contestant that did not run is None.
     """
     peak = max(rate for round_ in products for rate in round_.values())
     rates = {name: m.rates(shape.tokens_per_step) for name, m in measured.items()}
@@ -102,12 +102,12 @@ def summarise(
 
 
 def mfu(shape: Shape, tokens_per_sec: float, *, peak_flops: float) -> float:
-    """The share of the peak that the model's own arithmetic uses."""
+    """Model FLOPs utilization: the model's FLOP/s as a share of the peak."""
     return tokens_per_sec * shape.flops_per_token / peak_flops
 
 
 def about(hardware: Mapping[str, Any]) -> dict[str, Any]:
-    """Where and when this was measured."""
+    """The date, commit and hardware of the measurement."""
     root = Path(__file__).parent.parent
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -117,7 +117,7 @@ def about(hardware: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit of a checkout, `+` behind it if files differ; None if it is not one."""
+    """The commit of a checkout, with `+` if files were changed; None if it is not a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -130,7 +130,7 @@ def commit(folder: Path) -> str | None:
 
 
 def print_shape(name: str, summary: Mapping[str, Any]) -> None:
-    """The table of one shape."""
+    """Print the table of one shape."""
     shape = Shape(**summary["shape"])
     print(
         f"\n({name}) {shape.n_layer} layers, {shape.n_head} heads, {shape.d_model} wide, "
@@ -166,5 +166,5 @@ def print_shape(name: str, summary: Mapping[str, Any]) -> None:
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """The JSON; a reader sees the old file or the new one."""
+    """Write the JSON atomically: a reader sees the old file or the new one."""
     write_atomically(path, json.dumps(content, indent=1) + "\n")

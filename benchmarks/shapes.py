@@ -1,4 +1,4 @@
-"""The sizes that are measured, and the arithmetic of a training step."""
+"""The measured model sizes, and the FLOPs of a training step."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tinygpt.errors import UserError
 
 @dataclass(frozen=True)
 class Shape:
-    """A GPT-2 and its batch; all sequences of a step go through one forward."""
+    """A GPT-2 and its batch; one forward processes all sequences of a step."""
 
     n_layer: int
     n_head: int
@@ -37,7 +37,7 @@ class Shape:
 
     @property
     def linear_layers(self) -> list[tuple[int, int, int]]:
-        """The matrix products of a forward, once each: rows, columns in, columns out."""
+        """The distinct matrix products of a forward, as (rows, columns in, columns out)."""
         rows, c = self.tokens_per_step, self.d_model
         widths = [(c, 3 * c), (c, c), (c, 4 * c), (4 * c, c), (c, self.vocab_size)]
         return [(rows, columns_in, columns_out) for columns_in, columns_out in widths]
@@ -47,7 +47,7 @@ SHAPES = {
     "a": Shape(4, 4, 128, 64, 12, 65),  # what nanoGPT's README trains on a CPU
     "b": Shape(6, 6, 384, 256, 16, 65),
     "c": Shape(8, 8, 512, 256, 8, 4096),
-    "d": Shape(12, 12, 768, 256, 2, 50304),  # GPT-2 124M, its vocabulary a multiple of 64
+    "d": Shape(12, 12, 768, 256, 2, 50304),  # GPT-2 124M, vocabulary padded to a multiple of 64
     # for a GPU
     "e": Shape(12, 12, 768, 1024, 32, 50304),
     "f": Shape(6, 6, 384, 256, 64, 65),  # what nanoGPT's README trains on a GPU
@@ -55,7 +55,7 @@ SHAPES = {
 
 
 def parse(text: str) -> Shape:
-    """A letter of SHAPES, or the six numbers of a shape with an x between; raises UserError."""
+    """Parse a letter of SHAPES, or six numbers joined by x; raises UserError."""
     if text in SHAPES:
         return SHAPES[text]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){5}", text):

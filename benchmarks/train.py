@@ -1,9 +1,9 @@
-"""Tokens per second of whole training steps, ours beside those of others, in rounds.
+"""Measure tokens per second of complete training steps, tinygpt's and other projects'.
 
     python -m benchmarks.train --nanogpt PATH --shapes a,b,c,d --rounds 5 --json OUT
 
-Every contestant lives in a process of its own and sleeps while another one runs. What is measured,
-and how: benchmarks/README.md.
+Each contestant has its own process and sleeps while another one runs. benchmarks/README.md
+describes what is measured and how.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tinygpt.config import compose
 from tinygpt.corpus.prepared import prepare
 from tinygpt.errors import UserError
 
-SHIPPED = {"cpu": "nanogpt fp32", "cuda": "nanogpt bf16-compiled"}  # what its README and config say
+SHIPPED = {"cpu": "nanogpt fp32", "cuda": "nanogpt bf16-compiled"}  # as in its README and config
 WARMUP_STEPS = 3
 CPU_SHAPES, CUDA_SHAPES = "a,b,c,d", "a,e,f"
 PEER_MODES = "fp32,bf16,fp32-compiled,bf16-compiled"
@@ -99,31 +99,31 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.train",
-        description="Tokens per second of whole training steps, ours beside those of others.",
+        description="Measure tokens per second of training steps, tinygpt's and other projects'.",
     )
     add = parser.add_argument
     letters = ", ".join(SHAPES)
-    add("--nanogpt", type=Path, metavar="PATH", help="a checkout of nanoGPT; without it none runs")
-    add("--transformers", action="store_true", help="run GPT2LMHeadModel too")
+    add("--nanogpt", type=Path, metavar="PATH", help="a checkout of nanoGPT, if it should run")
+    add("--transformers", action="store_true", help="also run GPT2LMHeadModel")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add(
         "--shapes",
-        help=f"of {letters}, or 2x2x32x16x4x65: layers, heads, width, tokens, "
+        help=f"letters of {letters}, or 2x2x32x16x4x65: layers, heads, width, tokens, "
         f"sequences, vocabulary (default: {CPU_SHAPES}; with cuda {CUDA_SHAPES})",
     )
     add(
         "--ours",
         default="auto",
         metavar="MODES",
-        help="our modes, auto or those of the others; ratios are of the first (default: auto)",
+        help="modes of tinygpt: auto or any of --modes; ratios use the first (default: auto)",
     )
-    add("--modes", default=PEER_MODES, help="modes of the others (default: all)")
+    add("--modes", default=PEER_MODES, help="modes of the other projects (default: all)")
     add(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="one more setting of ours, such as device.threads=1; may be repeated",
+        help="a setting for tinygpt, such as device.threads=1; may be repeated",
     )
     add("--rounds", type=int, default=5)
     add("--seconds", type=float, default=2.5, help="a contestant's turn in a round (default: 2.5)")
@@ -134,20 +134,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="keep N other processes busy while it measures (default: 0)",
     )
-    add("--json", type=Path, metavar="OUT", help="write all figures, those of each round too")
-    add("--logs", type=Path, metavar="FOLDER", help="keep what the contestants print")
+    add("--json", type=Path, metavar="OUT", help="write all figures, including each round's")
+    add("--logs", type=Path, metavar="FOLDER", help="keep the output of the contestants")
     return parser
 
 
 def text_and_settings(shape: Shape, folder: Path, extra: Sequence[str]) -> list[str]:
-    """Of tinygpt, with a text of the right vocabulary in the folder."""
+    """Settings for tinygpt; writes a text with the right vocabulary size to the folder."""
     text = folder / "random.txt"
     make_text(text, vocab_size=shape.vocab_size)
     return [*settings(shape, text, folder=folder), *extra]
 
 
 def prepared_tokens(typed: Sequence[str], folder: Path) -> Path:
-    """Prepare what the settings say; a file in the folder with all training tokens as uint16."""
+    """Prepare the data of the settings; returns a file with all training tokens as uint16."""
     prepared = prepare(compose.compose("train", list(typed)), lambda message: None)
     path = folder / "tokens.bin"
     np.asarray(prepared.tokens("train")[:], dtype="<u2").tofile(path)
@@ -157,9 +157,9 @@ def prepared_tokens(typed: Sequence[str], folder: Path) -> Path:
 def measure(
     contestants: Sequence[Contestant], *, rounds: int, seconds: float, logs: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The summary of one shape, and the hardware; the first contestant is ours.
+    """Measure one shape: returns its summary and the hardware; the first contestant is tinygpt.
 
-    On a GPU they run one after the other, since together they would not fit into its memory.
+    On a GPU the contestants run one after another, because they do not fit into memory together.
     """
     first = contestants[0]
     shape, device = first.shape, first.device
@@ -195,7 +195,7 @@ def measure(
 
 
 class _Turns:
-    """Contestants that take turns; one that fails is out, and the others go on."""
+    """Contestants that take turns; one that fails is removed, and the others continue."""
 
     def __init__(self, contestants: Sequence[Contestant], *, seconds: float, logs: Path) -> None:
         self.failed: dict[str, str] = {}
@@ -214,7 +214,7 @@ class _Turns:
                 details = process.describe()
                 warmup = process.run(WARMUP_STEPS)
                 paced = process.run(1)
-                # one step of a small model is too short to be timed
+                # one step of a small model is too short to time
                 if paced.seconds < seconds / 4:
                     paced = process.run(max(1, math.ceil(seconds / 4 / paced.seconds)))
             except Failed as error:
@@ -224,7 +224,7 @@ class _Turns:
             self._steps[name] = max(1, round(seconds * paced.steps / paced.seconds))
 
     def next_round(self, *, peak: float) -> None:
-        """One turn of each, in an order that rotates; `peak` is what the device can do now."""
+        """Run each contestant once, in a rotating order; `peak` is this round's peak FLOP/s."""
         self._peaks.append(peak)
         names = list(self._steps)
         first = self._round % max(1, len(names))
@@ -236,7 +236,7 @@ class _Turns:
                 self._out(name, error)
 
     def measured(self) -> dict[str, report.Measured]:
-        """All turns of those that did not fail."""
+        """All turns of the contestants that did not fail."""
         return {
             name: report.Measured(
                 precision=self._details[name]["precision"],
@@ -270,7 +270,7 @@ def _heading(contents: dict[str, Any]) -> str:
 
 
 def _note(text: str) -> None:
-    """What happens now, on one line of the terminal."""
+    """Show progress on one line of the terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
