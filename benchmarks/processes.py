@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 _PATIENCE_S = 10
-# ends by itself when its parent has ended
+# exits when its parent process has exited
 _LOOP = """
 import os
 parent = os.getppid()
@@ -25,7 +25,7 @@ while os.getppid() == parent:
 
 @contextmanager
 def busy(n: int) -> Iterator[None]:
-    """Keep n processes computing meanwhile: a machine that others use too."""
+    """Keep n other processes computing during the block, to simulate a shared machine."""
     loops = [subprocess.Popen([sys.executable, "-c", _LOOP]) for _ in range(n)]
     try:
         yield

@@ -82,7 +82,7 @@ class DatasetConfig(ABC):
     """
 
     name: str = MISSING
-    # packed: windows follow each other; document: each window begins where a document begins
+    # where training windows begin: packed: one after another; document: at the start of a document
     window: str = "packed"
     mask_documents: bool = False  # attention stays inside each document
 
