@@ -389,8 +389,9 @@ def test_help_has_every_choice_and_every_field(
     printed = capsys.readouterr().out
     words = {word.partition("=")[0] for word in printed.split()}
     for group, options in choices.groups(entry).items():
-        line = next(line for line in printed.splitlines() if line.startswith(f"  {group} "))
-        assert line.replace("*", "").split() == [group, *(options or ["(none", "yet)"])]
+        listed = re.search(rf"^  {group} .*\n(?: {{14}}.*\n)*", printed, re.MULTILINE)
+        assert listed
+        assert listed[0].replace("*", "").split() == [group, *(options or ["(none", "yet)"])]
         for name, cls in registry.classes(group).items() if group in registry.KINDS else ():
             prefix = f"{group}.{name}" if group in registry.MANY else group
             assert {f"{prefix}.{f.name}" for f in fields(cls) if f.name != "name"} <= words

@@ -57,7 +57,7 @@ def text(entry: str) -> str:
     lines = [_INTRODUCTIONS[entry], "Groups (a star marks the default)"]
     for group, options in groups.items():
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
-        lines.append(f"  {group:<11} {' '.join(starred) or '(none yet)'}")
+        lines += _group(group, " ".join(starred) or "(none yet)")
     lines += ["", "Fields, and those of each choice"]
     lines += _fields("  ", "", compose.CONFIG_CLASSES[entry])
     if entry == "train":
@@ -85,13 +85,25 @@ def _of_sweeps() -> Iterator[str]:
     for group, options in groups.items():
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
         more = " latest new FOLDER" if group == "sweep" else ""
-        yield f"  {group:<11} {' '.join(starred)}{more}"
+        yield from _group(group, f"{' '.join(starred)}{more}")
     yield from _fields("  ", "", compose.CONFIG_CLASSES["sweep"])
     for kind in registry.SWEEP_KINDS:
         for name, cls in registry.classes(kind).items():
             if fields_of := _fields("    ", f"{kind}.", cls):
                 yield f"  {kind}={name}"
                 yield from fields_of
+
+
+def _group(group: str, options: str) -> list[str]:
+    """Help lines for a group and its choices."""
+    head = f"  {group:<11} "
+    return wrap(
+        options,
+        width=100,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_on_hyphens=False,
+    )
 
 
 def _fields(indent: str, prefix: str, cls: type) -> list[str]:

@@ -63,7 +63,10 @@ def archive() -> bytes:
     [
         (archive(), "is a zip archive, as .docx and .epub are, not plain text; leave it out"),
         (b"PK\x03\x04", "is a zip archive"),
-        (gzip.compress(b"text"), "is compressed by gzip, not plain text; name it a.txt.gz"),
+        (
+            gzip.compress(b"text", mtime=0),
+            "is compressed by gzip, not plain text; name it a.txt.gz",
+        ),
         (b"PAR1 and so on", "is a parquet file, not plain text; name it a.parquet"),
         (b"%PDF-1.7\n", "is a PDF"),
         (bytes(range(256)) + bytes(100), "is not text: it has NUL bytes; leave it out"),
