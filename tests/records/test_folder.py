@@ -68,7 +68,8 @@ def test_a_new_folder_says_what_is_going_to_run(
     create: Callable[..., RunFolder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/tinygpt/train.py", "model=nano", "x=a b"])
+    door = str(Path(tinygpt.__file__).with_name("train.py"))
+    monkeypatch.setattr(sys, "argv", [door, "model=nano", "x=a b"])
     path = tmp_path / "outputs" / "a"
     folder = create(path, overrides=["model=nano", "x='Ünï: #'"], run_id="id-1", group="sweep-1")
     assert config.load(path / "config.yaml") == cfg

@@ -1,6 +1,7 @@
 """Runs as their folders tell of them."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,21 @@ def test_a_damaged_folder_is_told_and_hides_no_other(tmp_path: Path, content: st
         ("run.json", '{"status": "finished", "derived": []}', "run.json is damaged: derived is []"),
         ("run.json", '{"status": 1}', "run.json is damaged: status is 1"),
         ("run.json", '{"status": "finished", "config": 3}', "run.json is damaged: config is 3"),
+        (
+            "run.json",
+            '{"status": "finished", "derived": {"validation": [1]}}',
+            "run.json is damaged: derived.validation is [1]",
+        ),
+        (
+            "run.json",
+            '{"status": "finished", "derived": {"n_params": "many"}}',
+            'run.json is damaged: derived.n_params is "many"',
+        ),
+        (
+            "run.json",
+            '{"status": "finished", "derived": {"validation": {"utf8_bytes": 1}}}',
+            "run.json is damaged: derived.validation has no documents, text_sha256",
+        ),
         ("run.json", '{"status": "x", "started_at": 5}', "run.json is damaged: started_at is 5"),
     ],
 )
@@ -68,6 +84,16 @@ def test_values_of_the_wrong_type_are_damage_and_no_obstacle_for_other_runs(
     assert second.status == "finished"
     comparison = compare([first, second])
     assert [run.path for run in comparison.unranked] == [bad]
+
+
+@pytest.mark.parametrize("file", ["run.json", "summary.json"])
+def test_a_named_pipe_is_damage_and_is_not_waited_for(tmp_path: Path, file: str) -> None:
+    bad, good = make_run(tmp_path / "bad"), make_run(tmp_path / "good")
+    (bad / file).unlink()
+    os.mkfifo(bad / file)
+    first, second = read_runs([bad, good])
+    assert (first.status, second.status) == ("damaged", "finished")
+    assert first.error == f"{file} cannot be read: it is a named pipe"
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,16 @@ def test_a_field_that_is_not_valid_is_refused_with_the_file(run: Path) -> None:
         load_config(run)
 
 
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_config_is_damaged_and_no_choice_is_asked_for(run: Path, kept: float) -> None:
+    file = run / "config.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[: int(len(lines) * kept)]))
+    with pytest.raises(UserError, match=re.escape(f"{file} is damaged: it has no ")) as error:
+        load_config(run)
+    assert "is not chosen" not in str(error.value)
+
+
 def test_a_run_of_an_earlier_version_is_read_without_a_check(run: Path, cfg: RunConfig) -> None:
     record = folder_module.read_record(run)
     del record["config"]

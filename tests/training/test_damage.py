@@ -57,6 +57,26 @@ def test_without_readable_checkpoints_a_resume_is_refused_and_nothing_changes(
     assert read_run(run).status == "finished"
 
 
+def test_a_typed_time_does_not_hide_that_the_checkpoint_is_damaged(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (state,) = (run / "checkpoints").glob("*/state.json")
+    state.write_text("{")
+    changes = ["trainer.max_steps=null", "trainer.max_time=1h"]
+    assert main(train.main, [f"resume={run}", *changes]) == 1
+    said = capfd.readouterr().err
+    assert f"every checkpoint in {run / 'checkpoints'} is damaged" in said
+    assert "Traceback" not in said
+
+
+def test_a_longer_run_goes_on_if_its_derived_numbers_are_lost(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    del record["derived"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert main(train.main, [f"resume={run}", "trainer.max_steps=12"]) == 0
+    assert steps(run)[-1] == 12
+
+
 @pytest.mark.parametrize(
     ("damage", "words", "left"),
     [

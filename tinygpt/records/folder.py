@@ -56,11 +56,11 @@ class RunFolder:
             raise UserError(f"{path} is in use by another process; wait or stop it") from None
         try:
             self._reserve.write_bytes(bytes(RESERVE_BYTES))
+            self._log = console.LogFile(path / "train.log")
         except OSError as error:
             self._reserve.unlink(missing_ok=True)
             self._lock.release()
             raise disk_error(path, error) from None
-        self._log = console.LogFile(path / "train.log")
         logging.getLogger("tinygpt").addHandler(self._log)
 
     @classmethod

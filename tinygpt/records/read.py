@@ -26,6 +26,11 @@ _RUN_TYPES: dict[str, Any] = {
     **dict.fromkeys(("git", "versions"), dict),
     "resumed": list,
 }
+_DERIVED_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("validation", "hardware"), dict),
+    **dict.fromkeys(("n_params", "flops_per_token"), float),
+}
+_VALIDATION_TYPES = {"documents": float, "utf8_bytes": float, "text_sha256": str}
 _SUMMARY_TYPES: dict[str, Any] = {
     **dict.fromkeys(("val/loss", "val/bpb", "best_val_bpb", "floor_bpb", "best_step"), float),
     **dict.fromkeys(("step", "tokens", "epochs", "n_params", "elapsed_s"), float),
@@ -197,6 +202,8 @@ def check_files(path: Path, run: Mapping[str, Any], *names: str) -> None:
 
 def _json_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
     """Read a JSON object; raises UserError unless its known fields have these types."""
+    if path.is_fifo():  # opening it would wait for a writer
+        raise UserError(f"{path.name} cannot be read: it is a named pipe")
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -207,12 +214,25 @@ def _json_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"{path.name} cannot be read: it holds {_shown(content)}, not an object")
     if "status" in types and content.get("status") is None:
         raise UserError(f"{path.name} cannot be read: it has no status")
+    _check_types(path, content, types)
+    if types is _RUN_TYPES and (derived := content.get("derived")):
+        _check_types(path, derived, _DERIVED_TYPES, within="derived.")
+        if pinned := derived.get("validation"):
+            _check_types(path, pinned, _VALIDATION_TYPES, within="derived.validation.")
+            if missing := _VALIDATION_TYPES.keys() - pinned.keys():
+                names = ", ".join(sorted(missing))
+                raise UserError(f"{path.name} is damaged: derived.validation has no {names}")
+    return content
+
+
+def _check_types(
+    path: Path, content: Mapping[str, Any], types: Mapping[str, Any], *, within: str = ""
+) -> None:
     for name, allowed in types.items():
         value = content.get(name)
         is_good = isinstance(value, allowed) if allowed is not float else _is_number(value)
         if value is not None and not is_good:
-            raise UserError(f"{path.name} is damaged: {name} is {_shown(value)}")
-    return content
+            raise UserError(f"{path.name} is damaged: {within}{name} is {_shown(value)}")
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -22,7 +22,13 @@ def load_config(path: Path) -> RunConfig:
         record = read_record(path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    in_yaml = _resolved(path / "config.yaml", config.read(path / "config.yaml"))
+    content = config.read(path / "config.yaml")
+    if missing := [name for name in record.get("config") or {} if name not in content]:
+        raise UserError(
+            f"{path / 'config.yaml'} is damaged: it has no {', '.join(missing[:SHOWN])}; "
+            "restore it (run.json has the same settings under config)"
+        )
+    in_yaml = _resolved(path / "config.yaml", content)
     if record.get("config") is None:  # a run of an earlier version
         return in_yaml
     in_json = _resolved(path / "run.json", escaped(record["config"]))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tinygpt.config import HORIZONS
 from tinygpt.errors import UserError
+from tinygpt.records.read import read_record
 from tinygpt.training.cadence import length_in_steps
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.start import RunStart
@@ -32,15 +33,20 @@ def check_length(start: RunStart, *, typed: Sequence[str]) -> None:
         return
     trainer = start.cfg.trainer
     if trainer.max_time is not None:
-        state = json.loads((checkpoints.path(reached) / "state.json").read_bytes())
-        elapsed = float(state["elapsed_s"])
+        try:
+            state = json.loads((checkpoints.path(reached) / "state.json").read_bytes())
+            elapsed = float(state["elapsed_s"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # a damaged checkpoint is told, or passed over, when it is loaded
         if float(trainer.max_time) < elapsed:
             raise UserError(
                 f"{lengths[-1]} is shorter than the {elapsed:.1f} s that the run has trained; "
                 f"type a longer one, such as trainer.max_time={math.ceil(2 * elapsed)}s"
             )
         return
-    derived = json.loads((start.path / "run.json").read_bytes())["derived"]
+    derived = read_record(start.path).get("derived") or {}
+    if not {"steps_per_epoch", "flops_per_token"} <= derived.keys():
+        return  # the run has not got so far as to record them
     length = length_in_steps(
         trainer,
         steps_per_epoch=derived["steps_per_epoch"],
