@@ -1,4 +1,4 @@
-"""Text from a model: which token comes next, and the loop that asks again and again.
+"""Text from a model: how the next token is drawn, and the loop that draws until the end.
 
 V vocabulary.  A sample is a pure function of the weights, the settings, its prompt and how often
 that prompt came before it: not of the other prompts, nor of their number.
@@ -29,7 +29,9 @@ class SamplingConfig:
 
     temperature: float = 0.8  # <1 is safer, >1 wilder, 0 always the likeliest token
     top_k: int | None = 50  # draw from the k likeliest only; fewer is safer, null is all
-    top_p: float | None = None  # of those, from the fewest that hold this share of probability
+    top_p: float | None = (
+        None  # of those, draw from the fewest tokens whose probabilities sum to this share
+    )
     max_new_tokens: int = 256  # tokens per sample, unless the text ends before
     seed: int = 0  # another seed gives other samples
 

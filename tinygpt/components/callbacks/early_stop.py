@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register("callback")
 @dataclass
 class EarlyStopConfig(CallbackConfig):
-    """How long to wait for how much; a schedule that decays late may look stuck before."""
+    """Patience and smallest improvement; a schedule that decays late may look stuck before."""
 
     name: str = "early_stop"
     metric: str = "val/bpb"  # lower is better

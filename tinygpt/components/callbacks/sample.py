@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register("callback")
 @dataclass
 class SampleConfig(SamplingConfig, CallbackConfig):
-    """Which prompts to continue and how; the draws are the same at every evaluation."""
+    """Prompts and sampling settings; random draws are the same at every evaluation."""
 
     name: str = "sample"
     # "" begins a new document; null: the first words of a validation document
@@ -38,7 +38,7 @@ class SampleConfig(SamplingConfig, CallbackConfig):
 
 
 class Sample(Callback):
-    """Writes `samples/step-<step>.txt`; disturbs no random number generator of the training."""
+    """Writes `samples/step-<step>.txt`; leaves the random state of training unchanged."""
 
     def __init__(self, config: SampleConfig, context: CallbackContext) -> None:
         self.config = config
@@ -57,7 +57,7 @@ class Sample(Callback):
             eot_id=tokenizer.eot_id,
         )
         texts = [
-            # replace: unlike tokenizer.decode never a lone surrogate, which no file could hold
+            # replace: tokenizer.decode may give a lone surrogate, which a file cannot hold
             tokenizer.decode_bytes(ids + new).decode("utf-8", "replace")
             for ids, new in zip(prompt_ids, samples, strict=True)
         ]

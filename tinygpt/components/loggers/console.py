@@ -1,4 +1,4 @@
-"""The run as its user sees it: a progress bar on a terminal, one aligned line per row elsewhere."""
+"""The console logger: a progress bar on a terminal, one aligned line per row elsewhere."""
 
 import os
 import sys
@@ -15,12 +15,12 @@ from tinygpt.interfaces import Logger, Metrics, RunInfo
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-RATE_ROWS = 30  # the remaining time follows the speed over this many rows
+RATE_ROWS = 30  # the remaining time is estimated from the speed of so many rows
 SAMPLE_CHARACTERS = 400
 
 
 class ConsoleLogger(Logger):
-    """Rows and samples for people.
+    """Prints rows and samples for people.
 
     On a terminal a bar follows the run and only evaluations and samples stay; what others print
     goes above it.  It is drawn from the first row on, so that no prompt before that meets it.

@@ -8,7 +8,7 @@ from tinygpt.interfaces import Logger, Metrics, RunInfo
 
 
 class Fanout(Logger):
-    """Passes every call on to each logger, in order."""
+    """Forwards every call to each logger, in order."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = list(loggers)
@@ -26,7 +26,7 @@ class Fanout(Logger):
             logger.samples(step, texts)
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Reaches all, also those that `start` did not; only then raises what one of them did."""
+        """Call finish on every logger, started or not; then re-raise the first error."""
         with ExitStack() as stack:
-            for logger in reversed(self.loggers):  # a stack unwinds from its end
+            for logger in reversed(self.loggers):  # in reverse order of their start
                 stack.callback(logger.finish, status, summary)

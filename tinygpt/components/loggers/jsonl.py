@@ -48,7 +48,7 @@ class JsonlLogger(Logger):
             self._file.close()
 
     def _drop_after(self, step: int) -> None:
-        """Remove the rows that the resumed run is about to write again."""
+        """Remove the rows that the resumed run will write again."""
         kept = (line + "\n" for line, row in _lines(self.path) if row["step"] <= step)
         write_atomically(self.path, "".join(kept))
 

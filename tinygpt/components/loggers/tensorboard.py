@@ -19,7 +19,7 @@ FLUSH_S = 5  # a killed run loses the rows of this time
 @register("logger")
 @dataclass
 class TensorBoardConfig(LoggerConfig):
-    """Nothing to choose: the files go to the folder `tensorboard` of the run."""
+    """No settings: the files are in the folder `tensorboard` of the run."""
 
     name: str = "tensorboard"
 
@@ -43,7 +43,7 @@ class TensorBoardLogger(Logger):
 
         self._writer = SummaryWriter(
             log_dir=str(run.folder / "tensorboard"),
-            # TensorBoard then hides what the interrupted run logged after its checkpoint
+            # TensorBoard then hides the rows that were logged after the checkpoint
             purge_step=None if run.resumed_at is None else run.resumed_at + 1,
             flush_secs=FLUSH_S,
         )

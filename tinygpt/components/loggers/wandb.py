@@ -1,7 +1,7 @@
 """Weights & Biases: a mirror of the run folder, never a condition for the run.
 
-Whatever fails here (no network, no key, a lost server) costs seconds and a warning; the data that
-did not arrive lies in the run folder, for `wandb sync`.
+A failure (no network, no key, a lost server) costs seconds and a warning. Data that was not sent
+stays in the run folder; `python -m tinygpt.upload` sends it later.
 """
 
 import logging
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import wandb
 
 MODES = ("online", "offline", "disabled")
-# 130: what a shell calls Ctrl-C; a paused run goes on, or has done what was asked of it
+# 130 is a shell's exit code for Ctrl-C; a paused run has done what was asked
 EXIT_CODES = {"finished": 0, "paused": 0, "failed": 1, "interrupted": 130}
 FLUSH_S = 1.0  # an offline run that is killed loses the rows of this time; wandb's own value is 15
 
@@ -36,16 +36,16 @@ _log = logging.getLogger(__name__)
 @register("logger")
 @dataclass
 class WandbConfig(LoggerConfig):
-    """Where the mirror is; the API key is not here but in `wandb login` or WANDB_API_KEY."""
+    """Project and mode; the API key comes from `wandb login` or WANDB_API_KEY."""
 
     name: str = "wandb"
     project: str = "tinygpt"
-    entity: str | None = None  # user or team; null is the one that your key belongs to
+    entity: str | None = None  # user or team; null: the owner of your API key
     mode: str = "online"  # online falls back to offline; offline keeps all in the run folder
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     checkpoint: bool = False  # send the best checkpoint as an artifact when the run has finished
-    timeout_s: float = 10.0  # patience with the server, at the start and at the end
+    timeout_s: float = 10.0  # longest wait for the server, at the start and at the end
 
     def __post_init__(self) -> None:
         check_choice("logger.wandb.mode", self.mode, MODES)
@@ -72,20 +72,20 @@ class WandbConfig(LoggerConfig):
 
 
 class WandbLogger(Logger):
-    """One W&B run for one run, whatever becomes of the network."""
+    """One W&B run for each run; a failing network costs a warning, never the run."""
 
     def __init__(self, cfg: WandbConfig) -> None:
         self.cfg = cfg
         self._run: wandb.Run | None = None
         self._folder = Path()
-        self._later = ""  # the command that sends what was left behind
+        self._later = ""  # the command that sends the remaining data later
         self._warned: set[str] = set()
 
     def start(self, run: RunInfo) -> None:
         if self.cfg.mode == "disabled":
             return
         self._folder = run.folder
-        # before wandb is imported: its crash reports look up a host name even offline
+        # before importing wandb, whose crash reports look up a host name even offline
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         with self._harmless("start"):
             obstacle = None
@@ -114,9 +114,11 @@ class WandbLogger(Logger):
                 self._run.log(dict(metrics), step=step)
 
     def _close_gap(self, rows: Sequence[Metrics]) -> None:
-        """Send what a run that was killed had written here and not sent."""
+        """Send the rows that a killed run had logged but not sent."""
         assert self._run is not None
-        begin = self._run.starting_step if self._run.resumed else 0  # the server has what is before
+        begin = (
+            self._run.starting_step if self._run.resumed else 0
+        )  # the server has the earlier rows
         for row in rows:
             if row["step"] >= begin:
                 content = {key: value for key, value in row.items() if key != "step"}
@@ -161,7 +163,7 @@ class WandbLogger(Logger):
         summary: Mapping[str, Any],
         started_s: float,
     ) -> int:
-        """Send a run that is over, from what its folder holds; how many rows were new there.
+        """Send an ended run from its folder; returns the number of rows that were new to W&B.
 
         `started_s` is the moment of its beginning, in seconds since 1970. Raises UserError if W&B
         cannot be reached.
@@ -177,7 +179,7 @@ class WandbLogger(Logger):
         except Exception as error:
             wandb.teardown()
             raise UserError(f"wandb: {_first_line(error)}") from None
-        begin = sent.starting_step if sent.resumed else 0  # it has what is before
+        begin = sent.starting_step if sent.resumed else 0  # W&B has the earlier rows
         new = [row for row in rows if row["step"] >= begin]
         for row in new:
             step = int(row["step"])
@@ -194,7 +196,7 @@ class WandbLogger(Logger):
         return len(new)
 
     def _go_online(self, run: RunInfo) -> str | None:
-        """Start an online run, or say why there is none."""
+        """Start an online run; returns the reason if that fails."""
         import wandb
 
         obstacle = unreachable(wandb.setup().settings.base_url, timeout_s=self.cfg.timeout_s)
@@ -203,7 +205,7 @@ class WandbLogger(Logger):
                 self._run = self._init(run, "online")
             except Exception as error:
                 obstacle = _first_line(error)
-                wandb.teardown()  # a run that failed to start keeps its id in use
+                wandb.teardown()  # otherwise a run that failed to start keeps its id reserved
         return obstacle
 
     def _init(
@@ -215,12 +217,12 @@ class WandbLogger(Logger):
             "init_timeout": self.cfg.timeout_s,
             "finish_timeout": self.cfg.timeout_s,
             "console": "off",  # the folder has train.log, and a captured terminal loses its bar
-            "silent": True,  # what is worth a line goes through our log, so to train.log too
+            "silent": True,  # messages go through our log, and so to train.log too
             "finish_timeout_raises": True,
             "save_code": False,
             "x_transaction_log_flush_interval": FLUSH_S,
         }
-        known = wandb.Settings.model_fields  # the interval is missing from older versions
+        known = wandb.Settings.model_fields  # older versions lack the flush interval
         started = wandb.init(
             project=self.cfg.project,
             entity=self.cfg.entity,
@@ -243,7 +245,7 @@ class WandbLogger(Logger):
 
     @contextmanager
     def _harmless(self, what: str) -> Iterator[None]:
-        """Turn an error into a warning, told once for each `what`."""
+        """Turn an error into a warning, once for each `what`."""
         try:
             yield
         except Exception as error:
@@ -258,7 +260,7 @@ def _first_line(error: Exception) -> str:
 
 
 def unreachable(url: str, *, timeout_s: float) -> str | None:
-    """Why nothing answers at the address within the time, or None when something does.
+    """Why the address does not answer in time; None if it does.
 
     wandb itself would go on trying: it cannot tell a slow network from none.
     """
@@ -278,7 +280,7 @@ def unreachable(url: str, *, timeout_s: float) -> str | None:
         else:
             answers.put(None)
 
-    # in a thread, because no timeout bounds the look-up of a name
+    # in a thread, because a DNS lookup has no timeout
     threading.Thread(target=probe, daemon=True).start()
     try:
         return answers.get(timeout=timeout_s)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @register("optimizer")
 @dataclass
 class AdamWConfig(OptimizerConfig):
-    """How far, how smoothly and towards what size the weights move."""
+    """Learning rate, moment decay and weight decay."""
 
     name: str = "adamw"
     lr: float = 1e-3  # peak; larger models want less

@@ -39,7 +39,7 @@ class AdamW(Optimizer):
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # a closure would be for other optimizers
+    def step(self) -> None:  # type: ignore[override]  # takes no closure
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -57,7 +57,7 @@ class AdamW(Optimizer):
         update(parameters, grads, first, second, steps, group)
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
-        """What is remembered of a parameter, zeros at first; a kernel wants the count beside it."""
+        """A parameter's moments, zeros at first; a kernel needs the step count on its device."""
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
             device = parameter.device if parameter.device.type in FUSED else "cpu"

@@ -98,7 +98,7 @@ class BPETokenizer(Tokenizer):
         new_ids = self._encode_words(new)
         short = [i for i, word in enumerate(new) if len(word) <= MAX_KNOWN_BYTES][:MAX_KNOWN]
         if len(self._known) + len(short) > MAX_KNOWN:
-            self._known.clear()  # what is frequent is soon back
+            self._known.clear()  # frequent words soon return
         self._known.update((new[i], new_ids[i]) for i in short)
         rest = iter(new_ids)
         return [next(rest) if ids is None else ids for ids in known]
@@ -356,7 +356,7 @@ class BPEConfig(TokenizerConfig):
         return model.getvalue()
 
     def _explain(self, complaint: str) -> UserError | None:
-        """What sentencepiece complains of, where the user can mend it."""
+        """The UserError for a sentencepiece error that the user can fix; None for others."""
         if "sentences_.empty()" in complaint:
             return _no_text()
         for pattern, size, end in (

@@ -20,7 +20,7 @@ CONTENT = {"name": "byte"}
 
 
 class ByteTokenizer(Tokenizer):
-    """There is only one."""
+    """The tokenizer without settings: byte b has id b + 1."""
 
     @property
     def vocab_size(self) -> int:

@@ -22,7 +22,7 @@ FILE = "tokenizer.json"
 FIRST_NIBBLE = 1
 FIRST_CHARACTER = FIRST_NIBBLE + 16
 N_CODE_POINTS = 0x110000
-CHUNK = 2**20  # characters looked at together while training; bounds memory on huge documents
+CHUNK = 2**20  # characters processed at once while training; bounds memory on huge documents
 
 
 class CharTokenizer(Tokenizer):
@@ -120,7 +120,7 @@ def _nibbles(character: str) -> npt.NDArray[np.int32]:
 @register("tokenizer")
 @dataclass
 class CharConfig(TokenizerConfig):
-    """Nothing to set: the train documents determine the vocabulary, in whatever order they come."""
+    """Nothing to set: the characters of the train documents are the vocabulary, in any order."""
 
     name: str = "char"
 

@@ -1,4 +1,4 @@
-"""A tokenizer.json of the Hugging Face library `tokenizers`, such as GPT-2's, used as it is.
+"""A tokenizer.json of the Hugging Face library `tokenizers`, such as GPT-2's, loaded unchanged.
 
 It must be byte-level: each byte has an id, so that every text comes back as it was.  The ids are
 the library's own, with two exceptions: the name of a special token in a text is text, and the
@@ -24,9 +24,9 @@ from tinygpt.registry import register
 
 FILE = "tokenizer.json"
 OURS = "tinygpt.json"  # which token ends a text, and the checksum of that and of FILE
-# what others call the end of a text, the likeliest first
+# common names of the end-of-text token, the likeliest first
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<EOS>", "[EOS]")
-MAX_PART = 1 << 20  # characters; of a longer text the library would need much memory at once
+MAX_PART = 1 << 20  # characters; the library's memory grows with the length of a text
 
 # A long text is cut before a space that ends a word, where byte-level tokenizers end a token too.
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -55,8 +55,8 @@ class HFTokenizer(Tokenizer):
             raise UserError(
                 'tokenizer=hf needs the library tokenizers: pip install "tinygpt[hf]"'
             ) from None
-        # the cores are given to processes by who prepares the data; and after a fork the library
-        # would complain of threads
+        # preparation already uses all cores, by processes; and the library warns about threads
+        # after a fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             settings = json.loads(content)
@@ -87,7 +87,7 @@ class HFTokenizer(Tokenizer):
         self._check()
 
     def _check(self) -> None:
-        """Raise UserError unless all of a text comes back, as far as samples tell."""
+        """Raise UserError unless sample texts survive encoding and decoding unchanged."""
         missing = self._byte_ids.count(-1)
         if missing:
             raise UserError(
@@ -117,7 +117,7 @@ class HFTokenizer(Tokenizer):
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> Encoded:
-        """Raises UserError for a text of which something would be lost."""
+        """Raises UserError for a text that would not decode to itself."""
         if any(map(_needs_cutting, texts)):
             ids = [self._encode_parts(text) for text in texts]
         else:
@@ -135,7 +135,7 @@ class HFTokenizer(Tokenizer):
     def _encode_parts(self, text: str) -> list[int]:
         ids: list[int] = []
         for part in _CUT.findall(text):
-            if _SURROGATE.match(part):  # the library takes no such text
+            if _SURROGATE.match(part):  # the library refuses such text
                 ids += [self._byte_ids[byte] for byte in part.encode("utf-8", "surrogatepass")]
             else:
                 ids += self._library.encode(part, add_special_tokens=False).ids
@@ -163,7 +163,7 @@ class HFTokenizer(Tokenizer):
 @register("tokenizer")
 @dataclass
 class HFConfig(TokenizerConfig):
-    """Which file; nothing is learned."""
+    """The file to load; nothing is learned."""
 
     name: str = "hf"
     path: str = MISSING  # a tokenizer.json; only its content counts, and a run keeps a copy
@@ -171,7 +171,7 @@ class HFConfig(TokenizerConfig):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The content of the file, not where it stands."""
+        """The content of the file; its path does not count."""
         return {
             "name": self.name,
             "sha256": hashlib.sha256(self._read()).hexdigest(),
@@ -179,7 +179,7 @@ class HFConfig(TokenizerConfig):
         }
 
     def train(self, documents: Iterator[str]) -> HFTokenizer:
-        """Only read; raises UserError for a file that is none or that would lose text."""
+        """Load the file; raises UserError if it is no tokenizer or would lose text."""
         return HFTokenizer(self._read(), self.eot, where=f"tokenizer.path={self.path}")
 
     def load(self, folder: Path) -> HFTokenizer:
@@ -253,7 +253,7 @@ _BYTE = {character: byte for byte, character in enumerate(_CHARACTERS)}
 def _bytes_of(token: str) -> bytes:
     try:
         return bytes(_BYTE[character] for character in token)
-    except KeyError:  # not written so: a name
+    except KeyError:  # no byte-level token, but a name
         return token.encode()
 
 
