@@ -90,6 +90,18 @@ class DatasetConfig(ABC):
     def open(self) -> TextSource:
         """Check that the text exists and return it; raises UserError."""
 
+    def settled(self, *, tokens: int | None, bytes_per_token: float) -> DatasetConfig:
+        """This config with the settings that follow from the length of a run filled in.
+
+        `tokens` is how many the run trains on, None if only data, model or clock determine it;
+        `bytes_per_token` is the most UTF-8 bytes that the tokenizer's tokens have on average.
+        """
+        return self
+
+    def amount(self) -> str:
+        """One line: how much text is used, and how to use more or less; "" if nothing to say."""
+        return ""
+
 
 # Tokenizers: str <-> token ids
 
@@ -156,6 +168,9 @@ def utf8_length(text: str) -> int:
 class TokenizerConfig(ABC):
     """Config of a tokenizer: its fields say how to train one."""
 
+    # UTF-8 bytes per token of English text, at most; determines how much text dataset.fraction=auto
+    # downloads
+    most_bytes_per_token: ClassVar[float] = 5.0
     name: str = MISSING
 
     @property

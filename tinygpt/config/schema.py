@@ -174,9 +174,17 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         check_choice("dataset.window", self.dataset.window, ("packed", "document"))
+        self.dataset = self.dataset.settled(
+            tokens=self._tokens_trained_on(),
+            bytes_per_token=self.tokenizer.most_bytes_per_token,
+        )
         if self.workers is not None:
             check_range("workers", self.workers, low=1, high=_MOST_THREADS)
         check_path("cache_dir", self.cache_dir)
+
+    def _tokens_trained_on(self) -> int | None:
+        """Tokens of the run that the text is for; here those of a run with the default length."""
+        return DEFAULT_MAX_TOKENS
 
 
 @dataclass(kw_only=True)
@@ -227,6 +235,10 @@ class RunConfig(PrepareConfig):
                 f"dataset.mask_documents=true needs a model that can keep documents apart, and "
                 f"{self.model.name} cannot; type dataset.mask_documents=false"
             )
+
+    def _tokens_trained_on(self) -> int | None:
+        steps = self.trainer.planned_steps
+        return None if steps is None else steps * self.trainer.tokens_per_step
 
 
 def _check_line(field_name: str, text: str, *, longest: int) -> None:

@@ -65,6 +65,8 @@ class Preparation:
         """
         began = time.monotonic()
         self.say(f"preparing {self.cfg.dataset.name} as {self.cfg.tokenizer.name} tokens")
+        if amount := self.cfg.dataset.amount():
+            self.say(f"  {amount}")
         if self.folder.exists():  # a file in it is damaged, or its manifest is gone
             shutil.rmtree(self.partial, ignore_errors=True)
             self.folder.rename(self.partial)

@@ -178,6 +178,8 @@ def show(plan: Plan) -> None:
             f"work        {tokens * count.flops_per_token:.3g} FLOPs, "
             f"{count.flops_per_token / 1e6:,.1f} million a token"
         )
+    if amount := cfg.dataset.amount():
+        print(f"text        {amount.removeprefix('training text: ')}")
     one = estimate.checkpoint_bytes(count)
     print(
         f"disk        {_disk(plan) / GB:.3f} GB; {(_disk(plan) + one) / GB:.3f} GB if the best "

@@ -336,9 +336,11 @@ def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
         if trainer.max_steps is not None
         else f"{trainer.max_time_s:,.0f} s in steps"
     )
+    epochs = (trainer.max_steps or 0) / trainer.batches.steps_per_epoch
+    passes = f", {epochs:.1f} passes over the training text" if epochs > 1.05 else ""
     console.say(
         f"{derived['n_params']:,} parameters, vocabulary {derived['vocab_size']:,}, "
-        f"{length} of {trainer.cfg.tokens_per_step:,} tokens\n"
+        f"{length} of {trainer.cfg.tokens_per_step:,} tokens{passes}\n"
         f"{hardware['device']} ({hardware['device_name']}), {hardware['precision']}, "
         f"{hardware['threads']} threads, kernels: {hardware['kernels']}; {trainer.compile_note}\n"
         f"validation: {validation.documents:,} of {validation.all_documents:,} documents, "

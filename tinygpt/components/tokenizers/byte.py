@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class ByteTokenizer(Tokenizer):
 class ByteConfig(TokenizerConfig):
     """Nothing to set and nothing to learn."""
 
+    most_bytes_per_token: ClassVar[float] = 1.0
     name: str = "byte"
 
     def train(self, documents: Iterator[str]) -> ByteTokenizer:

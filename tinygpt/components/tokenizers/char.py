@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +123,7 @@ def _nibbles(character: str) -> npt.NDArray[np.int32]:
 class CharConfig(TokenizerConfig):
     """Nothing to set: the characters of the train documents are the vocabulary, in any order."""
 
+    most_bytes_per_token: ClassVar[float] = 1.0
     name: str = "char"
 
     def train(self, documents: Iterator[str]) -> CharTokenizer:

@@ -1,7 +1,8 @@
 """Any text dataset of the Hugging Face hub, or a local copy of one in the hub's layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from tinygpt.components.datasets.hub.source import HubSource
 from tinygpt.components.datasets.reading import amounts, local_files, sieve
@@ -15,6 +16,10 @@ from tinygpt.registry import register
 class HubConfig(DatasetConfig):
     """A repo of the hub by its name.  Of parquet files only what is needed is downloaded."""
 
+    # UTF-8 bytes of all rows to train on; known for presets as long as no field picks other rows
+    train_bytes: ClassVar[int | None] = None
+    _enough_for = 0  # tokens for which `settled` chose the fraction; not a field
+
     name: str = "hub"
     repo: str | None = None  # OWNER/NAME
     path: str | None = None  # a folder laid out as the repo is; then the hub is not asked
@@ -26,12 +31,13 @@ class HubConfig(DatasetConfig):
     train_rows: str | None = None  # START:STOP, counted from 0; null takes all of the split
     validation_split: str | None = "validation"  # null holds out a part of what is trained on
     validation_rows: str | None = None
-    fraction: float = 1.0  # first part of the rows to train on
+    # first part of the rows to train on; auto, for presets: enough for the tokens of the run
+    fraction: int | float | str = 1.0
     max_documents: int | None = None  # so many rows to train on, the first; instead of a fraction
     validation_fraction: float = 0.05  # held out by hash where there is no such split
 
     def __post_init__(self) -> None:
-        amounts.check(self.fraction, self.max_documents)
+        self._check_fraction()
         check_range("dataset.validation_fraction", self.validation_fraction, above=0, below=1)
         sieve.check_policy(self.on_bad_text)
         train = amounts.rows("dataset.train_rows", self.train_rows)
@@ -58,6 +64,53 @@ class HubConfig(DatasetConfig):
                 "and dataset.validation_rows that have no row in common"
             )
 
+    def _check_fraction(self) -> None:
+        if self.fraction != "auto":
+            self.fraction = amounts.number(self.fraction, auto=self.train_bytes is not None)
+            amounts.check(self.fraction, self.max_documents)
+        elif self.train_bytes is None:
+            raise UserError(
+                "dataset.fraction=auto needs a dataset whose size is known, such as tiny_stories; "
+                "type a number above 0 and at most 1"
+            )
+        elif self._size is None:
+            self.fraction = 1.0  # of the rows that were picked, or of a local copy
+
+    @property
+    def _size(self) -> int | None:
+        """UTF-8 bytes of the rows to train on, if they are those of the preset."""
+        picked = ("repo", "path", "subset", "train_split", "train_rows", "max_documents")
+        is_preset = all(getattr(self, name) == getattr(type(self), name) for name in picked)
+        return self.train_bytes if is_preset else None
+
+    def settled(self, *, tokens: int | None, bytes_per_token: float) -> "HubConfig":
+        """With `fraction=auto` as a number: all where the run's tokens are not known beforehand."""
+        if self.fraction != "auto" or self._size is None:
+            return self
+        if tokens is None:
+            return replace(self, fraction=1.0)
+        kept = 1.0 if self.validation_split else 1 - self.validation_fraction
+        needed = tokens * bytes_per_token / (kept * self._size)
+        chosen = replace(self, fraction=amounts.enough(needed))
+        chosen._enough_for = tokens
+        return chosen
+
+    def amount(self) -> str:
+        """One line: the part of the repo to train on, its size if known, how to change it."""
+        if self.path is not None:
+            return ""
+        part, other_way = f"{100 * float(self.fraction):g} %", "dataset.fraction=1 takes all of it"
+        if self.fraction == 1:
+            part, other_way = "all", "dataset.fraction=0.1 takes a tenth"
+        if self.max_documents is not None:
+            part, other_way = f"{self.max_documents:,} documents", ""
+        size = f" (about {float(self.fraction) * self._size / 1e6:,.0f} MB)" if self._size else ""
+        reason = f", enough for {self._enough_for:,} tokens" if self._enough_for else ""
+        said = f"training text: {part} of {self.repo}{size}{reason}"
+        return "; ".join(
+            filter(None, [said, "what the local cache lacks is downloaded", other_way])
+        )
+
     def open(self) -> HubSource:
         """Looks at nothing but the folder, if there is one; the text is loaded when it is read."""
         if self.path is None:
@@ -72,4 +125,4 @@ class HubConfig(DatasetConfig):
                 f"dataset.path={self.path} is a file, and here it must be a folder in the hub's "
                 f"layout; type dataset=text dataset.path={self.path} to read one file"
             )
-        return HubSource(self)
+        return HubSource(replace(self, fraction=1.0) if self.fraction == "auto" else self)

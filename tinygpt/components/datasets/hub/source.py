@@ -22,6 +22,7 @@ class HubSource(TextSource):
 
     def __init__(self, cfg: "HubConfig") -> None:
         self.cfg = cfg
+        self.fraction = float(cfg.fraction)
         self.folder = Path(cfg.path).expanduser().absolute() if cfg.path else None
         self._dropped: dict[Split, dict[str, int]] = {}
 
@@ -40,7 +41,7 @@ class HubSource(TextSource):
             "on_bad_text": cfg.on_bad_text,
             "splits": [cfg.train_split, cfg.validation_split],
             "rows": [cfg.train_rows, cfg.validation_rows],
-            "fraction": cfg.fraction,
+            "fraction": self.fraction,
             "max_documents": cfg.max_documents,
             "validation_fraction": cfg.validation_fraction,
         }
@@ -108,7 +109,7 @@ class HubSource(TextSource):
             raise UserError(f"{field}={typed} is not within the {n_rows:,} rows of {name}")
         n = (stop or n_rows) - start
         if of_train:
-            n = amounts.first(n, cfg.fraction) if limit is None else min(n, limit)
+            n = amounts.first(n, self.fraction) if limit is None else min(n, limit)
         return name, start, start + n
 
     @property
@@ -139,7 +140,7 @@ class HubSource(TextSource):
         cfg = self.cfg
         assert cfg.repo is not None
         builder = listing = None
-        partial = cfg.fraction < 1 or cfg.max_documents is not None
+        partial = self.fraction < 1 or cfg.max_documents is not None
         try:
             builder = client.online(cfg.repo, cfg.subset, cfg.revision)
             if partial and not client.is_downloaded(builder):

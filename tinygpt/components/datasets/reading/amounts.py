@@ -4,6 +4,9 @@ import re
 
 from tinygpt.errors import UserError, check_range
 
+_MARGIN = 1.25  # for text whose tokens are longer than usual
+_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
 
 def check(fraction: float, max_documents: int | None) -> None:
     """Raise UserError unless each is in range and at most one of them asks for less than all."""
@@ -15,6 +18,25 @@ def check(fraction: float, max_documents: int | None) -> None:
                 f"dataset.fraction={fraction} and dataset.max_documents={max_documents} both say "
                 "how much to train on; leave one of them out"
             )
+
+
+def number(fraction: float | str, *, auto: bool) -> float:
+    """The fraction as a float; raises UserError for text. `auto`: whether that word is taken."""
+    if isinstance(fraction, bool | str):
+        raise UserError(
+            f"dataset.fraction={fraction} must be a number above 0 and at most 1, such as 0.1"
+            + ", or auto" * auto
+        )
+    return float(fraction)
+
+
+def enough(needed: float) -> float:
+    """The fraction to take where about `needed` of the text is trained on.
+
+    A quarter is added, and the result is rounded up, so that runs of similar length share one
+    prepared text.
+    """
+    return next((step for step in _STEPS if step >= needed * _MARGIN), 1.0)
 
 
 def first(n: int, fraction: float) -> int:
