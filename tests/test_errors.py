@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinygpt.errors import visible
+from tinygpt.errors import UserError, check_choice, visible
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_text_of_any_language_stays_as_it_is() -> None:
     text = "größe\tcafé ☕\n介绍一下你。 שלום 👩\u200d👩\u200d👧"
     assert visible(text) == text
     assert visible("one\r\ntwo") == "one\ntwo"
+
+
+def test_a_switch_means_always_or_never_where_those_are_the_choices() -> None:
+    for typed, meant in (("False", "never"), ("True", "always")):
+        with pytest.raises(
+            UserError, match=rf"device.compile={typed.lower()} .*device.compile={meant}\?"
+        ):
+            check_choice("device.compile", typed, ("auto", "always", "never"))

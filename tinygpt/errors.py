@@ -76,10 +76,13 @@ def as_typed(value: object) -> str:
 def not_a_choice(field: str, value: object, choices: Iterable[str]) -> UserError:
     """The error for `field=value` where only `choices` are valid."""
     choices = sorted(choices)
-    match = nearest(str(value), choices)
+    # Hydra reads on, off, true and false as booleans, and a text field then holds their names
+    switch = {"True": "true", "False": "false"}.get(str(value))
+    word = {"true": "always", "false": "never"}.get(switch or "", str(value))
+    match = nearest(word, choices)
     hint = f"; did you mean {field}={match}?" if match else ""
     return UserError(
-        f"{field}={as_typed(value)} is not a choice{hint}\n"
+        f"{field}={switch or as_typed(value)} is not a choice{hint}\n"
         f"  choices: {', '.join(choices) or 'none yet'}"
     )
 

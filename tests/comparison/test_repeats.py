@@ -178,3 +178,11 @@ def test_a_terminal_shows_escapes_and_does_not_obey_them(
     for text in (capsys.readouterr().out, tables.markdown(found)):
         assert not set(text) & {"\x1b", "\x07", "\x9b"}
         assert "\\x1b]0;title\\x07\\x9b31m" in text
+
+
+def test_how_often_a_run_logs_and_saves_makes_no_other_configuration(tmp_path: Path) -> None:
+    for seed, field in enumerate(("save_every", "log_every", "keep_checkpoints")):
+        make_run(tmp_path / str(seed), seed=seed, config={f"trainer.{field}": 3})
+    (table,) = compared(tmp_path).tables
+    (configuration,) = table.configurations
+    assert len(configuration.runs) == 3

@@ -11,7 +11,10 @@ from tinygpt.config import NOT_IDENTITY
 from tinygpt.records.read import RunRecord
 
 # fields that do not make another configuration
-IGNORED = (*NOT_IDENTITY, "seed", "logger", "callback.sample")
+IGNORED = (
+    *(*NOT_IDENTITY, "seed", "logger", "callback.sample"),
+    *("trainer.log_every", "trainer.save_every", "trainer.keep_checkpoints"),
+)
 OBJECTIVE = "val/bpb"  # of the last evaluation
 _RESULTS = (OBJECTIVE, "val/loss", "tokens")  # numbers that repeat to the bit; times never do
 _HARDWARE = ("device_name", "device", "precision", "threads", "kernels")
