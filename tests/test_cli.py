@@ -26,7 +26,7 @@ TOP = (
     "cache_dir, callback, components, dataset, device, experiment, logger, model, name, notes, "
     "optimizer, output_dir, schedule, seed, tags, tokenizer, trainer, workers"
 )
-MODELS = "gpt2, gpt2_large, gpt2_medium, gpt2_xl, medium, nano, small, tiny"
+MODELS = ", ".join(sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml")))
 ADAMW = "beta1, beta2, eps, lr, name, weight_decay"
 TRAINER = (
     "eval_bytes, eval_every, grad_clip, keep_checkpoints, log_every, max_epochs, max_flops, "
@@ -70,7 +70,7 @@ BAD_COMMANDS = {
     "  choices: auto, cpu, cuda, mps",
     "train experiment=nope": "experiment=nope is not a choice...",
     "train model.name=gtp": "no model is registered as 'gtp'; did you mean gpt?\n"
-    "  registered: gpt",
+    "  registered: gpt, mingru",
     # fields
     "train modle=small": f"modle is not a field; did you mean model?\n  top level: {TOP}",
     f"train modle=small {TEXT}": f"modle is not a field; did you mean model?\n  top level: {TOP}",
@@ -106,7 +106,7 @@ BAD_COMMANDS = {
     "train schedule.warmup_ratio=2": "schedule.warmup_ratio=2.0 must be below 1",
     "train tokenizer=bpe tokenizer.vocab_size=10": "tokenizer.vocab_size=10 must be at least 258",
     "train callback.sample.prompts=hello": "callback.sample.prompts=hello is of the wrong type: "
-    "the field takes a list of texts, such as [a,b]",
+    "the field takes a list of texts, such as [a,b] or null",
     "train trainer.tokens_per_step=5000": "trainer.tokens_per_step=5000 is not a multiple of "
     "micro_batch_size * seq_len = 16 * 256 = 4096; nearest are 4096 and 8192",
     "train trainer.max_steps=10 trainer.max_tokens=5M": "trainer.max_tokens=5M and "
@@ -163,7 +163,8 @@ BAD_COMMANDS = {
     "train -sc install=bash": "-sc is a flag of Hydra that is not here; type --help for the "
     "choices and fields, -c job for the config of a run",
     "train experiment=[smoke,demo]": "experiment=[smoke,demo] is not a choice...",
-    "train callback=[sample,sample]": "callback=[sample,sample] names sample twice; type it once",
+    "train callback=[sample,sample]": "callback=[sample,sample] lists a choice twice; "
+    "type callback=[sample]",
     "train config_file=hydra.json": "hydra.sweeper.params.seed of config_file= would be ignored: "
     "runs are not launched by Hydra; output_dir= says where they go, --config-dir where to look "
     "for choices, and -m with values such as seed=0,1,2 sweeps them",
@@ -501,7 +502,7 @@ def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> 
     assert "optimizer:\n  name: theirs\n  lr: 0.001\n  patience: 5\n" in composed.stdout
 
     listed = train("--help").stdout
-    assert "  optimizer   adamw* theirs\n" in listed
+    assert "  optimizer   adamw* lion muon theirs\n" in listed
     assert "optimizer.patience=3" in listed
 
     (tmp_path / "config.yaml").write_text(composed.stdout)  # as in the folder of its run
