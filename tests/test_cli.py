@@ -511,7 +511,7 @@ def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> 
 
     wrong = train("optimizer=their")
     assert wrong.stderr.startswith("error: optimizer=their is not a choice; did you mean "
-                                   "optimizer=theirs?\n  choices: adamw, theirs\n")  # fmt: skip
+                                   "optimizer=theirs?\n  choices: adamw, lion, muon, theirs\n")  # fmt: skip
 
 
 def test_a_script_adds_a_choice_and_other_commands_are_told_its_module(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def not_a_choice(field: str, value: object, choices: Iterable[str]) -> UserError
     # Hydra reads on, off, true and false as booleans, and a text field then holds their names
     switch = {"True": "true", "False": "false"}.get(str(value))
     word = {"true": "always", "false": "never"}.get(switch or "", str(value))
-    match = nearest(word, choices)
+    match = None if as_typed(value) == "null" else nearest(word, choices)
     hint = f"; did you mean {field}={match}?" if match else ""
     return UserError(
         f"{field}={switch or as_typed(value)} is not a choice{hint}\n"
