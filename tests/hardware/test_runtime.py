@@ -92,9 +92,9 @@ def test_kernels_are_claimed_for_what_uses_them_and_for_nothing_else() -> None:
     runtime = cpu(precision="fp32", kernels="fused")
     runtime.place(GPTConfig(n_layer=1, n_head=1, d_model=8).build(vocab_size=5, seq_len=4))
     assert runtime.describe()["kernels"] == "fused"
-    dropping = GPTConfig(n_layer=1, n_head=1, d_model=8, dropout=0.1)
-    runtime.place(dropping.build(vocab_size=5, seq_len=4))
-    said = "fused, not for blocks in training (model.dropout)"
+    without = GPTConfig(n_layer=1, n_head=1, d_model=8, norm="rmsnorm")
+    runtime.place(without.build(vocab_size=5, seq_len=4))
+    said = "fused, not for blocks (model.norm=rmsnorm)"
     assert runtime.describe()["kernels"] == said
 
 

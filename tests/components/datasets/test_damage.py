@@ -7,8 +7,9 @@ import lzma
 import os
 import random
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -189,9 +190,16 @@ def test_a_working_folder_that_was_removed_is_named(
             config("a.txt").open()
 
 
-def test_what_may_not_be_read_is_named_and_no_document_is_missed(tmp_path: Path) -> None:
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user can enter; pytest's own are private."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_what_may_not_be_read_is_named_and_no_document_is_missed(open_folder: Path) -> None:
+    tmp_path = open_folder
     (tmp_path / "a").mkdir()
     (tmp_path / "a/closed").mkdir(mode=0)
     (tmp_path / "b.txt").write_text("text " * 20)
