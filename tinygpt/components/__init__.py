@@ -1,1 +1,1 @@
-"""What a user chooses or adds: one package for each kind."""
+"""Components that users choose or add: one package for each kind."""

@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 
 class Preparation:
-    """The work on one folder of prepared tokens; whoever does it holds the folder's lock."""
+    """Prepares one folder of tokens; needs the folder's lock."""
 
     def __init__(
         self,

@@ -84,7 +84,7 @@ class Prepared:
 
 
 def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
-    """The prepared tokens of a config: opened if they exist, else made, whoever comes first.
+    """Open the prepared tokens of a config, or make them under a lock.
 
     Raises UserError for text that cannot be had or used, for a disk that is too small, and for
     tokens that are damaged; with `repair` the damaged files are made again instead.
@@ -160,7 +160,7 @@ def _locked(cfg: PrepareConfig, folder: Path, say: Say) -> Iterator[None]:
 
 
 def _command(cfg: PrepareConfig, folder: Path) -> str:
-    """What to type to mend a damaged folder."""
+    """The command that repairs a damaged folder."""
     with suppress(OSError):  # then the config of the day it was made has to do
         keep_config(cfg, folder)
     setting = shlex.quote(f"config_file={folder / CONFIG}")

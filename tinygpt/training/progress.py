@@ -1,4 +1,4 @@
-"""How far a run has come, as its folder says."""
+"""Progress of a run, read from its folder."""
 
 import json
 import math
