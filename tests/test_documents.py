@@ -172,7 +172,7 @@ def test_the_optimizer_of_contributing_trains_in_the_tree(tiny, tmp_path):
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     shown = subprocess.run([*command[:3], "--help"], cwd=tree, capture_output=True, text=True)
-    assert "adamw* sgd" in shown.stdout
+    assert "adamw* lion muon sgd" in shown.stdout
     assert "optimizer.momentum" in shown.stdout
 
 

@@ -215,7 +215,7 @@ class SweepFolder:
         partial = self.path / f".{number}.partial"
         _freeze(partial, self.path, number, run)
         final = self.path / str(number)
-        partial.rename(final)
+        rename_durably(partial, final)
         self.runs.append(SweepRun(final, objective=self.content["sweep"]["objective"]))
         return self.runs[-1]
 
