@@ -6,10 +6,12 @@ B batch, T time, C width, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,35 @@ class Role(StrEnum):
     def decays(self) -> bool:
         """Whether weight decay applies: to matrices, not to vectors and numbers."""
         return self in (Role.EMBEDDING, Role.HEAD, Role.HIDDEN)
+
+
+class Decoder(Protocol):
+    """Reads tokens of several sequences and returns logits; each sequence has a slot, its cache.
+
+    The logits of a slot depend on its own tokens only, to the last bit: not on the other slots of
+    a call, nor on their number, nor on the number of threads, nor on whether `prefill` or `step`
+    read a token.
+    """
+
+    n_slots: int  # sequences it holds
+    capacity: int | None  # most tokens of a slot; None: any number
+
+    def prefill(
+        self, slot: int, tokens: Sequence[int], *, every: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Forget what the slot holds and read tokens, at least one.
+
+        Returns logits (V,) after the last token, or (T, V) after each with `every`.
+        """
+        ...
+
+    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Read one more token for each of these distinct slots; returns logits (n, V)."""
+        ...
+
+    def copy(self, source: int, target: int) -> None:
+        """Make slot `target` hold what `source` holds: one prompt, many samples."""
+        ...
 
 
 class LanguageModel(nn.Module, ABC):
@@ -64,6 +95,14 @@ class LanguageModel(nn.Module, ABC):
         """An empty cache: calls that share it each take only the tokens that follow.
 
         None if the model has no cache, so that it needs all tokens at each call.
+        """
+        return None
+
+    def decoder(self, n_slots: int, *, weights: str = "auto") -> Decoder | None:
+        """A decoder for this many sequences, with a copy of the weights as they are now.
+
+        `weights` is how it holds them: fp32, bf16 or int8; auto leaves it to the model.  None if
+        the model has no decoder that is faster than `forward` where it is now.
         """
         return None
 
