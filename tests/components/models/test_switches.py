@@ -33,6 +33,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "qk norm": {"qk_norm": True},
     "grouped queries": {"n_kv_head": 1},
     "window": {"window": 4},
+    "gelu erf": {"feedforward": "gelu_erf"},
     "relu2": {"feedforward": "relu2"},
     "swiglu": {"feedforward": "swiglu", "d_ff": 20},
     "untied": {"tied": False},
@@ -250,6 +251,15 @@ def test_a_block_with_sandwich_norms_and_a_shortcut_is_its_formula() -> None:
     y = y + block.attention_post_norm(block.attention(block.attention_norm(y))[0])
     y = y + block.mlp_post_norm(block.mlp(block.mlp_norm(y)))
     torch.testing.assert_close(block(x, x0=x0)[0], y)
+
+
+def test_gelu_erf_is_the_input_times_the_probability_of_a_smaller_normal_number() -> None:
+    mlp = MLP(d_model=1, d_ff=1, activation="gelu_erf", bias=False, dropout=0.0).double()
+    for weight in (mlp.up.weight, mlp.down.weight):
+        nn.init.ones_(weight)
+    x = torch.tensor([[-3.0], [-0.5], [0.0], [2.0]], dtype=torch.float64)
+    expected = [value / 2 * (1 + math.erf(value / 2**0.5)) for value in x.flatten().tolist()]
+    torch.testing.assert_close(mlp(x).flatten().tolist(), expected)
 
 
 def test_relu2_is_the_square_of_what_is_positive() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 POSITIONS = ("learned", "rope", "none")
 NORMS = ("layernorm", "rmsnorm")
-FEEDFORWARDS = ("gelu", "relu2", "swiglu")
+FEEDFORWARDS = ("gelu", "gelu_erf", "relu2", "swiglu")
 ROPE_BASE = 10_000.0
 
 
@@ -38,7 +38,8 @@ class GPTConfig(ModelConfig):
     positions: str = "learned"  # learned, rope or none
     rope_base: float = ROPE_BASE  # larger turns more slowly, for longer sequences
     # feed-forward layer
-    feedforward: str = "gelu"  # gelu, relu2 or swiglu
+    # gelu (tanh form, as GPT-2), gelu_erf (exact form, as nanoGPT), relu2 or swiglu
+    feedforward: str = "gelu"
     d_ff: int | None = (
         None  # its width; null is 4 d_model, for swiglu 8/3 d_model as a multiple of 16
     )

@@ -14,9 +14,11 @@ def relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-# GELU in its tanh form, as GPT-2 has it: Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2
+# Hendrycks and Gimpel 2016, "Gaussian Error Linear Units" (arXiv 1606.08415), section 2: GPT-2 has
+# the approximation by tanh, nanoGPT (karpathy/nanoGPT, model.py) the exact form by erf
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": partial(F.gelu, approximate="tanh"),
+    "gelu_erf": F.gelu,
     "relu2": relu2,
 }
 
