@@ -140,11 +140,11 @@ BAD_COMMANDS = {
     "train --init_from=gpt2": "init_from is not there yet: a run cannot begin with the weights of "
     "another model",
     # components
-    "train components=[./my_sgd.py]": "components=./my_sgd.py is not the name of a module; type it "
-    "as Python imports it, such as my_sgd for my_sgd.py, or my_package.sgd",
-    "train components=[nowhere_sgd]": "components=nowhere_sgd: Python finds no module nowhere_sgd; "
+    "train components=[./my_rmsprop.py]": "components=./my_rmsprop.py is not the name of a module; "
+    "type it as Python imports it, such as my_rmsprop for my_rmsprop.py, or my_package.rmsprop",
+    "train components=[nowhere_it]": "components=nowhere_it: Python finds no module nowhere_it; "
     "type the command in the folder of the module, or add that folder to PYTHONPATH",
-    "sample components=nowhere.sgd": "components=nowhere.sgd: Python finds no module nowhere; "
+    "sample components=nowhere.it": "components=nowhere.it: Python finds no module nowhere; "
     "type the command in the folder of the module, or add that folder to PYTHONPATH",
     "train components=[broken_module]": "components=broken_module cannot be imported: "
     "ZeroDivisionError: division by zero (...",
@@ -502,7 +502,7 @@ def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> 
     assert "optimizer:\n  name: theirs\n  lr: 0.001\n  patience: 5\n" in composed.stdout
 
     listed = train("--help").stdout
-    assert "  optimizer   adamw* lion muon theirs\n" in listed
+    assert "  optimizer   adamw* lion muon sgd theirs\n" in listed
     assert "optimizer.patience=3" in listed
 
     (tmp_path / "config.yaml").write_text(composed.stdout)  # as in the folder of its run
@@ -512,7 +512,7 @@ def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> 
     wrong = train("optimizer=their")
     assert wrong.stderr == (
         "error: optimizer=their is not a choice; did you mean optimizer=theirs?\n"
-        "  choices: adamw, lion, muon, theirs\n"
+        "  choices: adamw, lion, muon, sgd, theirs\n"
     )
 
 
@@ -545,17 +545,17 @@ def test_a_script_adds_a_choice_and_other_commands_are_told_its_module(tmp_path:
 def test_a_script_with_a_component_of_its_own_sweeps_samples_and_resumes(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     code = dedent(THEIRS).replace(
-        "raise NotImplementedError", "return SGD(model.parameters(), 0.1)"
+        "raise NotImplementedError", "return RMSprop(model.parameters(), 0.1)"
     )
-    (tmp_path / "lib" / "my_sgd.py").write_text(f"from torch.optim import SGD\n{code}")
+    (tmp_path / "lib" / "my_rmsprop.py").write_text(f"from torch.optim import RMSprop\n{code}")
     script = tmp_path / "lib" / "my_train.py"
-    script.write_text("import my_sgd\nfrom tinygpt.train import main\n\nmain()\n")
+    script.write_text("import my_rmsprop\nfrom tinygpt.train import main\n\nmain()\n")
     smoke = ["experiment=smoke", "trainer.max_steps=4", "trainer.eval_every=2", "cache_dir=cache"]
     swept = python(str(script), "-m", *smoke, "optimizer=theirs", "seed=0,1", cwd=tmp_path)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     run = sorted(tmp_path.glob("outputs/*_sweep/0"))[0]
     command = json.loads((run / "run.json").read_text())["command"]
-    assert "components=[my_sgd]" in command
+    assert "components=[my_rmsprop]" in command
     found = {"PYTHONPATH": str(tmp_path / "lib")}
     for words in (
         ["tinygpt.sample", f"run={run}", "max_new_tokens=2"],
@@ -563,8 +563,8 @@ def test_a_script_with_a_component_of_its_own_sweeps_samples_and_resumes(tmp_pat
     ):
         refused = python("-m", *words, cwd=tmp_path, **found)
         assert refused.returncode
-        assert "type components=[my_sgd]" in refused.stderr
-        done = python("-m", *words, "components=[my_sgd]", cwd=tmp_path, **found)
+        assert "type components=[my_rmsprop]" in refused.stderr
+        done = python("-m", *words, "components=[my_rmsprop]", cwd=tmp_path, **found)
         assert done.returncode == 0, done.stderr
 
 

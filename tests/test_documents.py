@@ -166,21 +166,21 @@ def test_the_optimizer_of_contributing_trains_in_the_tree(tiny, tmp_path):
     tree = tmp_path / "tree"
     for folder in ("tinygpt", "conf"):
         shutil.copytree(ROOT / folder, tree / folder)
-    (tree / "tinygpt/components/optimizers/sgd.py").write_text(example("python"))
-    (tree / "conf/optimizer/sgd.yaml").write_text(example("yaml"))
-    command = [sys.executable, "-m", "tinygpt.train", *tiny, "optimizer=sgd"]
+    (tree / "tinygpt/components/optimizers/rmsprop.py").write_text(example("python"))
+    (tree / "conf/optimizer/rmsprop.yaml").write_text(example("yaml"))
+    command = [sys.executable, "-m", "tinygpt.train", *tiny, "optimizer=rmsprop"]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     shown = subprocess.run([*command[:3], "--help"], cwd=tree, capture_output=True, text=True)
-    assert "adamw* lion muon sgd" in shown.stdout
+    assert "adamw* lion muon rmsprop sgd" in shown.stdout
     assert "optimizer.momentum" in shown.stdout
 
 
 def test_the_optimizer_of_contributing_trains_from_a_module_of_ones_own(tiny, tmp_path):
-    (tmp_path / "my_sgd.py").write_text(example("python"))
+    (tmp_path / "my_rmsprop.py").write_text(example("python"))
     script = tmp_path / "mine.py"
-    script.write_text("import my_sgd\nfrom tinygpt.train import main\n\nmain()\n")
-    command = [sys.executable, str(script), *tiny, "optimizer=sgd", "optimizer.momentum=0.5"]
+    script.write_text("import my_rmsprop\nfrom tinygpt.train import main\n\nmain()\n")
+    command = [sys.executable, str(script), *tiny, "optimizer=rmsprop", "optimizer.momentum=0.5"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     bad = subprocess.run([*command[:-1], "optimizer.momentum=2"], capture_output=True, text=True)

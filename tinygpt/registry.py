@@ -102,7 +102,7 @@ def import_components(modules: Iterable[str], *, field: str = "components") -> N
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
             raise UserError(
                 f"{field}={name} is not the name of a module; type it as Python imports it, such "
-                "as my_sgd for my_sgd.py, or my_package.sgd"
+                "as my_rmsprop for my_rmsprop.py, or my_package.rmsprop"
             )
         if not {"", str(Path.cwd())}.intersection(sys.path):
             sys.path.append("")

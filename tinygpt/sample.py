@@ -38,7 +38,7 @@ class SampleConfig(SamplingConfig):
     checkpoint: str = "best"  # best has the lowest val/bpb; latest is the newest
     device: str = "auto"  # auto, cpu, cuda or mps; may differ from the training device
     output_dir: str = "outputs"
-    # your own modules that define the run's components, such as [my_sgd]
+    # your own modules that define the run's components, such as [my_rmsprop]
     components: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -169,7 +169,7 @@ class PrepareConfig:
     tokenizer: TokenizerConfig
     cache_dir: str = "~/.cache/tinygpt"  # prepared tokens, shared by all runs
     workers: int | None = None  # encoding processes; null: one per core; 1: no extra process
-    # your own modules that register components, such as [my_sgd]; imported only if you type them
+    # your own modules that register components, such as [my_rmsprop]; imported only if typed
     components: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -5,28 +5,19 @@ Loshchilov and Hutter 2017, "Decoupled Weight Decay Regularization" (arXiv 1711.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from tinygpt.components.optimizers.base_torch import LightOptimizer
 
 FUSED = ("cpu", "cuda")  # device types with a kernel that is known to work
 
 
-class AdamW(Optimizer):
-    """Its numbers and its state are those of torch.optim.AdamW, which takes a second to import.
-
-    That one, and what torch wraps around these methods, loads torch.compile whether or not
-    anything is compiled.
-    """
-
-    add_param_group = inspect.unwrap(Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(Optimizer.zero_grad)
-    state_dict = inspect.unwrap(Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+class AdamW(LightOptimizer):
+    """Its numbers and its state are those of torch.optim.AdamW, which would load torch.compile."""
 
     def __init__(
         self,

@@ -5,22 +5,16 @@ Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms" (arXiv 2302.06
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+
+from tinygpt.components.optimizers.base_torch import LightOptimizer
 
 
-class Lion(Optimizer):
+class Lion(LightOptimizer):
     """The sign of momentum and gradient mixed; its memory is half of AdamW's."""
-
-    # without what torch wraps around these, which would load torch.compile
-    add_param_group = inspect.unwrap(Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(Optimizer.zero_grad)
-    state_dict = inspect.unwrap(Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], *, lr: float, betas: tuple[float, float]
@@ -28,7 +22,7 @@ class Lion(Optimizer):
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # a closure would be for other optimizers
+    def step(self) -> None:  # type: ignore[override]  # takes no closure
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             beta1, beta2 = group["betas"]

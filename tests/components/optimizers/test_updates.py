@@ -1,6 +1,7 @@
-"""Muon against its formula and torch's, and Lion against its own."""
+"""Updates of Muon, Lion and SGD against their formulas and torch's own."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tinygpt.components.optimizers.adamw import AdamWConfig
 from tinygpt.components.optimizers.lion import LionConfig
 from tinygpt.components.optimizers.muon import MuonConfig
 from tinygpt.components.optimizers.muon_torch import newton_schulz
+from tinygpt.components.optimizers.sgd import SGDConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import OptimizerConfig
 from tinygpt.language_model import LanguageModel
@@ -108,8 +110,36 @@ def test_updates_of_lion_are_those_of_the_paper() -> None:
         torch.testing.assert_close(model.get_parameter(name).detach(), weight)
 
 
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_updates_of_sgd_are_those_of_torch_and_decay_is_decoupled(
+    momentum: float, nesterov: bool
+) -> None:
+    plain = SGDConfig(lr=0.05, momentum=momentum, nesterov=nesterov)
+    model, gradients = trained(plain, 3)
+    reference = built()
+    theirs = torch.optim.SGD(reference.parameters(), 0.05, momentum, nesterov=nesterov)
+    for gradient in gradients:
+        for name, p in reference.named_parameters():
+            p.grad = gradient[name]
+        theirs.step()
+    for ours, p in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, p)
+
+    decaying, (gradient,) = trained(dataclasses.replace(plain, weight_decay=0.3), 1)
+    for name, p in built().named_parameters():
+        step = (1 + momentum * nesterov) * gradient[name]
+        decay = 0.3 if p.dim() == 2 else 0.0
+        expected = p - 0.05 * (step + decay * p)
+        torch.testing.assert_close(decaying.get_parameter(name), expected)
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(UserError, match=r"nesterov=true has no effect with optimizer\.momentum=0"):
+        SGDConfig(momentum=0.0, nesterov=True)
+
+
 @pytest.mark.parametrize(
-    "config", [MuonConfig(momentum_warmup=4), LionConfig()], ids=["muon", "lion"]
+    "config", [MuonConfig(momentum_warmup=4), LionConfig(), SGDConfig()], ids=lambda c: c.name
 )
 def test_saved_memory_goes_on_to_the_bit(config: OptimizerConfig) -> None:
     def step(model: LanguageModel, optimizer: Any, number: int) -> None:
@@ -140,7 +170,8 @@ def test_saved_memory_goes_on_to_the_bit(config: OptimizerConfig) -> None:
         *((MuonConfig, name, 1.0) for name in ("momentum", "beta1", "beta2")),
         (MuonConfig, "momentum_warmup", -1),
         *((LionConfig, name, value) for name, value in (("lr", 0.0), ("beta1", 1.0))),
-        *((cls, "weight_decay", -0.1) for cls in (MuonConfig, LionConfig)),
+        *((SGDConfig, name, value) for name, value in (("lr", 0.0), ("momentum", 1.0))),
+        *((cls, "weight_decay", -0.1) for cls in (MuonConfig, LionConfig, SGDConfig)),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(config: Any, field: str, value: Any) -> None:
