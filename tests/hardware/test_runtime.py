@@ -16,7 +16,7 @@ from tinygpt import kernels
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError
-from tinygpt.hardware.compiling import PAYS_AFTER_STEPS
+from tinygpt.hardware.compiling import PAYS_AFTER_STEPS, PAYS_BELOW_FLOPS, why_not
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.kernels import Formulas
 from tinygpt.kernels.fused import Fused
@@ -55,7 +55,6 @@ def test_fused_kernels_are_used_on_a_cpu_unless_torchs_are_wanted() -> None:
 def test_fused_kernels_that_cannot_be_built_are_refused_if_they_are_insisted_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(kernels, "_builds", {})
     monkeypatch.setenv("PATH", str(tmp_path))
     assert refused(type="cpu", kernels="fused") == (
         "device.kernels=fused is not possible here: fused ones need Linux and gcc; "
@@ -219,8 +218,26 @@ def test_each_reason_not_to_compile_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     assert note(compile="always") == (
         "device.compile=always: not compiled, there is no C++ compiler"
     )
-    monkeypatch.setattr(kernels, "multiply", lambda: "AMX")
-    assert note(compile="auto").endswith("not compiled, the fused kernels are quicker")
+
+
+@pytest.mark.parametrize(
+    ("fused_products", "reason"),
+    [(True, ": not compiled, the fused kernels are quicker"), (False, None)],
+)
+def test_a_long_run_is_not_compiled_where_kernels_multiply(
+    fused_products: bool, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    assert reason == why_not(
+        "auto",
+        device_type="cpu",
+        n_ranks=1,
+        parallel="none",
+        planned_steps=PAYS_AFTER_STEPS["cpu"],
+        flops=PAYS_BELOW_FLOPS,
+        before=None,
+        fused_products=fused_products,
+    )
 
 
 def test_compiling_is_for_runs_that_are_long_enough_to_gain_from_it() -> None:

@@ -24,9 +24,8 @@ def formulas_afterwards() -> Iterator[None]:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and nothing built in this process."""
+    """An empty cache."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(kernels, "_builds", {})
     return tmp_path / ".cache" / "tinygpt" / "kernels"
 
 

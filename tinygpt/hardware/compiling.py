@@ -2,8 +2,6 @@
 
 import shutil
 
-from tinygpt import kernels
-
 # compiling takes about a minute, which shorter runs do not gain back
 PAYS_AFTER_STEPS = {"cuda": 500, "cpu": 20_000}
 # on a CPU it saves the time between operations, which is hidden by larger matrices
@@ -19,17 +17,19 @@ def why_not(
     planned_steps: int | None,
     flops: float,
     before: bool | None,
+    fused_products: bool,
 ) -> str | None:
     """Why a model is not compiled, to be put after device.compile=; None if it is.
 
-    `wanted` is auto, always or never; the others are those of `Runtime.compile`.
+    `wanted` is auto, always or never. `fused_products` says whether tinygpt's kernels compute the
+    matrix products. The others are those of `Runtime.compile`.
     """
     if parallel == "fsdp" and wanted != "never":
         return ": not compiled, FSDP gathers between operations"
     if wanted == "never":
         return ""
     if wanted == "auto" and before is not True:
-        reason = _no_gain(device_type, n_ranks, planned_steps, flops, before)
+        reason = _no_gain(device_type, n_ranks, planned_steps, flops, before, fused_products)
         if reason is not None:
             return f": not compiled{reason}"
     if device_type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -38,7 +38,12 @@ def why_not(
 
 
 def _no_gain(
-    device_type: str, n_ranks: int, planned_steps: int | None, flops: float, before: bool | None
+    device_type: str,
+    n_ranks: int,
+    planned_steps: int | None,
+    flops: float,
+    before: bool | None,
+    fused_products: bool,
 ) -> str | None:
     """Why device.compile=auto does not compile; None if it does."""
     if before is False:
@@ -48,7 +53,7 @@ def _no_gain(
     if device_type == "cpu":
         if n_ranks > 1:
             return ", several ranks share this CPU"
-        if kernels.multiply():
+        if fused_products:
             return ", the fused kernels are quicker"
         if flops > PAYS_BELOW_FLOPS:
             return ", matrices this large gain nothing"

@@ -227,6 +227,7 @@ class Runtime:
             planned_steps=planned_steps,
             flops=flops,
             before=before,
+            fused_products=wanted == "auto" and kernels.multiply() is not None,
         )
         if reason is not None:
             return model, f"device.compile={wanted}{reason}"

@@ -3,6 +3,8 @@
 Design: docs/kernels.md.
 """
 
+import shutil
+
 import torch
 from torch import Tensor
 
@@ -24,8 +26,8 @@ __all__ = [
 ]
 
 _FORMULAS = Formulas()
-_builds: dict[torch.dtype, Build] = {}  # of this process
-_fused: torch.dtype | None = None  # the type of activations for which fused kernels are used
+_builds: dict[tuple[torch.dtype, str | None], Build] = {}  # of this process, by compiler
+_chosen: Build | None = None  # the fused kernels in use
 
 
 def choose(dtype: torch.dtype | None) -> None:
@@ -33,17 +35,18 @@ def choose(dtype: torch.dtype | None) -> None:
 
     They are compiled in the background in about a second, and kept for later runs.
     """
-    global _fused
-    _fused = dtype
-    if dtype is not None and dtype not in _builds:
-        _builds[dtype] = Build(dtype)
+    global _chosen
+    _chosen = None
+    if dtype is not None:
+        key = dtype, shutil.which("gcc")
+        _chosen = _builds[key] = _builds.get(key) or Build(dtype)
 
 
 def lacking() -> str | None:
     """Why the chosen fused kernels are not available; None if they are, or none were chosen."""
-    if _fused is not None:
+    if _chosen is not None:
         try:
-            _builds[_fused].finish()
+            _chosen.finish()
         except NotBuiltError as error:
             return str(error)
     return None
@@ -51,9 +54,9 @@ def lacking() -> str | None:
 
 def multiply() -> str | None:
     """The instructions of the chosen kernels' matrix products; None if PyTorch multiplies."""
-    if _fused is None or lacking():
+    if _chosen is None or lacking():
         return None
-    built = _builds[_fused].finish()
+    built = _chosen.finish()
     return built.instructions if isinstance(built, FusedProducts) else None
 
 
@@ -63,16 +66,17 @@ def describe() -> str:
         return f"torch ({lack})"
     if instructions := multiply():
         return f"fused, products by {instructions}"
-    return "torch" if _fused is None else "fused"
+    return "torch" if _chosen is None else "fused"
 
 
 def kernels_for(x: Tensor, dtype: torch.dtype) -> Formulas:
     """The operations for activations in `dtype`: fused if chosen, compiled and fit for x."""
-    fit = x.device.type == "cpu" and x.dtype == torch.float32 and dtype == _fused
-    if not fit or torch.compiler.is_compiling():
+    if _chosen is None or dtype != _chosen.dtype or torch.compiler.is_compiling():
+        return _FORMULAS
+    if x.device.type != "cpu" or x.dtype != torch.float32:
         return _FORMULAS
     try:
-        return _builds[dtype].finish()
+        return _chosen.finish()
     except NotBuiltError:
         return _FORMULAS
 

@@ -42,7 +42,7 @@ class Build:
     """The library for one type of activations: a kept one, or one that gcc compiles meanwhile."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+        self.dtype = dtype
         self._kernels: Fused | None = None
         self._lack: str | None = None  # a text, because an exception would keep its frames alive
         self._compiler: _Compiler | None = None
@@ -64,10 +64,10 @@ class Build:
             try:
                 path = self._library or (self._compiler and self._compiler.finish())
                 library = ctypes.CDLL(str(path))
-                if self._dtype == torch.bfloat16 and library.multiplies():
+                if self.dtype == torch.bfloat16 and library.multiplies():
                     self._kernels = FusedProducts(library)
                 else:
-                    self._kernels = Fused(library, self._dtype)
+                    self._kernels = Fused(library, self.dtype)
             except (OSError, NotBuiltError) as error:
                 self._lack = str(error)
         if self._kernels is None:
