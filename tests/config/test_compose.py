@@ -172,12 +172,11 @@ def test_a_field_of_a_file_that_a_typed_choice_replaces_is_told(
 
 
 def test_a_component_of_a_file_is_found_among_choices_of_ones_own(my_conf: Path) -> None:
-    (my_conf / "schedule").mkdir()
-    text = "# /schema/schedule/cosine@ is what this was\ndefaults: [wsd, _self_]\n"
-    (my_conf / "schedule" / "a.yaml").write_text(text)
+    text = "# /schema/model/gpt@ is what this was\ndefaults: [mingru_tiny, _self_]\n"
+    (my_conf / "model" / "a.yaml").write_text(text)
     assert choices.choice_of("model", "gpt", my_conf) == "tiny"
+    assert choices.choice_of("model", "mingru", my_conf) == "a"  # the first of its class
     assert choices.choice_of("schedule", "wsd", my_conf) == "wsd"
-    assert choices._class_of("schedule", "a", my_conf) == "wsd"
     assert choices.choice_of("schedule", "nowhere", my_conf) == "nowhere"
 
 

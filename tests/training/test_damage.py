@@ -1,19 +1,18 @@
 """Run folders that were damaged after the run: a resume refuses or names it, and loses nothing."""
 
-import errno
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from tinygpt import sample, train
-from tinygpt.components.loggers import jsonl
 from tinygpt.records.read import read_run
 
 
@@ -147,20 +146,31 @@ def test_a_changed_tokenizer_is_refused_by_sample_and_restored_by_a_resume(
     assert file.read_bytes() == before
 
 
+class FullAtStep7(io.TextIOWrapper):
+    """A file whose disk has no room left for the row of step 7."""
+
+    def write(self, text: str) -> int:
+        if text.startswith('{"step": 7,'):
+            with Path("/dev/full").open("wb") as full:
+                os.dup2(full.fileno(), self.fileno())
+        return super().write(text)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_is_full_at_a_row_is_one_line_and_the_run_is_failed(
     tiny: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    log = jsonl.JsonlLogger.log
+    open_file = Path.open
 
-    def full(self: jsonl.JsonlLogger, step: int, metrics: Any) -> None:
-        if step == 7:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        log(self, step, metrics)
+    def opened(path: Path, mode: str = "r", **settings: Any) -> IO[Any]:
+        if path.name == "metrics.jsonl" and mode == "a":
+            return FullAtStep7(open_file(path, "ab"))
+        return open_file(path, mode, **settings)
 
-    monkeypatch.setattr(jsonl.JsonlLogger, "log", full)
+    monkeypatch.setattr(Path, "open", opened)
     assert main(train.main, tiny) == 1
     said = capfd.readouterr().err
     assert "Traceback" not in said

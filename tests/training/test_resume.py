@@ -20,12 +20,28 @@ from safetensors.torch import load_file
 DRIVER = """
 import os, pathlib, signal, sys, time
 import torch, safetensors.torch
+from dataclasses import dataclass
 from tinygpt import train
 from tinygpt.components.loggers import jsonl
+from tinygpt.interfaces import Callback, CallbackConfig
 from tinygpt.records import plots
-from tinygpt.training import checkpoint, trainer
+from tinygpt.registry import register
+from tinygpt.training import checkpoint
 
 counting = True
+
+class End(Callback):
+    def on_end(self, state):
+        global counting
+        counting = True
+
+@register("callback")
+@dataclass
+class EndConfig(CallbackConfig):
+    name: str = "end"
+
+    def build(self, context):
+        return End()
 
 def die_at(n):
     seen = 0
@@ -56,11 +72,6 @@ for death in sys.argv[3].split("|"):
             die_at(int(when))
         if kind == "end":
             counting = False
-            def end(self, on_end=trainer.Trainer._end_callbacks):
-                global counting
-                counting = True
-                on_end(self)
-            trainer.Trainer._end_callbacks = end
         runs = sorted(outputs.glob("*/run.json"))
         train.main([f"resume={runs[0].parent}"] if runs else settings)
     if kind == "at":
@@ -193,7 +204,7 @@ def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):
 def test_a_process_killed_after_the_last_step_loses_no_result(tiny, tmp_path, deaths):
     """Going on completes summary, samples and picture, and exits 0, as the driver checks."""
     settings = [s for s in tiny if not s.startswith(("output_dir", "callback"))]
-    settings += ["callback=[sample]", "callback.sample.max_new_tokens=4"]
+    settings += ["callback=[end,sample]", "callback.sample.max_new_tokens=4"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert survive([*settings, f"output_dir={straight}"], ["never"], straight) == 0
     ends = [f"end:{n}" for n in deaths]
