@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import MISSING
 
+from tinygpt.errors import UserError, check_path
+
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from torch.optim import Optimizer
@@ -189,6 +191,27 @@ class TokenizerConfig(ABC):
     @abstractmethod
     def load(self, folder: Path) -> Tokenizer:
         """Read what `Tokenizer.save` wrote; raises UserError if the folder does not hold it."""
+
+    def load_from(self, path: str) -> Tokenizer:
+        """The tokenizer in the folder that `tokenizer.path` names; raises UserError."""
+        check_path("tokenizer.path", path)
+        folder = Path(path).expanduser()
+        inside = folder / "tokenizer"
+        if (folder / "run.json").is_file() and inside.is_dir():
+            raise UserError(f"tokenizer.path={path} is a run; type tokenizer.path={inside}")
+        if not folder.is_dir():
+            raise UserError(
+                f"tokenizer.path={path} is not a folder; type the tokenizer of a run, such as "
+                "tokenizer.path=outputs/RUN/tokenizer"
+            )
+        try:
+            return self.load(folder)
+        except UserError as error:
+            reason = str(error).partition("; ")[0]
+            raise UserError(
+                f"tokenizer.path={path} holds no intact {self.name} tokenizer: {reason}; type the "
+                "choice it was made with, or another folder"
+            ) from None
 
 
 # Models, optimizers, schedules

@@ -141,7 +141,8 @@ class Preparation:
         n_documents = self.source.n_documents("train")
         with Progress("vocabulary", self.say, n_documents=n_documents) as progress:
             tokenizer = self.cfg.tokenizer.train(self._train_documents(progress))
-        asked = getattr(self.cfg.tokenizer, "vocab_size", None)
+        is_learned = getattr(self.cfg.tokenizer, "path", None) is None
+        asked = getattr(self.cfg.tokenizer, "vocab_size", None) if is_learned else None
         if isinstance(asked, int) and tokenizer.vocab_size < asked:
             self.say(
                 f"  the text supports a vocabulary of {tokenizer.vocab_size:,}, not of {asked:,}"

@@ -142,6 +142,8 @@ def _is_here(cfg: RunConfig) -> bool:
 
 def _vocab_size(cfg: RunConfig) -> tuple[int, str]:
     """The size of the vocabulary, and the assumption that it needs, if any."""
+    if getattr(cfg.tokenizer, "path", None) is not None:  # nothing is learned
+        return cfg.tokenizer.train(iter(())).vocab_size, ""
     size = getattr(cfg.tokenizer, "vocab_size", None)
     if isinstance(size, int):
         return size, ""

@@ -18,7 +18,13 @@ from tinygpt.records.folder import RunFolder
 from tinygpt.records.hints import sample_command
 from tinygpt.records.read import read_record
 from tinygpt.records.saved_config import load_config
-from tinygpt.training.moved import MOVABLE, absolute, check_same_text, look_up
+from tinygpt.training.moved import (
+    MOVABLE,
+    absolute,
+    check_same_text,
+    look_up,
+    use_own_tokenizer,
+)
 from tinygpt.training.start import RunStart
 
 # a resumed run keeps these: with another value it would be another run
@@ -219,6 +225,8 @@ def resumed(settings: Sequence[str]) -> Job:
             )
         _assign(content, key, override.value())
     look_up(content, record.get("working_dir"))
+    if not any(text.startswith("tokenizer.path=") for text in typed):
+        use_own_tokenizer(content, path)
     cfg = config.resolve(content, RunConfig)
     if moved:
         check_same_text(cfg, record, typed=moved, run=path)

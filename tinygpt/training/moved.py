@@ -31,6 +31,19 @@ def look_up(content: dict[str, Any], working_dir: str | None) -> None:
             place[field] = str(Path(str(working_dir), typed))
 
 
+def use_own_tokenizer(content: dict[str, Any], run: Path) -> None:
+    """Make `tokenizer.path` name the run's own copy if what it named is gone."""
+    tokenizer = content["tokenizer"]
+    path = tokenizer.get("path")
+    if not isinstance(path, str) or Path(path).expanduser().exists():
+        return
+    own = run.absolute() / "tokenizer"
+    if tokenizer["name"] == "hf":  # its path is a file
+        own /= "tokenizer.json"
+    if own.exists() and any(run.glob("tokenizer/*")):
+        tokenizer["path"] = str(own)
+
+
 def absolute(typed: object) -> object:
     """A path typed for a resumed run, as it is saved: it holds from every folder."""
     is_relative = isinstance(typed, str) and not typed.startswith(("/", "~"))

@@ -252,3 +252,48 @@ def test_no_text_is_an_error_that_names_the_choice(
 ) -> None:
     with pytest.raises(UserError, match=f"tokenizer={kind} finds no text to learn from"):
         configs[kind].train(iter(nothing))
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_a_tokenizer_of_another_run_is_loaded_and_nothing_is_learned(
+    kind: str, configs: dict[str, TokenizerConfig], tmp_path: Path
+) -> None:
+    learned = configs[kind].train(documents())
+    learned.save(tmp_path)
+    loads = type(configs[kind])(path=str(tmp_path))  # type: ignore[call-arg]  # both have a path
+    loaded = loads.train(iter(()))
+    assert loaded.fingerprint() == learned.fingerprint()
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    tmp_path.rename(moved)
+    with pytest.raises(UserError, match=r"is not a folder; type the tokenizer of a run"):
+        _ = loads.identity
+    again = type(configs[kind])(path=str(moved))  # type: ignore[call-arg]
+    assert again.identity == {"name": kind, "fingerprint": learned.fingerprint()}
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_a_folder_without_the_tokenizer_is_refused_by_the_name_of_the_field(
+    kind: str, configs: dict[str, TokenizerConfig], tmp_path: Path
+) -> None:
+    config = type(configs[kind])(path=str(tmp_path))  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=rf"tokenizer\.path=.* holds no intact {kind} tokenizer: "):
+        config.train(iter(()))
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "run.json").touch()
+    with pytest.raises(UserError, match=r"is a run; type tokenizer\.path=.*/tokenizer$"):
+        config.train(iter(()))
+
+
+def test_settings_of_learning_beside_a_path_are_refused() -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size=512 has no effect with"):
+        BPEConfig(vocab_size=512, path="outputs/RUN/tokenizer")
+
+
+def test_the_key_of_prepared_tokens_is_what_it_was_before_there_was_a_path() -> None:
+    assert CharConfig().identity == {"name": "char"}
+    assert BPEConfig().identity == {
+        "name": "bpe",
+        "vocab_size": 4096,
+        "train_bytes": 50_000_000,
+        "character_coverage": 1.0,
+    }

@@ -9,7 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -253,8 +253,12 @@ class BPEConfig(TokenizerConfig):
     # share of the text whose characters get ids; below 1 the rarest are left to their bytes, as
     # text with thousands of characters (Chinese, say) may need
     character_coverage: float = 1.0
+    # the tokenizer of another run, such as outputs/RUN/tokenizer; null learns one from the text
+    path: str | None = None
 
     def __post_init__(self) -> None:
+        if self.path is not None:
+            self._check_nothing_is_learned()
         if self.vocab_size == AUTO:
             check_range("tokenizer.min_frequency", self.min_frequency, low=1)
             check_range(
@@ -275,9 +279,26 @@ class BPEConfig(TokenizerConfig):
         check_range("tokenizer.train_bytes", self.train_bytes, low=100_000)
         check_range("tokenizer.character_coverage", self.character_coverage, low=0.98, high=1)
 
+    def _check_nothing_is_learned(self) -> None:
+        """Raise UserError for a setting of learning, which `path` would leave without effect."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in ("name", "path") and value != f.default:
+                raise UserError(
+                    f"tokenizer.{f.name}={value} has no effect with tokenizer.path={self.path}, "
+                    f"which is already learned; leave out one of the two"
+                )
+
     @property
     def identity(self) -> dict[str, Any]:
+        """The settings of learning, or the pieces of a loaded tokenizer; its path does not count.
+
+        Raises UserError if there is no tokenizer in `path`.
+        """
+        if self.path is not None:
+            return {"name": self.name, "fingerprint": self.load_from(self.path).fingerprint()}
         settings = asdict(self)
+        del settings["path"]
         if self.vocab_size != AUTO:  # so that data prepared before there was `auto` stays valid
             for name in _OF_AUTO:
                 del settings[name]
@@ -286,8 +307,13 @@ class BPEConfig(TokenizerConfig):
     def train(self, documents: Iterator[str]) -> BPETokenizer:
         """A text too short for the default vocab_size gives the largest vocabulary it supports.
 
-        Raises UserError for another vocab_size that the text does not support.
+        Raises UserError for another vocab_size that the text does not support, and if there is no
+        tokenizer in `path`.
         """
+        if self.path is not None:
+            loaded = self.load_from(self.path)
+            assert isinstance(loaded, BPETokenizer)
+            return loaded
         words = _WordCounts() if self.vocab_size == AUTO else None
         parts = _sample(words.counted(documents) if words else documents, self.train_bytes)
         if not parts:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -121,12 +121,26 @@ def _nibbles(character: str) -> npt.NDArray[np.int32]:
 @register("tokenizer")
 @dataclass
 class CharConfig(TokenizerConfig):
-    """Nothing to set: the characters of the train documents are the vocabulary, in any order."""
+    """The characters of the train documents are the vocabulary, unless one is loaded."""
 
     most_bytes_per_token: ClassVar[float] = 1.0
     name: str = "char"
+    # the tokenizer of another run, such as outputs/RUN/tokenizer; null learns one from the text
+    path: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The characters of a loaded tokenizer; its path does not count."""
+        if self.path is None:
+            return {"name": self.name}
+        return {"name": self.name, "fingerprint": self.load_from(self.path).fingerprint()}
 
     def train(self, documents: Iterator[str]) -> CharTokenizer:
+        """Raises UserError if the documents have no text, or `path` no tokenizer."""
+        if self.path is not None:
+            loaded = self.load_from(self.path)
+            assert isinstance(loaded, CharTokenizer)
+            return loaded
         seen = np.zeros(N_CODE_POINTS, dtype=np.bool_)
         for document in documents:
             for start in range(0, len(document), CHUNK):
