@@ -28,6 +28,7 @@ ARCEE = LLAMA | {"feedforward": "relu2", "n_kv_head": 2}
 MODELS = {
     "gpt2": SIZE,
     "gpt2, untied, other widths": SIZE | {"tied": False, "d_ff": 48, "norm_eps": 1e-3},
+    "gpt2 with the exact GELU": SIZE | {"feedforward": "gelu_erf"},
     "gpt2 without biases": SIZE | {"bias": False},
     "gpt2 without gains": SIZE | {"norm_gain": False},
     "gpt2 without positions": SIZE | {"positions": "none"},
@@ -136,7 +137,7 @@ def test_a_missing_or_unknown_tensor_is_named() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "model"),
     [
-        ("activation_function", "gelu", "gpt2"),
+        ("activation_function", "relu", "gpt2"),
         ("scale_attn_by_inverse_layer_idx", True, "gpt2"),
         ("hidden_act", "gelu", "llama"),
         ("head_dim", 16, "qwen3"),

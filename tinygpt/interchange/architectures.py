@@ -115,7 +115,7 @@ ARCHITECTURES = {
             switches={
                 "positions": ("learned", "none"),  # none: embeddings of zeros
                 "norm": ("layernorm",),
-                "feedforward": ("gelu",),
+                "feedforward": ("gelu", "gelu_erf"),
                 "qk_norm": (False,),
                 "n_kv_head": (None,),
             }
@@ -177,6 +177,14 @@ def _lacking(model: GPTConfig, architecture: Architecture) -> list[str]:
 # config.json
 
 
+_ACTIVATIONS = {
+    "gelu": "gelu_new",  # the tanh form
+    "gelu_erf": "gelu",
+    "relu2": "relu2",
+    "swiglu": "silu",
+}
+
+
 def to_hf_config(
     model: GPTConfig, *, vocab_size: int, seq_len: int, eot_id: int, dtype: str = "float32"
 ) -> dict[str, Any]:
@@ -200,7 +208,7 @@ def to_hf_config(
             "n_layer": model.n_layer,
             "n_head": model.n_head,
             "n_inner": model.ff_width,
-            "activation_function": "gelu_new",  # the tanh form; "gelu" is the erf form
+            "activation_function": _ACTIVATIONS[model.feedforward],
             "layer_norm_epsilon": model.norm_eps,
             **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), model.dropout),
         }
@@ -212,7 +220,7 @@ def to_hf_config(
         "num_attention_heads": model.n_head,
         "num_key_value_heads": model.n_kv_head or model.n_head,
         "head_dim": model.d_model // model.n_head,
-        "hidden_act": "relu2" if architecture.name == "arcee" else "silu",
+        "hidden_act": _ACTIVATIONS[model.feedforward],
         "rms_norm_eps": model.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_base},
         "rope_theta": model.rope_base,  # its place in transformers 4
@@ -259,7 +267,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _gpt2_config(content: Mapping[str, Any], where: str) -> tuple[GPTConfig, int]:
-    _need(content, where, "activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
+    forms = ("gelu_new", "gelu_pytorch_tanh", "gelu")
+    _need(content, where, "activation_function", "gelu_new", forms)
     _need(content, where, "scale_attn_weights", True, (True,))
     _need(content, where, "scale_attn_by_inverse_layer_idx", False, (False,))
     _need(content, where, "add_cross_attention", False, (False,))
@@ -269,6 +278,7 @@ def _gpt2_config(content: Mapping[str, Any], where: str) -> tuple[GPTConfig, int
         n_layer=int(content.get("n_layer", 12)),
         n_head=int(content.get("n_head", 12)),
         d_model=d_model,
+        feedforward="gelu_erf" if content.get("activation_function") == "gelu" else "gelu",
         d_ff=None if inner in (None, 4 * d_model) else int(inner),
         norm_eps=float(content.get("layer_norm_epsilon", 1e-5)),
         tied=bool(content.get("tie_word_embeddings", True)),
@@ -332,9 +342,11 @@ def _placed(architecture: Architecture, n_layer: int) -> Iterator[Module]:
     after = [m for m in architecture.modules if m not in per_block and m not in before]
     yield from before
     for i in range(n_layer):
-        for m in per_block:
-            number = str(i)
-            yield Module(*(t.replace("{}", number) for t in (m.ours, m.hf, m.gguf)), m.kind)
+        for module in per_block:
+            ours, hf, gguf = (
+                text.replace("{}", str(i)) for text in (module.ours, module.hf, module.gguf)
+            )
+            yield Module(ours, hf, gguf, module.kind)
     yield from after
 
 
@@ -381,7 +393,7 @@ def to_hf_tensors(
         names = module.hf.split()
         if module.kind == CONV1D and part == "weight":
             tensor = tensor.t()
-        parts = tensor.split(qkv_rows(model)) if len(names) > 1 else (tensor,)
+        parts = torch.split(tensor, list(qkv_rows(model))) if len(names) > 1 else (tensor,)
         for name, of_name in zip(names, parts, strict=True):
             tensors[f"{name}.{part}"] = of_name.contiguous()
     return tensors
@@ -457,9 +469,11 @@ def halves_to_pairs(rows: Tensor, n_head: int) -> Tensor:
     Ours, like Hugging Face's, pair component i with i + D / 2; the architectures llama and arcee of
     llama.cpp, and llama2.c, pair 2 i with 2 i + 1.
     """
-    return rows.unflatten(0, (n_head, 2, -1)).transpose(1, 2).flatten(0, 2)
+    halves = rows.view(n_head, 2, -1, *rows.shape[1:])
+    return halves.transpose(1, 2).reshape(rows.shape)
 
 
 def pairs_to_halves(rows: Tensor, n_head: int) -> Tensor:
     """The inverse of `halves_to_pairs`."""
-    return rows.unflatten(0, (n_head, -1, 2)).transpose(1, 2).flatten(0, 2)
+    pairs = rows.view(n_head, -1, 2, *rows.shape[1:])
+    return pairs.transpose(1, 2).reshape(rows.shape)
