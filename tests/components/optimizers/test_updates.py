@@ -53,6 +53,24 @@ def test_newton_schulz_makes_singular_values_about_one(shape: tuple[int, int]) -
     torch.testing.assert_close(u_t_x_v, torch.diag_embed(sizes))  # directions stay as they are
 
 
+@pytest.mark.parametrize("shape", [(20, 30), (16, 64), (64, 16), (256, 256), (512, 256)])
+def test_newton_schulz_computes_the_published_iteration(shape: tuple[int, int]) -> None:
+    """Products of halves and of Gram matrices alone are ways to compute the same polynomial."""
+    torch.manual_seed(0)
+    matrices = torch.randn(2, *shape, dtype=torch.float64)
+    x = matrices / matrices.norm(dim=(-2, -1), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(newton_schulz(matrices), x, rtol=0, atol=1e-6)
+    single = newton_schulz(matrices.float())
+    torch.testing.assert_close(single, x.float(), rtol=0, atol=0.05 if amx() else 2e-5)
+
+
+def amx() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 def test_updates_are_those_of_the_formula_with_q_k_and_v_apart() -> None:
     config = MuonConfig(lr=0.05, momentum=0.9, momentum_warmup=2, weight_decay=0.3)
     model, gradients = trained(config, 3)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FIRST_MOMENTUM = 0.85
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 ITERATIONS = 5
+LARGE = 256  # rows from which half of a symmetric product is computed
 
 
 class Muon(AdamW):
@@ -89,7 +90,7 @@ def _orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
     for shape in dict.fromkeys(matrix.shape for matrix in matrices):
         which = [i for i, matrix in enumerate(matrices) if matrix.shape == shape]
         batch = newton_schulz(torch.stack([matrices[i] for i in which]))
-        batch = batch * max(1.0, shape[0] / shape[1]) ** 0.5
+        batch.mul_(max(1.0, shape[0] / shape[1]) ** 0.5)
         results.update(zip(which, batch, strict=True))
     return [results[i] for i in range(len(matrices))]
 
@@ -97,17 +98,80 @@ def _orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
 def newton_schulz(matrices: Tensor) -> Tensor:
     """Near U V^T of each matrix U S V^T, (N, rows, columns): singular values of 0.7 to 1.2.
 
-    In bfloat16 on a GPU; on a CPU in float32, or float64 for what is in float64.
+    Computes in bfloat16 on a GPU and on a CPU with AMX, else in the type of the matrices.
     """
-    x: Tensor = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = matrices.bfloat16() if _multiplies_bf16(matrices) else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    short, long = sorted(x.shape[-2:])
+    # with Gram matrices small singular values need more digits than bfloat16 has
+    by_gram = long >= 2 * short and x.dtype != torch.bfloat16
+    return _by_gram_matrices(x) if by_gram else _by_matrices(x)
+
+
+def _multiplies_bf16(matrices: Tensor) -> bool:
+    if matrices.dtype != torch.float32:
+        return False
+    # torch before 2.11 has no get_capabilities
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return matrices.is_cuda or (matrices.device.type == "cpu" and bool(has.get("amx_bf16")))
+
+
+def _by_matrices(x: Tensor) -> Tensor:
+    """Each iteration is a polynomial of the whole matrix: x <- (a + b G + c G^2) x, G = x x^T."""
     a, b, c = COEFFICIENTS
     tall = x.size(-2) > x.size(-1)
-    x = x.mT if tall else x
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+        gram = _symmetric(x.mT, x) if tall else _symmetric(x, x.mT)
+        polynomial = _symmetric(gram, gram, plus=gram, times=(b, c))
+        left, right = (x, polynomial) if tall else (polynomial, x)
+        x = torch.baddbmm(x, left, right, beta=a)
+    return x
+
+
+def _by_gram_matrices(x: Tensor) -> Tensor:
+    """The same on G alone, at half of the cost for matrices of 1 : 4: x is multiplied at the end.
+
+    The polynomials P of G commute, so G becomes P G P, and x becomes the product of all P, times x:
+    "The Polar Express" (arXiv 2505.16932), where it speeds up rectangular matrices.
+    """
+    a, b, c = COEFFICIENTS
+    tall = x.size(-2) > x.size(-1)
+    gram = _symmetric(x.mT, x) if tall else _symmetric(x, x.mT)
+    product: Tensor | None = None
+    for i in range(ITERATIONS):
+        polynomial = _symmetric(gram, gram, plus=gram, times=(b, c))
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = polynomial if product is None else _symmetric(polynomial, product)
+        if i < ITERATIONS - 1:
+            gram = _symmetric(_symmetric(polynomial, gram), polynomial)
+    assert product is not None
+    return x @ product if tall else product @ x
+
+
+def _symmetric(
+    left: Tensor,
+    right: Tensor,
+    *,
+    plus: Tensor | None = None,
+    times: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """times[0] plus + times[1] left @ right, which is symmetric: one of four blocks is copied."""
+
+    def block(rows: slice, columns: slice) -> Tensor:
+        factors = left[:, rows], right[..., columns]
+        if plus is None:
+            return torch.bmm(*factors)
+        return torch.baddbmm(plus[:, rows, columns], *factors, beta=times[0], alpha=times[1])
+
+    size, every = left.size(-2), slice(None)
+    if size < LARGE:
+        return block(every, every)
+    upper, lower = slice(size // 2), slice(size // 2, size)
+    result = left.new_empty(left.size(0), size, size)
+    result[:, upper] = block(upper, every)
+    result[:, lower, lower] = block(lower, lower)
+    result[:, lower, upper] = result[:, upper, lower].mT
+    return result
 
 
 def _whole(tensor: Tensor) -> Tensor:
