@@ -3,22 +3,24 @@
 import gc
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
 from tinygpt.hardware.parallel import STATE_BYTES_PER_PARAMETER
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import SPLITS, Logger, Split
-from tinygpt.language_model import activation_bytes
+from tinygpt.language_model import LanguageModel, activation_bytes
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.state import TrainState
 from tinygpt.training.trainer import Trainer
@@ -46,13 +48,37 @@ class Sizes:
 
 def sizes(cfg: RunConfig, vocab_size: int) -> Sizes:
     """Count the parameters without allocating them."""
-    with torch.device("meta"):
-        model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+    model = _without_memory(cfg, vocab_size)
     roles = model.roles()
     counts = {name: p.numel() for name, p in model.named_parameters()}
     embedding = sum(n for name, n in counts.items() if roles[name] == "embedding")
     other = sum(counts.values()) - embedding
     return Sizes(vocab_size, embedding, other, model.flops_per_token())
+
+
+def _without_memory(cfg: RunConfig, vocab_size: int) -> LanguageModel:
+    """The model on the meta device: its shapes alone."""
+    with torch.device("meta"), _NoRandomNumbers():
+        return cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Skips random initialization, for which PyTorch imports its compiler on the meta device.
+
+    That import takes 3 s, which is half of a short run.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -245,9 +271,9 @@ def memory_estimate(cfg: RunConfig, vocab_size: int, size: int) -> int:
     operations, and of torch itself, is left out: model=tiny in fp32 with 4,096 tokens in its
     vocabulary took 21 MB for each sequence of 256, where this counts 16.
     """
+    model = _without_memory(cfg, vocab_size)
+    n_parameters = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
-        model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
-        n_parameters = sum(p.numel() for p in model.parameters())
         if cfg.device.precision in ("bf16", "fp16"):
             model.bfloat16()
         model.use_kernels(cfg.device.type == "cpu" and cfg.device.kernels != "torch")
