@@ -9,7 +9,7 @@ from tinygpt.cli.arguments import output_folder, parse_settings
 from tinygpt.errors import UserError, check_choice, visible
 
 HELP = """\
-python -m tinygpt.compare RUNS ... [baseline=RUN] [x=tokens|step|time|flops] [out=FILE.html]
+python -m tinygpt.compare RUNS ... [metric=NAME] [baseline=RUN] [x=AXIS] [out=FILE.html]
 
 Compares runs. For each configuration: the mean over seeds with a 95 % confidence interval, the
 rank, and whether the difference from the baseline exceeds noise (Welch's t-test, Holm correction).
@@ -19,13 +19,15 @@ RUNS are run folders, sweeps, folders of runs, patterns such as 'outputs/2026-11
   python -m tinygpt.compare outputs/SWEEP
   python -m tinygpt.compare outputs/SWEEP outputs/RUN baseline=outputs/RUN
 
+  metric=val/bpb    what to rank by: val/bpb, val/loss, or a number of tinygpt.evaluate, such as
+                    choices/mean; runs that were measured in another way are in another table
   baseline=RUN      the configuration to compare the others with; default: the best
-  x=tokens          the horizontal axis of the page's curves
+  x=tokens          the horizontal axis of the page's curves: tokens, step, time or flops
   out=FILE.html     the page, with .md, .csv and .json next to it; default: in the sweep's folder
   output_dir=DIR    the folder with your runs; default: outputs
 """
 AXES = ("tokens", "step", "time", "flops")
-_FIELDS = ("baseline", "x", "out", "output_dir")
+_FIELDS = ("baseline", "metric", "x", "out", "output_dir")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +60,8 @@ def _main(arguments: Sequence[str]) -> int:
         paths.append(measure)
     runs = read_runs(paths)
     baseline = runs[paths.index(measure)] if measure else None
-    comparison = compare(runs, baseline=baseline)
+    metric = values.get("metric", ["val/bpb"])[0]
+    comparison = compare(runs, baseline=baseline, metric=metric)
     page = _page(out, paths)
     texts: dict[str, Callable[[], str]] = {
         ".html": lambda: report.page(comparison, x=x, title=page.parent.name or "comparison"),

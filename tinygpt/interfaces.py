@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from torch.optim import Optimizer
 
+    from tinygpt.evaluation.subject import Subject
     from tinygpt.language_model import LanguageModel
     from tinygpt.training.state import TrainState
 
@@ -337,6 +338,52 @@ class CallbackConfig(ABC):
     @abstractmethod
     def build(self, context: CallbackContext) -> Callback:
         """A new callback for one run."""
+
+
+# Evaluations: what a trained model can do
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number of an evaluation; `low` and `high` are the ends of its 95 % interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None  # how many items, tokens or texts it comes from
+    better: Literal["higher", "lower"] | None = None  # None: neither, such as a length
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The numbers of an evaluation by name, and what a reader may want to see beside them."""
+
+    numbers: Mapping[str, Finding]
+    examples: Mapping[str, Any] | None = None  # texts and tables, as JSON
+    notes: Sequence[str] = ()  # what was not measured, and why
+
+
+@dataclass
+class EvaluationConfig(ABC):
+    """Config of an evaluation suite: its fields set what is measured; `run` measures it.
+
+    Numbers are comparable if the suite's name, its `version`, its fields and the text are equal.
+    """
+
+    version: ClassVar[int] = 1  # raise it when equal settings give other numbers
+    in_all: ClassVar[bool] = True  # whether suite=all runs it
+    name: str = MISSING
+
+    def check(self) -> None:
+        """Raise UserError if this machine lacks what the suite needs; by default checks nothing.
+
+        Called before any suite runs.
+        """
+        return
+
+    @abstractmethod
+    def run(self, subject: Subject) -> Findings:
+        """Measure a model; raises UserError if the run lacks what the suite needs."""
 
 
 # Sweeps: which runs to make, how long each trains, and where they run

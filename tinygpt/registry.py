@@ -24,12 +24,14 @@ from tinygpt.errors import UserError, nearest
 
 KINDS = ("dataset", "tokenizer", "model", "optimizer", "schedule", "logger", "callback")
 SWEEP_KINDS = ("search", "stopping", "launcher")  # kinds that belong to a sweep, not to a run
+EVALUATION_KINDS = ("evaluation",)  # kinds that belong to `tinygpt.evaluate`
 MANY = ("logger", "callback")  # a run may have several of these, as {name: config}
 ENTRY_POINT_GROUP = "tinygpt.components"
 
 _PACKAGES = {kind: f"tinygpt.components.{kind}s" for kind in KINDS}
 _PACKAGES |= {kind: f"tinygpt.sweeps.{kind}s" for kind in SWEEP_KINDS}
 _PACKAGES["search"] = "tinygpt.sweeps.searches"
+_PACKAGES["evaluation"] = "tinygpt.evaluation.suites"
 
 ENVIRONMENT = "TINYGPT_COMPONENTS"  # modules to import, separated by commas
 

@@ -162,7 +162,7 @@ def test_a_result_that_is_not_finite_is_not_ranked(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", bpb=float("nan"))
     found = compared(tmp_path)
-    (line,) = tables.unranked(found.unranked)
+    (line,) = tables.unranked(found.unranked, found.objective)
     assert line == "run b damaged: summary.json is damaged: val/loss is NaN"
 
 

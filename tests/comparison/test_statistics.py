@@ -12,6 +12,9 @@ from tests.runs_on_disk import TEXT, make_run
 from tinygpt.comparison import tables
 from tinygpt.comparison.statistics import compare, estimate, holm, importance, welch
 from tinygpt.errors import UserError
+from tinygpt.interfaces import Finding
+from tinygpt.records import evaluations
+from tinygpt.records.evaluations import Result
 from tinygpt.records.read import RunRecord, read_runs
 
 
@@ -104,7 +107,7 @@ def test_runs_that_did_not_finish_are_listed_with_the_reason(tmp_path: Path) -> 
     ]
     found = compare(read_runs(paths))
     assert [run.status for run in found.unranked] == ["failed", "stopped"]
-    assert list(tables.unranked(found.unranked)) == [
+    assert list(tables.unranked(found.unranked, found.objective)) == [
         "run bad failed: the loss is not finite",
         "run stopped stopped: place 3 of 3",
     ]
@@ -180,3 +183,54 @@ def test_what_only_one_component_has_is_no_difference_beside_its_name(tmp_path: 
         make_run(tmp_path / "c", config={**bpe, "tokenizer.vocab_size": 1024}),
     ]
     assert compare(read_runs(paths)).keys == ["tokenizer.name", "tokenizer.vocab_size"]
+
+
+def evaluated(record: RunRecord, value: float, *, items: int = 200) -> None:
+    """Give a run a result of the suite `choices`, of which more is better."""
+    result = Result(
+        suite="choices",
+        protocol={"settings": {"items": items}, "text_sha256": "ab" * 32},
+        checkpoint="step-1",
+        numbers={"name": Finding(value, better="higher"), "words": Finding(3.0)},
+        examples={},
+        notes=[],
+        seconds=1.0,
+        made_by={},
+    )
+    evaluations.write(record.path / evaluations.FOLDER, result)
+
+
+def test_runs_are_ranked_by_a_number_of_an_evaluation(tmp_path: Path) -> None:
+    records = runs_of(tmp_path, {1e-3: [1.0, 1.1, 1.2], 3e-3: [2.0, 2.1, 2.2]})
+    for record in records:
+        evaluated(record, 0.5 + (record.metric("val/bpb") or 0) / 10)
+    comparison = compare(records, metric="choices/name")
+    (table,) = comparison.tables
+    assert [group.values["optimizer.lr"] for group in table.configurations] == [3e-3, 1e-3]
+    assert [group.words for group in table.configurations] == ["baseline", "worse"]
+    assert table.configurations[1].difference == pytest.approx(-0.1)
+    text = tables.markdown(comparison)
+    assert "choices/name" in text
+    assert "items=200" in text
+    assert "best: " in tables.conclusion(table)
+
+
+def test_another_protocol_of_an_evaluation_is_another_table(tmp_path: Path) -> None:
+    records = runs_of(tmp_path, {1e-3: [1.0], 3e-3: [2.0]})
+    for record, items in zip(records, (200, 100), strict=True):
+        evaluated(record, 0.5, items=items)
+    assert len(compare(records, metric="choices/name").tables) == 2
+
+
+def test_a_metric_that_no_run_has_is_told_with_what_to_type(tmp_path: Path) -> None:
+    records = runs_of(tmp_path, {1e-3: [1.0], 3e-3: [2.0]})
+    with pytest.raises(UserError, match=r"python -m tinygpt.evaluate run=RUN suite=choices"):
+        compare(records, metric="choices/name")
+    evaluated(records[0], 0.5)
+    records = read_runs([record.path for record in records])
+    with pytest.raises(UserError, match=r"did you mean metric=choices/name\?"):
+        compare(records, metric="choices/nam")
+    with pytest.raises(UserError, match=r"metric=choices/words has no better direction"):
+        compare(records, metric="choices/words")
+    with pytest.raises(UserError, match=r"use val/bpb, val/loss, or a number"):
+        compare(records, metric="bpb")

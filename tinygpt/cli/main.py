@@ -12,6 +12,7 @@ COMMANDS = {
     "prepare": "tokenize a dataset, once for all runs",
     "data": "show statistics of a dataset and its tokens; choose a vocabulary",
     "sample": "write text with a trained model",
+    "evaluate": "measure what trained models can do, offline, with intervals",
     "plan": "estimate the memory, disk and time of a run or a sweep",
     "compare": "rank runs and sweeps, with confidence intervals over seeds; draw their curves",
     "runs": "list, find and delete runs",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinygpt.config import NOT_IDENTITY
+from tinygpt.errors import UserError, as_typed, nearest
 from tinygpt.records.read import RunRecord
 
 # fields that do not make another configuration
@@ -15,9 +16,52 @@ IGNORED = (
     *(*NOT_IDENTITY, "seed", "logger", "callback.sample"),
     *("trainer.log_every", "trainer.save_every", "trainer.keep_checkpoints"),
 )
-OBJECTIVE = "val/bpb"  # of the last evaluation
-_RESULTS = (OBJECTIVE, "val/loss", "tokens")  # numbers that repeat to the bit; times never do
+_RESULTS = ("val/bpb", "val/loss", "tokens")  # numbers that repeat to the bit; times never do
 _HARDWARE = ("device_name", "device", "precision", "threads", "kernels")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The number that runs are ranked by."""
+
+    name: str = "val/bpb"  # of the last evaluation in training
+    lower_is_better: bool = True
+
+    @property
+    def best(self) -> str:
+        """The word for the best value."""
+        return "lowest" if self.lower_is_better else "highest"
+
+
+def objective_of(runs: Sequence[RunRecord], name: str) -> Objective:
+    """The objective of this name, such as val/bpb or choices/mean.
+
+    Raises UserError if no run has it, or if neither more nor less of it is better.
+    """
+    if name in ("val/bpb", "val/loss"):
+        return Objective(name)
+    suite, _, number = name.partition("/")
+    found = [run.evaluations[suite] for run in runs if suite in run.evaluations]
+    known = {key for result in found for key in result.numbers}
+    numbers = [result.numbers[number] for result in found if number in result.numbers]
+    if not numbers:
+        if known:
+            match = nearest(number, known)
+            hint = f"did you mean metric={suite}/{match}?" if match else ""
+            hint = hint or f"it has {', '.join(sorted(known))}"
+        else:
+            hint = (
+                f"measure it with\n  python -m tinygpt.evaluate run=RUN suite={suite}"
+                if number
+                else "use val/bpb, val/loss, or a number of tinygpt.evaluate such as choices/mean"
+            )
+        raise UserError(f"metric={name}: no run has this number; {hint}")
+    if numbers[0].better is None:
+        raise UserError(
+            f"metric={name} has no better direction, so it cannot rank runs; "
+            "it is in RUN/evaluation/ and on the terminal of tinygpt.evaluate"
+        )
+    return Objective(name, numbers[0].better == "lower")
 
 
 @dataclass(frozen=True)
@@ -60,8 +104,12 @@ def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def protocol(run: RunRecord) -> str:
-    """The text that the run was measured on; only runs with equal protocols are compared."""
+def protocol(run: RunRecord, objective: Objective) -> str:
+    """What the run was measured on, and how; only runs with equal protocols are compared."""
+    if result := run.evaluations.get(objective.name.partition("/")[0]):
+        settings = " ".join(f"{k}={as_typed(v)}" for k, v in result.protocol["settings"].items())
+        text = str(result.protocol["text_sha256"])[:8]
+        return f"suite {result.suite} (text {text}, protocol {result.protocol_id}): {settings}"
     pinned = run.derived.get("validation")
     if not pinned:
         return "validation text that was not recorded"
@@ -71,13 +119,13 @@ def protocol(run: RunRecord) -> str:
     )
 
 
-def has_result(run: RunRecord) -> bool:
+def has_result(run: RunRecord, objective: Objective) -> bool:
     """Whether the run has finished with an objective, so that it can be ranked."""
-    return run.status == "finished" and run.metric(OBJECTIVE) is not None
+    return run.status == "finished" and run.metric(objective.name) is not None
 
 
 def without_repeats(
-    runs: Sequence[RunRecord], keys: Sequence[str]
+    runs: Sequence[RunRecord], keys: Sequence[str], objective: Objective
 ) -> tuple[list[RunRecord], list[LeftOut]]:
     """The runs that count, and those that repeat one of them.
 
@@ -94,26 +142,29 @@ def without_repeats(
             continue
         folders.add(folder)
         flat = settings(run)
-        own = [run.metric(name) for name in _RESULTS] if has_result(run) else [run.id]
+        names = (objective.name, *_RESULTS)
+        own = [run.metric(name) for name in names] if has_result(run, objective) else [run.id]
         values = [flat.get(key) for key in keys]
-        identity = repr((values, flat.get("seed"), protocol(run), run.status, own))
+        identity = repr((values, flat.get("seed"), protocol(run, objective), run.status, own))
         first = counted.setdefault(identity, run)
         if first is not run:
             left_out.append(LeftOut(run, first))
     return list(counted.values()), left_out
 
 
-def averaged_notes(label: str, by_seed: dict[Any, list[RunRecord]]) -> Iterator[str]:
+def averaged_notes(
+    label: str, by_seed: dict[Any, list[RunRecord]], objective: Objective
+) -> Iterator[str]:
     """A note for each seed with several results: they count as one value, their mean."""
     for seed, runs in by_seed.items():
         if len(runs) < 2:
             continue
-        values = sorted(run.metric(OBJECTIVE) or 0.0 for run in runs)
+        values = sorted(run.metric(objective.name) or 0.0 for run in runs)
         cause = "; ".join(_causes(runs)) or "for a reason that is not recorded"
         yield (
             f"{len(runs)} runs of {label} with seed={seed} count as one value, their mean: "
-            f"{', '.join(str(run.path) for run in runs)}; {OBJECTIVE} is from {values[0]:.6g} to "
-            f"{values[-1]:.6g} ({cause})"
+            f"{', '.join(str(run.path) for run in runs)}; {objective.name} is from "
+            f"{values[0]:.6g} to {values[-1]:.6g} ({cause})"
         )
 
 

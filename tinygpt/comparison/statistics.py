@@ -10,11 +10,12 @@ from statistics import mean
 from typing import Any
 
 from tinygpt.comparison.repeats import (
-    OBJECTIVE,
     LeftOut,
+    Objective,
     averaged_notes,
     differing_keys,
     has_result,
+    objective_of,
     protocol,
     settings,
     without_repeats,
@@ -92,6 +93,14 @@ class Table:
     configurations: list[Configuration]  # the best first
     baseline: Configuration | None
     notes: list[str]
+    objective: Objective
+
+    @property
+    def columns(self) -> dict[str, tuple[str, int]]:
+        """The metrics that at least one configuration has, the objective first, as METRICS."""
+        known = {self.objective.name: (self.objective.name, 4)} | METRICS
+        found = {name for group in self.configurations for name in group.metrics}
+        return {name: about for name, about in known.items() if name in found}
 
 
 @dataclass
@@ -103,16 +112,20 @@ class Comparison:
     tables: list[Table]
     unranked: list[RunRecord]  # without a result, such as runs that failed
     left_out: list[LeftOut]  # copies and repeats of the runs that count
+    objective: Objective
 
 
-def compare(runs: Sequence[RunRecord], *, baseline: RunRecord | None = None) -> Comparison:
+def compare(
+    runs: Sequence[RunRecord], *, baseline: RunRecord | None = None, metric: str = "val/bpb"
+) -> Comparison:
     """Group runs by configuration and rank what is comparable.
 
-    Raises UserError if the baseline has no result.
+    Raises UserError if the baseline has no result, or no run has the metric.
     """
+    objective = objective_of(runs, metric)
     keys = differing_keys(runs)
-    counted, left_out = without_repeats(runs, keys)
-    ranked = [run for run in counted if has_result(run)]
+    counted, left_out = without_repeats(runs, keys, objective)
+    ranked = [run for run in counted if has_result(run, objective)]
     if baseline is not None:
         folder = baseline.path.resolve()
         same = {each.run.path.resolve(): each.counted for each in left_out}
@@ -123,14 +136,18 @@ def compare(runs: Sequence[RunRecord], *, baseline: RunRecord | None = None) -> 
             raise UserError(f"baseline={baseline.path} has not finished, so it is no measure")
     by_protocol: dict[str, list[RunRecord]] = {}
     for run in ranked:
-        by_protocol.setdefault(protocol(run), []).append(run)
-    tables = [_table(name, group, keys, baseline) for name, group in by_protocol.items()]
+        by_protocol.setdefault(protocol(run, objective), []).append(run)
+    tables = [_table(name, group, keys, baseline, objective) for name, group in by_protocol.items()]
     unranked = [run for run in counted if run not in ranked]
-    return Comparison(counted, keys, tables, unranked, left_out)
+    return Comparison(counted, keys, tables, unranked, left_out, objective)
 
 
 def _table(
-    name: str, runs: Sequence[RunRecord], keys: Sequence[str], baseline: RunRecord | None
+    name: str,
+    runs: Sequence[RunRecord],
+    keys: Sequence[str],
+    baseline: RunRecord | None,
+    objective: Objective,
 ) -> Table:
     groups: dict[str, Configuration] = {}
     for run in runs:
@@ -138,18 +155,19 @@ def _table(
         found = groups.setdefault(repr(values), Configuration(values, []))
         found.runs.append(run)
     for group in groups.values():
-        estimates = {metric: group.estimate(metric) for metric in METRICS}
+        estimates = {name: group.estimate(name) for name in (objective.name, *METRICS)}
         group.metrics = {metric: e for metric, e in estimates.items() if e is not None}
-    ordered = sorted(groups.values(), key=lambda group: group.metrics[OBJECTIVE].mean)
+    sign = 1 if objective.lower_is_better else -1
+    ordered = sorted(groups.values(), key=lambda group: sign * group.metrics[objective.name].mean)
     for rank, group in enumerate(ordered, start=1):
         group.rank = rank
     measure = next((g for g in ordered if baseline in g.runs), None) if baseline else ordered[0]
     if measure is not None:
-        _test(ordered, measure)
+        _test(ordered, measure, objective)
     notes = _notes(ordered)
     for group in ordered:
-        notes += averaged_notes(group.label, group.by_seed)
-    return Table(name, ordered, measure, notes)
+        notes += averaged_notes(group.label, group.by_seed, objective)
+    return Table(name, ordered, measure, notes, objective)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -164,30 +182,32 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean(values), half_width, tuple(values))
 
 
-def _test(ordered: Sequence[Configuration], baseline: Configuration) -> None:
+def _test(ordered: Sequence[Configuration], baseline: Configuration, objective: Objective) -> None:
     """Fill in differences to the baseline, p-values and words."""
-    reference = baseline.metrics[OBJECTIVE]
+    name = objective.name
+    reference = baseline.metrics[name]
     others = [group for group in ordered if group is not baseline]
-    raw = {id(g): welch(g.metrics[OBJECTIVE].values, reference.values) for g in others}
+    raw = {id(g): welch(g.metrics[name].values, reference.values) for g in others}
     tested = [group for group in others if raw[id(group)] is not None]
     corrected = holm([raw[id(group)] or 0.0 for group in tested])
     for group, p in zip(tested, corrected, strict=True):
         group.p_value = p
     baseline.words = "baseline"
     for group in others:
-        difference = group.metrics[OBJECTIVE].mean - reference.mean
+        difference = group.metrics[name].mean - reference.mean
         group.difference = difference
-        group.words = _words(difference, group.p_value, len(group.by_seed), len(baseline.by_seed))
+        badness = difference if objective.lower_is_better else -difference
+        group.words = _words(badness, group.p_value, len(group.by_seed), len(baseline.by_seed))
 
 
-def _words(difference: float, p: float | None, seeds: int, baseline_seeds: int) -> str:
+def _words(badness: float, p: float | None, seeds: int, baseline_seeds: int) -> str:
     if seeds < 2 or baseline_seeds < 2:
         return "one seed: no statement"
     if p is None:
         return "no spread between seeds: no statement"
     if p >= LEVEL:
         return "inside the noise"
-    return "better" if difference < 0 else "worse"
+    return "better" if badness < 0 else "worse"
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -242,7 +262,7 @@ def importance(table: Table, keys: Sequence[str]) -> dict[str, float]:
     pairs = [
         (group.values, value)
         for group in table.configurations
-        for value in group.metrics[OBJECTIVE].values
+        for value in group.metrics[table.objective.name].values
     ]
     if len(pairs) < 8:
         return {}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinygpt.comparison.repeats import protocol, settings
+from tinygpt.comparison.repeats import Objective, protocol, settings
 from tinygpt.comparison.statistics import METRICS, Comparison, Configuration, Estimate, Table
 from tinygpt.errors import as_typed, visible
 from tinygpt.records.read import RunRecord
@@ -44,7 +44,7 @@ def show(comparison: Comparison) -> None:
             say(f"  and {len(comparison.left_out) - LEFT_OUT} more; all are in the .md and .json")
     if comparison.unranked:
         say("\nnot ranked:")
-        for line in unranked(comparison.unranked):
+        for line in unranked(comparison.unranked, comparison.objective):
             say(f"  {line}")
 
 
@@ -70,25 +70,25 @@ def introduction(comparison: Comparison) -> str:
 
 def conclusion(table: Table) -> str:
     """The result in a sentence."""
-    best = table.configurations[0]
+    best, lowest, name = table.configurations[0], table.objective.best, table.objective.name
     if len(table.configurations) == 1:
-        return f"one configuration, val/bpb {interval(best.metrics['val/bpb'])}"
+        return f"one configuration, {name} {interval(best.metrics[name])}"
     if len(best.by_seed) < 2:
-        return f"lowest: {best.label}; with one seed that may be noise, so add seed=0,1,2"
+        return f"{lowest}: {best.label}; with one seed that may be noise, so add seed=0,1,2"
     rivals = [group for group in table.configurations[1:] if group.words == "inside the noise"]
     if table.baseline is best and rivals:
         names = "; ".join(group.label for group in rivals[:RIVALS])
         more = f"; and {len(rivals) - RIVALS} more" if len(rivals) > RIVALS else ""
-        return f"lowest: {best.label}; not to be told from it by these seeds: {names}{more}"
+        return f"{lowest}: {best.label}; not to be told from it by these seeds: {names}{more}"
     if table.baseline is best and all(group.words == "worse" for group in table.configurations[1:]):
         return f"best: {best.label}; each other configuration is worse beyond the noise"
-    return f"lowest: {best.label}"
+    return f"{lowest}: {best.label}"
 
 
-def unranked(runs: list[RunRecord]) -> Iterator[str]:
+def unranked(runs: list[RunRecord], objective: Objective) -> Iterator[str]:
     """A line for each run without a result, with the reason."""
     for run in runs:
-        error = run.error or ("no val/bpb" if run.status == "finished" else "")
+        error = run.error or (f"no {objective.name}" if run.status == "finished" else "")
         reason = f": {error}".partition("\n")[0] if error else ""
         yield f"run {run.label} {run.status}{reason}"
 
@@ -101,16 +101,11 @@ def interval(value: Estimate, digits: int = 4) -> str:
     return f"{number} ± {value.half_width:,.{digits}f}"
 
 
-def _columns(table: Table) -> list[str]:
-    """The metrics that at least one configuration has."""
-    return [name for name in METRICS if any(name in g.metrics for g in table.configurations)]
-
-
 def cells(group: Configuration, comparison: Comparison, table: Table) -> list[str]:
     """A configuration's row of texts, under `headings`."""
     metrics = [
-        interval(group.metrics[name], METRICS[name][1]) if name in group.metrics else ""
-        for name in _columns(table)
+        interval(group.metrics[name], digits) if name in group.metrics else ""
+        for name, (_, digits) in table.columns.items()
     ]
     return [
         str(group.rank),
@@ -127,7 +122,7 @@ def cells(group: Configuration, comparison: Comparison, table: Table) -> list[st
 
 def headings(comparison: Comparison, table: Table) -> list[str]:
     """The texts above the columns of `cells`."""
-    names = [METRICS[name][0] for name in _columns(table)]
+    names = [heading for heading, _ in table.columns.values()]
     return [
         "rank",
         *(["name"] if _named(table) else []),
@@ -181,7 +176,9 @@ def markdown(comparison: Comparison) -> str:
         lines_out = "\n".join(f"- {left.reason}" for left in comparison.left_out)
         parts.append(f"Left out:\n\n{lines_out}")
     if comparison.unranked:
-        lines_out = "\n".join(f"- {line}" for line in unranked(comparison.unranked))
+        lines_out = "\n".join(
+            f"- {line}" for line in unranked(comparison.unranked, comparison.objective)
+        )
         parts.append(f"Not ranked:\n\n{lines_out}")
     return visible("\n\n".join(parts)) + "\n"
 
@@ -194,13 +191,14 @@ def as_csv(comparison: Comparison) -> str:
     """A line for each run that counts, finished or not: its settings that differ, its numbers."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    heads = ["run", "status", "name", "tags", *comparison.keys, "seed", *METRICS, "protocol"]
+    metrics = list(dict.fromkeys([comparison.objective.name, *METRICS]))
+    heads = ["run", "status", "name", "tags", *comparison.keys, "seed", *metrics, "protocol"]
     writer.writerow([*heads, "error"])
     for run in comparison.runs:
         values = [as_typed(settings(run).get(key)) for key in comparison.keys]
         label = [run.flat.get("name") or "", " ".join(run.flat.get("tags") or ())]
-        numbers = ["" if (n := run.metric(name)) is None else repr(n) for name in METRICS]
-        pinned = protocol(run)
+        numbers = ["" if (n := run.metric(name)) is None else repr(n) for name in metrics]
+        pinned = protocol(run, comparison.objective)
         seed = run.flat.get("seed")
         told = [run.id, run.status, *label, *values, seed, *numbers, pinned, run.error or ""]
         writer.writerow(told)
@@ -216,6 +214,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
     """A comparison in plain values."""
     return {
         "keys": comparison.keys,
+        "metric": comparison.objective.name,
         "tables": [
             {
                 "protocol": table.protocol,

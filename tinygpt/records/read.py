@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from tinygpt import config
 from tinygpt.components.loggers.jsonl import Row, read_rows
 from tinygpt.errors import UserError
+from tinygpt.records import evaluations
+from tinygpt.records.evaluations import Result
 
 READERS = 8  # threads that read folders in parallel
 CHECKED = ("metrics.jsonl", "summary.json")  # files whose checksums run.json records
@@ -110,12 +112,24 @@ class RunRecord:
             return []
 
     def metric(self, name: str) -> float | None:
-        """A finite number from the summary or `derived`, else None; flops is computed from both."""
+        """A finite number from the summary, `derived` or an evaluation ("choices/mean"), or None.
+
+        flops is computed from the first two.
+        """
         if name == "flops":
             tokens, each = self.metric("tokens"), self.metric("flops_per_token")
             return None if tokens is None or each is None else tokens * each
         value = self.summary.get(name, self.derived.get(name))
+        if value is None and "/" in name:
+            suite, _, number = name.partition("/")
+            if result := self.evaluations.get(suite):
+                value = result.numbers[number].value if number in result.numbers else None
         return float(value) if _is_number(value) else None
+
+    @cached_property
+    def evaluations(self) -> dict[str, Result]:
+        """What `tinygpt.evaluate` found, by suite."""
+        return evaluations.read_all(self.path)
 
     def samples(self) -> str:
         """The newest sample text; empty without one."""

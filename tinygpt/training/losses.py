@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor, nn
 
+from tinygpt.hardware.runtime import Runtime
 from tinygpt.language_model import LanguageModel
 
 
@@ -22,6 +23,21 @@ class ModelLoss(nn.Module):
         With `documents` (B, T), ids that grow from one to the next, attention keeps them apart.
         """
         return self.model.loss(tokens, targets, documents)
+
+
+def mean_nats(
+    model_loss: nn.Module, tokens: Tensor, runtime: Runtime, *, masked_eot: int | None
+) -> Tensor:
+    """Mean nats per target of tokens (B, T + 1), in the precision of the runtime.
+
+    With `masked_eot`, the id that ends a document, attention stays inside each document.
+    """
+    inputs, targets, documents = tokens[:, :-1], tokens[:, 1:], None
+    if masked_eot is not None:
+        documents = (inputs == masked_eot).cumsum(1)
+    with runtime.autocast():
+        loss: Tensor = model_loss(inputs, targets, documents)
+    return loss
 
 
 def bits_per_byte(total_nats: float, n_bytes: int) -> float:

@@ -1,7 +1,7 @@
 """A trained model with its tokenizer, loaded from a run folder."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,14 +26,25 @@ class Trained:
     model: LanguageModel  # in evaluation mode, on `device`
     tokenizer: Tokenizer
     checkpoint: Path  # the folder that the weights are from
-    device: torch.device
+    runtime: Runtime
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.runtime.device
 
 
 def load_trained(
-    run: Path, *, checkpoint: str = "best", device: str = "auto", warn: Callable[[str], None]
+    run: Path,
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    own_precision: bool = False,
+    warn: Callable[[str], None],
 ) -> Trained:
     """Load the weights and the tokenizer of a run; components must be registered.
 
+    With `own_precision` the runtime has the precision and kernels that the run trained with.
     Raises UserError for a damaged folder and for one without a checkpoint.
     """
     check_choice("checkpoint", checkpoint, CHECKPOINTS)
@@ -45,7 +56,8 @@ def load_trained(
             f"run={run} has no checkpoint to write with; go on training it with\n"
             f"  python -m tinygpt.train resume={run}"
         )
-    runtime = Runtime(DeviceConfig(type=device))
+    own = replace(cfg.device, type=device, parallel="auto")
+    runtime = Runtime(own if own_precision else DeviceConfig(type=device))
     tokenizer = cfg.tokenizer.load(run / "tokenizer")
     known = (read_record(run).get("data") or {}).get("tokenizer_fingerprint")
     if known not in (None, tokenizer.fingerprint()):
@@ -62,4 +74,4 @@ def load_trained(
         )
     runtime.place_alone(model)
     model.eval()
-    return Trained(cfg, model, tokenizer, saved, runtime.device)
+    return Trained(cfg, model, tokenizer, saved, runtime)

@@ -20,7 +20,7 @@ from tinygpt.training.batches import Ahead, TokenData, TrainBatches, eval_batche
 from tinygpt.training.cadence import Cadence, length_in_steps
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.clock import Clock
-from tinygpt.training.losses import ModelLoss, bits_per_byte
+from tinygpt.training.losses import ModelLoss, bits_per_byte, mean_nats
 from tinygpt.training.state import TrainState
 from tinygpt.training.validation import Validation
 
@@ -183,12 +183,7 @@ class Trainer(Cadence):
         return self._nats(self.model_loss, tokens)
 
     def _nats(self, model_loss: nn.Module, tokens: Tensor) -> Tensor:
-        inputs, targets, documents = tokens[:, :-1], tokens[:, 1:], None
-        if self.masked_eot is not None:
-            documents = (inputs == self.masked_eot).cumsum(1)
-        with self.runtime.autocast():
-            loss: Tensor = model_loss(inputs, targets, documents)
-        return loss
+        return mean_nats(model_loss, tokens, self.runtime, masked_eot=self.masked_eot)
 
     def since_last_row(self) -> Metrics:
         """Metrics of the steps since the row before; the only place that waits for the device."""

@@ -1,0 +1,122 @@
+"""Evaluate: measure what trained models can do, offline, with intervals."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tinygpt import config, console, registry
+from tinygpt.cli.arguments import component_names, output_folder, parse_settings
+from tinygpt.errors import UserError, as_typed, check_choice, visible
+from tinygpt.interfaces import EvaluationConfig
+
+_HELP = """\
+python -m tinygpt.evaluate run=outputs/RUN [run=...] [suite=NAME,NAME|all] [SUITE.FIELD=VALUE ...]
+
+Measures what a trained model can do. The results go to RUN/evaluation/SUITE.json; compare them
+with `python -m tinygpt.compare RUNS metric=choices/mean`.
+
+  python -m tinygpt.evaluate run=latest
+  python -m tinygpt.evaluate run=outputs/A run=outputs/B suite=choices choices.items=500
+
+  run=latest          a run folder; type run= several times for several runs
+  suite=all           suites, separated by commas; all is every one that needs no server and no task
+  checkpoint=best     best has the lowest val/bpb; latest is the newest
+  device=auto         auto, cpu, cuda or mps
+  out=FOLDER          where the results go, as FOLDER/RUN/SUITE.json; default: the run folder
+  again=false         true measures again what this checkpoint has results of
+  output_dir=outputs  the folder with your runs
+  components=[...]    your own modules that define suites or the run's components
+"""
+_OPTIONS = (*("run", "suite", "checkpoint", "device", "out", "again", "output_dir", "components"),)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point."""
+    typed = sys.argv[1:] if arguments is None else arguments
+    raise SystemExit(console.guarded(lambda: _main(typed)))
+
+
+def _main(arguments: Sequence[str]) -> int:
+    console.printing_the_result()
+    registry.import_all()
+    for text in arguments:
+        if text.startswith("components="):
+            registry.import_components(component_names(text))
+    classes: dict[str, type[EvaluationConfig]] = registry.classes("evaluation")
+    if {"-h", "--help"}.intersection(arguments):
+        print(_HELP + "\n".join(_suite_lines(classes)))
+        return 0
+    console.log_to_console()
+    names = [f"{name}.{f.name}" for name, cls in classes.items() for f in fields(cls)]
+    names = [name for name in names if not name.endswith(".name")]
+    typed, _ = parse_settings("evaluate", arguments, names=[*_OPTIONS, *names], repeatable=["run"])
+    suites = _suites(typed, classes)
+    again = typed.get("again", ["false"])[0]
+    check_choice("again", again, ("true", "false"))
+    checkpoint, device = typed.get("checkpoint", ["best"])[0], typed.get("device", ["auto"])[0]
+    check_choice("checkpoint", checkpoint, ("best", "latest"))
+    check_choice("device", device, ("auto", "cpu", "cuda", "mps"))
+    for suite in suites:
+        suite.check()
+    from tinygpt.records.find import find_run, has_no_checkpoint
+
+    outputs = output_folder(typed.get("output_dir", ()))
+    runs = [
+        find_run(text, field="run", output_dir=outputs, obstacle=has_no_checkpoint)
+        for text in typed.get("run", ["latest"])
+    ]
+    from tinygpt.evaluation import battery  # imports torch, once the runs are found
+    from tinygpt.evaluation.subject import Subject
+    from tinygpt.records.evaluations import FOLDER
+
+    found = {}
+    for run in runs:
+        subject = Subject(
+            run, checkpoint=checkpoint, device=device, say=console.say, warn=console.warn
+        )
+        out = Path(typed["out"][0]).expanduser() / run.name if "out" in typed else None
+        found[run.name] = battery.evaluate(
+            subject, suites, folder=out or run / FOLDER, again=again == "true"
+        )
+    print()
+    for line in battery.table(found):
+        print(visible(line))
+    notes = [note for of_run in found.values() for one in of_run.values() for note in one.notes]
+    for note in dict.fromkeys(notes):
+        print(visible(f"note: {note}"))
+    return 0
+
+
+def _suites(
+    typed: dict[str, list[str]], classes: dict[str, type[EvaluationConfig]]
+) -> list[EvaluationConfig]:
+    """The configs of the suites to run; raises UserError for a setting of a suite left out."""
+    chosen = typed.get("suite", ["all"])[0].split(",")
+    for name in chosen:
+        check_choice("suite", name, (*classes, "all"))
+    if "all" in chosen:
+        chosen = [name for name, cls in classes.items() if cls.in_all]
+    values: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    for key, (text,) in ((key, value) for key, value in typed.items() if "." in key):
+        suite, _, name = key.partition(".")
+        if suite not in values:
+            raise UserError(f"{key}={text} has no effect without suite={suite}; add it to suite=")
+        value = None if text in ("null", "None") else text
+        values[suite][name] = config.convert(classes[suite], name, value, field_name=key)
+    return [classes[name](**values[name]) for name in dict.fromkeys(chosen)]
+
+
+def _suite_lines(classes: dict[str, type[EvaluationConfig]]) -> list[str]:
+    """For each suite what it measures, and its fields with their defaults."""
+    lines = ["", "Suites"]
+    for name, cls in classes.items():
+        lines.append(f"  {name:<12} {(cls.__doc__ or '').splitlines()[0]}")
+        own = [f for f in fields(cls) if f.name != "name"]
+        lines += [f"    {name}.{f.name}={as_typed(f.default)}" for f in own]
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Choices scored by likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinygpt.errors import UserError
+from tinygpt.evaluation import intervals, minimal_pairs, storyworld_items
+from tinygpt.evaluation.minimal_pairs import Item
+from tinygpt.interfaces import Finding, Findings, utf8_length
+
+if TYPE_CHECKING:
+    from tinygpt.evaluation.subject import Subject
+    from tinygpt.evaluation.suites.choices import ChoicesConfig
+
+TIE = 1e-4  # nats; a smaller difference is rounding, and counts half
+SHOWN = 3  # items of each kind that are kept as examples
+_CONTEXT = 120  # characters of context in an example
+
+
+def score_choices(config: ChoicesConfig, subject: Subject) -> Findings:
+    """The numbers of `suite=choices`: the share of right choices for each kind, and their mean."""
+    documents = subject.documents(limit=config.documents)
+    items = build_items(documents, config, world=subject.cfg.dataset.name == "storyworld")
+    if not items:
+        raise UserError(
+            f"suite=choices finds no place for a choice in {len(documents):,} validation "
+            "documents; it knows English stories only, so type suite=likelihood,generation"
+        )
+    numbers: dict[str, Finding] = {}
+    examples: dict[str, Any] = {}
+    margins = {kind: compare_all(subject, found) for kind, found in items.items()}
+    for kind, differences in margins.items():
+        right = sum(1.0 if d > TIE else 0.5 if d >= -TIE else 0.0 for d in differences)
+        numbers[kind] = intervals.share(right, len(differences), better="higher")
+        examples[kind] = [
+            {
+                "context": item.context[-_CONTEXT:],
+                "right": item.right[:_CONTEXT],
+                "wrong": item.wrong[:_CONTEXT],
+                "nats": round(difference, 4),
+            }
+            for item, difference in list(zip(items[kind], differences, strict=True))[:SHOWN]
+        ]
+    values = [number.value for number in numbers.values()]
+    numbers["mean"] = Finding(sum(values) / len(values), n=len(values), better="higher")
+    return Findings(numbers, examples)
+
+
+def build_items(
+    documents: Sequence[str], config: ChoicesConfig, *, world: bool
+) -> Mapping[str, Sequence[Item]]:
+    """The items of each kind; `world` adds those whose answer storyworld's grammar knows."""
+    made = minimal_pairs.build(documents, items=config.items, seed=config.seed)
+    if world:
+        made |= storyworld_items.build(documents, items=config.items, seed=config.seed)
+    return made
+
+
+def compare_all(
+    subject: Subject, items: Sequence[Item], *, batch_size: int | None = None
+) -> list[float]:
+    """By how many nats the right continuation of each item is likelier than the wrong one."""
+    texts: dict[str, float] = {}
+    for item in items:
+        texts |= {item.context + item.right: 0.0, item.context + item.wrong: 0.0}
+        if item.per_byte:
+            texts[item.context] = 0.0
+    listed = list(texts)
+    for text, nats in zip(listed, subject.text_nats(listed, batch_size=batch_size), strict=True):
+        texts[text] = float(nats.sum())
+
+    def cost(item: Item, continuation: str) -> float:
+        total = texts[item.context + continuation]
+        if item.per_byte:
+            return (total - texts[item.context]) / utf8_length(continuation)
+        return total
+
+    return [cost(item, item.wrong) - cost(item, item.right) for item in items]

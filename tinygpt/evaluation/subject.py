@@ -1,0 +1,179 @@
+"""What an evaluation suite measures: a trained model with the text it was held out from.
+
+B texts, T tokens, V vocabulary; scores are in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from tinygpt.corpus.prepared import Prepared, prepare
+from tinygpt.errors import UserError
+from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.records.read import read_run
+from tinygpt.training.batches import eval_batches
+from tinygpt.training.losses import ModelLoss, bits_per_byte, mean_nats
+from tinygpt.training.trained import load_trained
+from tinygpt.training.validation import Validation
+
+if TYPE_CHECKING:
+    from tinygpt.interfaces import Split, Tokenizer
+    from tinygpt.language_model import LanguageModel
+
+Nats = npt.NDArray[np.float64]
+LOGITS_AT_ONCE = 1 << 24  # float32 numbers of logits in memory: 64 MB
+
+
+class Subject:
+    """A run's model, tokenizer and held-out text.
+
+    Scores are computed in fp32, so that they do not depend on which texts share a batch; only
+    `pinned_bpb` computes in the precision of the run, as training did.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        checkpoint: str = "best",
+        device: str = "auto",
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.run, self.say = run, say
+        self.record = read_run(run)
+        self.trained = load_trained(
+            run, checkpoint=checkpoint, device=device, own_precision=True, warn=warn
+        )
+        self.cfg = self.trained.cfg
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model, in evaluation mode."""
+        return self.trained.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return self.trained.tokenizer
+
+    @property
+    def seq_len(self) -> int:
+        """The most tokens that a position can see, itself included."""
+        return self.cfg.trainer.seq_len
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The run's tokens, prepared again if they are gone; raises UserError for other text."""
+        prepared = prepare(self.cfg, self.say)
+        known = (self.record.derived.get("validation") or {}).get("text_sha256")
+        if known not in (None, self._pinned(prepared).checksum):
+            raise UserError(
+                f"run={self.run} was validated on another text than its dataset has now; "
+                "restore that dataset, or evaluate a run that was trained on this one"
+            )
+        return prepared
+
+    @cached_property
+    def pinned(self) -> Validation:
+        """The part of the validation split that training evaluates."""
+        return self._pinned(self.prepared)
+
+    def _pinned(self, prepared: Prepared) -> Validation:
+        limit = self.cfg.trainer.eval_bytes
+        return Validation(prepared, max_bytes=None if limit is None else int(limit))
+
+    def documents(self, split: Split = "validation", *, limit: int | None = None) -> list[str]:
+        """The texts of a split from its beginning, up to `limit` documents."""
+        return [self.tokenizer.decode(ids) for ids in self.token_documents(split, limit=limit)]
+
+    def token_documents(self, split: Split, *, limit: int | None = None) -> Iterator[list[int]]:
+        """The ids of each document of a split, without end of text."""
+        tokens, ends = self.prepared.tokens(split), self.prepared.document_ends(split)
+        start = 1
+        for number in range(min(len(ends), limit if limit is not None else len(ends))):
+            end = int(ends[number, 0])
+            yield tokens[start : end - 1].tolist()
+            start = end
+
+    def pinned_bpb(self) -> float:
+        """val/bpb as training computes it: same windows, batches and precision, so equal bits."""
+        size = self.record.derived.get("micro_batch_size") or 1
+        loss, runtime = ModelLoss(self.model), self.trained.runtime
+        masks = self.cfg.dataset.mask_documents
+        nats = 0.0
+        with torch.no_grad():
+            for batch in eval_batches(
+                self.pinned.tokens, seq_len=self.seq_len, batch_size=int(size)
+            ):
+                tokens = runtime.to_device(torch.from_numpy(batch))
+                mean = mean_nats(
+                    loss, tokens, runtime, masked_eot=self.tokenizer.eot_id if masks else None
+                )
+                nats += mean.item() * tokens[:, 1:].numel()
+        return bits_per_byte(nats, self.pinned.utf8_bytes)
+
+    def stream_nats(self, tokens: Any, *, batch_size: int | None = None) -> Nats:
+        """Nats of each token but the first of a stream, in consecutive windows of seq_len."""
+        found = [
+            self._window_nats(torch.from_numpy(batch)).flatten()
+            for batch in eval_batches(
+                tokens, seq_len=self.seq_len, batch_size=batch_size or self._rows(self.seq_len)
+            )
+        ]
+        return np.concatenate(found) if found else np.zeros(0)
+
+    def text_nats(self, texts: Sequence[str], *, batch_size: int | None = None) -> list[Nats]:
+        """Nats of each token of each text, which is scored as a document of its own.
+
+        A text longer than the context window is cut into consecutive windows, as in validation.
+        Texts of similar length share a batch; the result does not depend on which.
+        """
+        eot = self.tokenizer.eot_id
+        encoded = [[eot, *self.tokenizer.encode(text)] for text in texts]
+        found: list[Nats] = [np.zeros(0)] * len(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        while order:
+            longest = len(encoded[order[-1]])
+            if longest > self.seq_len + 1:
+                number = order.pop()
+                found[number] = self.stream_nats(np.array(encoded[number]))
+                continue
+            take = min(len(order), batch_size or self._rows(longest))
+            batch, order = order[-take:], order[:-take]
+            tokens = torch.full((take, longest), eot)
+            for row, number in enumerate(batch):  # a causal model does not see what comes after
+                tokens[row, : len(encoded[number])] = torch.tensor(encoded[number])
+            nats = self._window_nats(tokens) if longest > 1 else np.zeros((take, 0))
+            for row, number in enumerate(batch):
+                found[number] = nats[row, : len(encoded[number]) - 1]
+        return found
+
+    def _rows(self, length: int) -> int:
+        return max(1, LOGITS_AT_ONCE // (max(1, length) * self.tokenizer.vocab_size))
+
+    def _window_nats(self, tokens: torch.Tensor) -> Nats:
+        """Tokens (B, T + 1) to nats of all but the first, (B, T)."""
+        tokens = self.trained.runtime.to_device(tokens)
+        with torch.no_grad():
+            logits = self.model(tokens[:, :-1]).float()
+        nats = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+        return nats.cpu().numpy().astype(np.float64)
+
+    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[int]]:
+        """New tokens for each prompt."""
+        return generate(
+            self.model,
+            [self.tokenizer.encode(prompt) for prompt in prompts],
+            config=sampling,
+            seq_len=self.seq_len,
+            eot_id=self.tokenizer.eot_id,
+        )

@@ -1,0 +1,1 @@
+"""The evaluation suites that users name in `suite=`."""

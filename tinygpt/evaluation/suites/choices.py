@@ -1,0 +1,35 @@
+"""Which of two texts the model finds likelier, where one is right: made from held-out stories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from tinygpt.errors import check_range
+from tinygpt.interfaces import EvaluationConfig, Findings
+from tinygpt.registry import register
+
+if TYPE_CHECKING:
+    from tinygpt.evaluation.subject import Subject
+
+
+@register("evaluation")
+@dataclass
+class ChoicesConfig(EvaluationConfig):
+    """Shares of right choices, a half for chance: endings, names, pronouns, grammar, order."""
+
+    version: ClassVar[int] = 1
+    name: str = "choices"
+    items: int = 200  # of each kind, at most; more narrows the intervals
+    documents: int = 2000  # validation documents that items are made from, at most
+    seed: int = 0  # another seed makes other items
+
+    def __post_init__(self) -> None:
+        check_range("choices.items", self.items, low=1, high=1_000_000)
+        check_range("choices.documents", self.documents, low=2, high=10_000_000)
+        check_range("choices.seed", self.seed, low=0)
+
+    def run(self, subject: Subject) -> Findings:
+        from tinygpt.evaluation.scoring import score_choices
+
+        return score_choices(self, subject)

@@ -1,0 +1,153 @@
+"""Stories that the model writes, measured beside the stories that it was held out from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tinygpt.components.datasets.storyworld.grammar import NotAStory
+from tinygpt.components.datasets.storyworld.plots import STORYWORLD
+from tinygpt.evaluation import intervals, text_measures
+from tinygpt.generation.sampling import SamplingConfig
+from tinygpt.interfaces import Finding, Findings
+
+if TYPE_CHECKING:
+    from tinygpt.evaluation.subject import Subject
+    from tinygpt.evaluation.suites.generation import GenerationConfig
+
+SPAN = 8  # tokens of the spans whose copies are counted
+KNOWN_BYTES = 50_000_000  # of training text that known words are taken from
+SHOWN = 5  # stories that are kept as examples
+Better = Literal["higher", "lower"]
+
+
+def measure(config: GenerationConfig, subject: Subject) -> Findings:
+    """The numbers of `suite=generation`; each `data/...` is the same measure of held-out text."""
+    held_out = subject.documents(limit=max(config.samples, 500))
+    prompts = [_beginning(text, config.prompt_words) for text in held_out[: config.samples]]
+    sampling = SamplingConfig(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+    )
+    new = subject.generate(prompts, sampling)
+    decode = subject.tokenizer.decode
+    texts = [p + decode(ids) for p, ids in zip(prompts, new, strict=True)]
+    data = held_out[: len(texts)]
+    ended = sum(len(ids) < config.max_new_tokens for ids in new)
+    numbers = {"ends": intervals.share(ended, len(new), better="higher")}
+    known = text_measures.vocabulary(_train_texts(subject))
+    of_text: dict[str, tuple[Callable[[str], float | None], Better | None]] = {
+        "words": (lambda text: float(len(text.split())), None),
+        "repeated_4grams": (text_measures.repeated, "lower"),
+        "unknown_words": (lambda text: text_measures.unknown_words(text, known), "lower"),
+        "balanced_quotes": (lambda text: float(text_measures.has_balanced_quotes(text)), "higher"),
+        "kept_names": (text_measures.kept_names, "higher"),
+    }
+    for name, (of, better) in of_text.items():
+        for prefix, group in (("", texts), ("data/", data)):
+            values = [value for text in group if (value := of(text)) is not None]
+            if values:
+                numbers[prefix + name] = intervals.mean(values, better=None if prefix else better)
+    for prefix, group in (("", texts), ("data/", data)):
+        for n in (1, 2, 3):
+            value = text_measures.distinct(group, n)
+            numbers[f"{prefix}distinct_{n}"] = Finding(value, n=len(group))
+        if alike := text_measures.self_bleu(group):
+            numbers[f"{prefix}self_bleu"] = intervals.mean(alike, better=None)
+    for n in (1, 2):
+        value = text_measures.distance(texts, held_out, n)
+        numbers[f"distance_{n}grams"] = Finding(value, n=len(texts), better="lower")
+    _add_copies(numbers, config, subject, new, data)
+    notes = _add_grammar(numbers, texts, data)
+    examples: dict[str, Any] = {
+        "stories": [
+            {"prompt": p, "text": t} for p, t in list(zip(prompts, texts, strict=True))[:SHOWN]
+        ]
+    }
+    if subject.cfg.dataset.name == "storyworld":
+        examples["left_the_grammar"] = _add_storyworld(numbers, config, subject)
+    return Findings(numbers, examples, notes)
+
+
+def _beginning(text: str, n_words: int) -> str:
+    match = re.match(rf"\s*(?:\S+\s+){{0,{max(0, n_words - 1)}}}\S+", text) if n_words else None
+    return match[0] if match else ""
+
+
+def _train_texts(subject: Subject) -> list[str]:
+    """Training documents from the beginning, up to KNOWN_BYTES."""
+    found, size = [], 0
+    for ids in subject.token_documents("train"):
+        found.append(subject.tokenizer.decode(ids))
+        size += len(found[-1])
+        if size > KNOWN_BYTES:
+            break
+    return found
+
+
+def _add_copies(
+    numbers: dict[str, Finding],
+    config: GenerationConfig,
+    subject: Subject,
+    new: Sequence[Sequence[int]],
+    data: Sequence[str],
+) -> None:
+    """The longest copied span, and the share of spans that training text has."""
+    stream = subject.prepared.tokens("train")
+    chunks = [np.asarray(stream[: min(len(stream), config.copy_tokens)], dtype=np.int64)]
+    own = [subject.tokenizer.encode(text) for text in data]
+    for prefix, group in (("", new), ("data/", own)):
+        longest = text_measures.longest_copies(group, chunks)
+        share = text_measures.share_of_copies(group, chunks, SPAN)
+        better: Better | None = None if prefix else "lower"
+        numbers[f"{prefix}longest_copy"] = intervals.mean(longest, better=better)
+        numbers[f"{prefix}copied_{SPAN}grams"] = Finding(share, n=len(group), better=better)
+
+
+def _add_grammar(
+    numbers: dict[str, Finding], texts: Sequence[str], data: Sequence[str]
+) -> list[str]:
+    """Lints of a grammar checker per 1,000 words, if it is installed; notes say if not."""
+    try:
+        import harper
+    except ImportError:
+        return ["grammar is not measured; for it type pip install 'tinygpt[eval]'"]
+    linter = harper.Linter()
+    for prefix, group in (("", texts), ("data/", data)):
+        lints = [float(len(linter.lint(text))) for text in group]
+        thousands = [max(1, len(text.split())) / 1000 for text in group]
+        better: Better | None = None if prefix else "lower"
+        numbers[f"{prefix}grammar_lints"] = intervals.ratio(lints, thousands, better=better)
+    return []
+
+
+def _add_storyworld(
+    numbers: dict[str, Finding], config: GenerationConfig, subject: Subject
+) -> list[str]:
+    """How many whole stories the grammar accepts, and where it does not understand the others."""
+    sampling = SamplingConfig(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+    )
+    new = subject.generate([""] * config.samples, sampling)
+    texts = [subject.tokenizer.decode(ids) for ids in new]
+    reasons, read = [], []
+    for text in texts:
+        try:
+            STORYWORLD.read(text)
+            read.append(1.0)
+        except NotAStory as reason:
+            reasons.append(str(reason))
+            place = re.search(r"at character (\d+)", str(reason))
+            read.append(int(place[1]) / max(1, len(text)) if place else 0.0)
+    accepted = len(texts) - len(reasons)
+    numbers["accepted"] = intervals.share(accepted, len(texts), better="higher")
+    numbers["accepted_until"] = intervals.mean(read, better="higher")
+    return reasons[:SHOWN]
