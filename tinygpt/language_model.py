@@ -44,8 +44,15 @@ class Decoder(Protocol):
     read a token.
     """
 
-    n_slots: int  # sequences it holds
-    capacity: int | None  # most tokens of a slot; None: any number
+    @property
+    def n_slots(self) -> int:
+        """Sequences that it holds."""
+        ...
+
+    @property
+    def capacity(self) -> int | None:
+        """Most tokens of a slot; None: any number."""
+        ...
 
     def prefill(
         self, slot: int, tokens: Sequence[int], *, every: bool = False

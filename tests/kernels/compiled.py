@@ -12,9 +12,14 @@ EMULATED_AVX512 = ("-O1", "-Wno-psabi", "-include", str(HEADERS / "avx512.h"))
 EMULATED_AMX = ("-include", str(HEADERS / "amx.h"))
 
 
-def compile_kernels(library: Path, flags: Sequence[str]) -> ctypes.CDLL:
-    """All kernels as one library at that path; torch's OpenMP library serves it."""
-    sources = [str(path) for path in build.SOURCES if path.suffix == ".c"]
+ALL = [path for path in build.SOURCES if path.suffix == ".c"]
+
+
+def compile_kernels(
+    library: Path, flags: Sequence[str], files: Sequence[Path] = ALL
+) -> ctypes.CDLL:
+    """Kernels as one library at that path; torch's OpenMP library serves it."""
+    sources = [str(path) for path in files]
     objects = [library.with_name(f"{Path(source).stem}.o") for source in sources]
     command = ["gcc", *build.FLAGS, "-fopenmp", "-fPIC", *flags, "-c"]
     processes = [

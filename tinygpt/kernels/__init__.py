@@ -3,6 +3,7 @@
 Design: docs/kernels.md.
 """
 
+import ctypes
 import shutil
 
 import torch
@@ -16,12 +17,14 @@ from tinygpt.kernels.products import FusedProducts
 __all__ = [
     "Dropout",
     "Formulas",
+    "NotBuiltError",
     "choose",
     "compute_dtype",
     "describe",
     "drops",
     "kernels_for",
     "lacking",
+    "library",
     "multiply",
 ]
 
@@ -36,10 +39,14 @@ def choose(dtype: torch.dtype | None) -> None:
     They are compiled in the background in about a second, and kept for later runs.
     """
     global _chosen
-    _chosen = None
-    if dtype is not None:
-        key = dtype, shutil.which("gcc")
-        _chosen = _builds[key] = _builds.get(key) or Build(dtype)
+    _chosen = None if dtype is None else _build(dtype)
+
+
+def _build(dtype: torch.dtype) -> Build:
+    key = dtype, shutil.which("gcc")
+    if key not in _builds:
+        _builds[key] = Build(dtype)
+    return _builds[key]
 
 
 def lacking() -> str | None:
@@ -50,6 +57,11 @@ def lacking() -> str | None:
         except NotBuiltError as error:
             return str(error)
     return None
+
+
+def library() -> ctypes.CDLL:
+    """The compiled kernels, whichever type of activations is chosen; raises NotBuiltError."""
+    return (_chosen or _build(torch.float32)).finish().library
 
 
 def multiply() -> str | None:

@@ -19,14 +19,16 @@ from tinygpt.components.models.parts.attention import (
     attention_mask,
     first_keys,
 )
+from tinygpt.components.models.parts.decoding import network_of
 from tinygpt.components.models.parts.embeddings import NgramEmbedding
 from tinygpt.components.models.parts.feedforward import MLP, SwiGLU
 from tinygpt.components.models.parts.norms import norm_of
 from tinygpt.components.models.parts.positions import Rotation, rotation
-from tinygpt.kernels import drops
+from tinygpt.kernels import NotBuiltError, drops
+from tinygpt.kernels.decode import TransformerDecoder
 from tinygpt.kernels.gpt2_block import BlockParameters, Masks, block_forward
 from tinygpt.kernels.loss import linear_cross_entropy
-from tinygpt.language_model import LanguageModel, Role
+from tinygpt.language_model import Decoder, LanguageModel, Role
 
 if TYPE_CHECKING:
     from tinygpt.components.models.gpt import GPTConfig
@@ -210,6 +212,17 @@ class GPT(LanguageModel):
     def new_cache(self) -> Cache:
         """An empty cache; pass it to every call of one generation."""
         return Cache([LayerCache(self.seq_len) for _ in self.blocks])
+
+    def decoder(self, n_slots: int, *, weights: str = "auto") -> Decoder | None:
+        """See LanguageModel: in C on a CPU with gcc; auto is fp32, so that tokens stay the same."""
+        parameter = self.token_embedding.weight
+        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+            return None
+        try:
+            chosen = "fp32" if weights == "auto" else weights
+            return TransformerDecoder(network_of(self), n_slots=n_slots, weights=chosen)
+        except NotBuiltError:
+            return None
 
     def use_kernels(self, on: bool) -> list[str]:
         """See LanguageModel."""
