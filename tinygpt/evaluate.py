@@ -103,7 +103,9 @@ def _suites(
         suite, _, name = key.partition(".")
         if suite not in values:
             raise UserError(f"{key}={text} has no effect without suite={suite}; add it to suite=")
-        value = None if text in ("null", "None") else text
+        value: Any = None if text in ("null", "None") else text
+        if value and classes[suite].__dataclass_fields__[name].type == "list[str]":
+            value = component_names(f"{key}={text}")  # [a,b] or a
         values[suite][name] = config.convert(classes[suite], name, value, field_name=key)
     return [classes[name](**values[name]) for name in dict.fromkeys(chosen)]
 

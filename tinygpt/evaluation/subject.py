@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tinygpt.language_model import LanguageModel
 
 Nats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 LOGITS_AT_ONCE = 1 << 24  # float32 numbers of logits in memory: 64 MB
 
 
@@ -123,11 +124,10 @@ class Subject:
 
     def stream_nats(self, tokens: Any, *, batch_size: int | None = None) -> Nats:
         """Nats of each token but the first of a stream, in consecutive windows of seq_len."""
+        size = batch_size or self._rows(self.seq_len)
         found = [
-            self._window_nats(torch.from_numpy(batch)).flatten()
-            for batch in eval_batches(
-                tokens, seq_len=self.seq_len, batch_size=batch_size or self._rows(self.seq_len)
-            )
+            self._window_scores(torch.from_numpy(batch))[0].flatten()
+            for batch in eval_batches(tokens, seq_len=self.seq_len, batch_size=size)
         ]
         return np.concatenate(found) if found else np.zeros(0)
 
@@ -138,35 +138,59 @@ class Subject:
         Texts of similar length share a batch; the result does not depend on which.
         """
         eot = self.tokenizer.eot_id
-        encoded = [[eot, *self.tokenizer.encode(text)] for text in texts]
-        found: list[Nats] = [np.zeros(0)] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        return self.token_nats(
+            [[eot, *self.tokenizer.encode(text)] for text in texts], batch_size=batch_size
+        )
+
+    def token_nats(
+        self, encoded: Sequence[Sequence[int]], *, batch_size: int | None = None
+    ) -> list[Nats]:
+        """Nats of each token but the first of each sequence, as `text_nats`."""
+        return [nats for nats, _ in self.token_scores(encoded, batch_size=batch_size)]
+
+    def token_scores(
+        self, encoded: Sequence[Sequence[int]], *, batch_size: int | None = None
+    ) -> list[tuple[Nats, Mask]]:
+        """Of each token but the first: its nats, and whether no token is likelier."""
+        eot, seq_len = self.tokenizer.eot_id, self.seq_len
+        # sequences longer than a window are windows that follow each other
+        pieces = [
+            (number, np.asarray(ids[start : start + seq_len + 1], np.int64))
+            for number, ids in enumerate(encoded)
+            for start in range(0, max(1, len(ids) - 1), seq_len)
+        ]
+        scores: list[tuple[Nats, Mask]] = [(np.zeros(0), np.zeros(0, np.bool_))] * len(pieces)
+        order = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]))
         while order:
-            longest = len(encoded[order[-1]])
-            if longest > self.seq_len + 1:
-                number = order.pop()
-                found[number] = self.stream_nats(np.array(encoded[number]))
-                continue
+            longest = len(pieces[order[-1]][1])
             take = min(len(order), batch_size or self._rows(longest))
             batch, order = order[-take:], order[:-take]
             tokens = torch.full((take, longest), eot)
-            for row, number in enumerate(batch):  # a causal model does not see what comes after
-                tokens[row, : len(encoded[number])] = torch.tensor(encoded[number])
-            nats = self._window_nats(tokens) if longest > 1 else np.zeros((take, 0))
-            for row, number in enumerate(batch):
-                found[number] = nats[row, : len(encoded[number]) - 1]
-        return found
+            for row, i in enumerate(batch):  # a causal model does not see what comes after
+                tokens[row, : len(pieces[i][1])] = torch.from_numpy(pieces[i][1])
+            if longest > 1:
+                nats, likeliest = self._window_scores(tokens)
+                for row, i in enumerate(batch):
+                    length = len(pieces[i][1]) - 1
+                    scores[i] = nats[row, :length], likeliest[row, :length]
+        joined: list[tuple[list[Nats], list[Mask]]] = [([], []) for _ in encoded]
+        for (number, _), (nats, likeliest) in zip(pieces, scores, strict=True):
+            joined[number][0].append(nats)
+            joined[number][1].append(likeliest)
+        return [(np.concatenate(nats), np.concatenate(top)) for nats, top in joined]
 
     def _rows(self, length: int) -> int:
         return max(1, LOGITS_AT_ONCE // (max(1, length) * self.tokenizer.vocab_size))
 
-    def _window_nats(self, tokens: torch.Tensor) -> Nats:
-        """Tokens (B, T + 1) to nats of all but the first, (B, T)."""
+    def _window_scores(self, tokens: torch.Tensor) -> tuple[Nats, Mask]:
+        """Tokens (B, T + 1) to nats of all but the first, (B, T), and whether each is likeliest."""
         tokens = self.trained.runtime.to_device(tokens)
         with torch.no_grad():
             logits = self.model(tokens[:, :-1]).float()
-        nats = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
-        return nats.cpu().numpy().astype(np.float64)
+        targets = tokens[:, 1:]
+        nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        likeliest = logits.argmax(-1) == targets
+        return nats.cpu().numpy().astype(np.float64), likeliest.cpu().numpy()
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[int]]:
         """New tokens for each prompt."""
