@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs_on_disk import make_run
-from tinygpt import compare, runs, sample, upload
+from tinygpt import compare, evaluate, runs, sample, upload
 from tinygpt.config import compose, overrides
 from tinygpt.config.choices import CONF
 from tinygpt.sweeps import scheduler
@@ -76,11 +76,24 @@ def test_a_plan_command_of_the_documents_composes(arguments):
 
 @pytest.mark.parametrize("arguments", commands("compare"), ids=" ".join)
 def test_a_compare_command_of_the_documents_compares(arguments, examples, capsys):
-    sweep = Path("outputs/2026_sweep" if arguments == ["latest"] else arguments[0])
+    sweep = Path("outputs/2026_sweep" if arguments[0] == "latest" else arguments[0])
     make_run(sweep / "0")
     (sweep / "sweep.yaml").touch()
+    if "metric=choices/mean" in arguments:
+        assert exit_code(compare.main, arguments) == 2
+        assert "measure it with\n  python -m tinygpt.evaluate" in capsys.readouterr().err
+        return
     assert exit_code(compare.main, arguments) == 0
     assert "one configuration" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", commands("evaluate"), ids=" ".join)
+def test_an_evaluate_command_of_the_documents_looks_for_its_run(arguments, examples, capsys):
+    Path("FOLDER").mkdir()
+    assert exit_code(evaluate.main, arguments) == 2
+    assert re.search(
+        r"error: run=\S+( is not the folder of a run|: there is no run)", capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("arguments", commands("runs"), ids=" ".join)
@@ -116,7 +129,7 @@ def test_a_sample_command_of_the_documents_is_understood(arguments):
 
 def test_the_readme_shows_commands_of_every_kind():
     assert len(commands("train")) >= 8
-    for entry in ("prepare", "data", "sample", "plan", "compare", "runs", "upload"):
+    for entry in ("prepare", "data", "sample", "evaluate", "plan", "compare", "runs", "upload"):
         assert commands(entry), entry
 
 

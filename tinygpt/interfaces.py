@@ -6,7 +6,7 @@ Nothing here imports torch, so configs are composed and checked before heavy lib
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -316,13 +316,18 @@ class CallbackContext:
     logger: Logger
     seq_len: int
     prompts: Sequence[str] = ("",)  # examples that suit the dataset
+    # the first validation documents, up to a number of them
+    documents: Callable[[int], list[str]] = lambda limit: []
 
 
 class Callback:
     """Watches a run; state that must survive a resume goes in `state.callbacks[name]`."""
 
     def on_eval(self, state: TrainState, metrics: Metrics) -> str | None:
-        """Called after each evaluation; returning a text stops the run with that reason."""
+        """Called after each evaluation; returning a text stops the run with that reason.
+
+        It may add numbers of its own to `metrics`, which are logged with the others.
+        """
         return None
 
     def on_end(self, state: TrainState) -> None:

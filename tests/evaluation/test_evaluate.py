@@ -8,6 +8,7 @@ import math
 import random
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tinygpt.errors import UserError
 from tinygpt.evaluation import intervals, minimal_pairs, storyworld_items, text_measures
 from tinygpt.evaluation.bits import window_nats
 from tinygpt.evaluation.minimal_pairs import Item
-from tinygpt.evaluation.scoring import compare_all
+from tinygpt.evaluation.scoring import compare_all, n_right
 from tinygpt.evaluation.subject import Subject
 from tinygpt.records import evaluations
 
@@ -236,3 +237,36 @@ def test_text_that_is_not_that_of_the_run_is_refused(
             _ = other.prepared
     finally:
         (run.path / "run.json").write_text(original)
+
+
+def test_choices_while_training_are_those_of_the_suite_and_change_nothing(
+    run: tinygpt.Run, subject: Subject, tmp_path: Path
+) -> None:
+    settings = [
+        *("dataset=storyworld", "dataset.train_stories=40", "cache_dir=cache"),
+        *("dataset.validation_stories=20", "tokenizer=char", "callback=[evaluate]"),
+        *("model=nano", "model.n_layer=1", "model.d_model=16", "model.n_head=2"),
+        *("trainer.seq_len=64", "trainer.micro_batch_size=4", "device=cpu"),
+        *("trainer.tokens_per_step=256", "trainer.max_steps=4", "device.threads=1"),
+        *("trainer.eval_every=2", "trainer.eval_bytes=4000", "callback.evaluate.items=4"),
+    ]
+    watched = tinygpt.run([*settings, f"output_dir={tmp_path}"], quiet=True)
+    assert watched.summary["val/bpb"] == run.summary["val/bpb"]
+    items = minimal_pairs.build(subject.documents(limit=40), items=4, seed=0)
+    for kind, found in items.items():
+        right = n_right(compare_all(subject, found)) / len(found)
+        assert watched.metrics[-1][f"choices/{kind}"] == right
+
+
+def test_a_suite_of_ones_own_is_one_file(
+    run: tinygpt.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluating.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_suite.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    typed = [f"run={run.path}", "components=[my_suite]", "suite=vowels", "vowels.documents=5"]
+    with pytest.raises(SystemExit, match="0"):
+        evaluate.main(typed)
+    number = evaluations.read_all(run.path)["vowels"].numbers["nats_per_vowel"]
+    assert number.value > 0

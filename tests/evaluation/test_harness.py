@@ -11,7 +11,6 @@ from tinygpt import evaluate
 from tinygpt.evaluation.harness import HarnessModel
 from tinygpt.evaluation.subject import Subject
 
-
 PAIRS = [("He was", "He were"), ("a cat", "an cat"), ("an owl", "a owl")]
 HELLASWAG_LIKE = [
     ("Tom had a red", [" ball", " qxz", " zzz"], 0),

@@ -72,6 +72,15 @@ class Prepared:
         """Per document, tokens and UTF-8 bytes up to and with it, memory-mapped: (documents, 2)."""
         return documents_of(self.folder, split, self.splits[split].shards)
 
+    def documents(self, split: Split, *, limit: int | None = None) -> Iterator[str]:
+        """The texts of a split from its beginning, up to `limit` documents, read lazily."""
+        tokens, ends = self.tokens(split), self.document_ends(split)
+        start = 1  # a split begins with end of text
+        for number in range(min(len(ends), len(ends) if limit is None else limit)):
+            end = int(ends[number, 0])
+            yield self.tokenizer.decode(tokens[start : end - 1].tolist())
+            start = end
+
     def text_checksum(self, split: Split, documents: int) -> str:
         """sha256 hex of the texts of the first documents of a split, whatever their tokens."""
         digest, left = hashlib.sha256(), 8 * documents

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
@@ -22,10 +22,12 @@ from lm_eval.tasks import TaskManager
 from tinygpt import console, registry
 from tinygpt.errors import UserError, nearest
 from tinygpt.evaluation.subject import Subject
-from tinygpt.evaluation.suites.tasks import TasksConfig
 from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.interfaces import Finding, Findings
 from tinygpt.records.find import find_run, has_no_checkpoint
+
+if TYPE_CHECKING:
+    from tinygpt.evaluation.suites.tasks import TasksConfig
 
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "byte_perplexity", "word_perplexity")
 _Z = 1.959963984540054  # of the standard normal distribution, two-sided 95 %

@@ -11,7 +11,7 @@ from tinygpt.evaluation.minimal_pairs import Item
 from tinygpt.interfaces import Finding, Findings, utf8_length
 
 if TYPE_CHECKING:
-    from tinygpt.evaluation.subject import Subject
+    from tinygpt.evaluation.subject import Scorer, Subject
     from tinygpt.evaluation.suites.choices import ChoicesConfig
 
 TIE = 1e-4  # nats; a smaller difference is rounding, and counts half
@@ -32,8 +32,7 @@ def score_choices(config: ChoicesConfig, subject: Subject) -> Findings:
     examples: dict[str, Any] = {}
     margins = {kind: compare_all(subject, found) for kind, found in items.items()}
     for kind, differences in margins.items():
-        right = sum(1.0 if d > TIE else 0.5 if d >= -TIE else 0.0 for d in differences)
-        numbers[kind] = intervals.share(right, len(differences), better="higher")
+        numbers[kind] = intervals.share(n_right(differences), len(differences), better="higher")
         examples[kind] = [
             {
                 "context": item.context[-_CONTEXT:],
@@ -48,6 +47,11 @@ def score_choices(config: ChoicesConfig, subject: Subject) -> Findings:
     return Findings(numbers, examples)
 
 
+def n_right(differences: Sequence[float]) -> float:
+    """How many choices are right; a tie counts half."""
+    return sum(1.0 if d > TIE else 0.5 if d >= -TIE else 0.0 for d in differences)
+
+
 def build_items(
     documents: Sequence[str], config: ChoicesConfig, *, world: bool
 ) -> Mapping[str, Sequence[Item]]:
@@ -59,7 +63,7 @@ def build_items(
 
 
 def compare_all(
-    subject: Subject, items: Sequence[Item], *, batch_size: int | None = None
+    scorer: Scorer, items: Sequence[Item], *, batch_size: int | None = None
 ) -> list[float]:
     """By how many nats the right continuation of each item is likelier than the wrong one."""
     texts: dict[str, float] = {}
@@ -68,7 +72,7 @@ def compare_all(
         if item.per_byte:
             texts[item.context] = 0.0
     listed = list(texts)
-    for text, nats in zip(listed, subject.text_nats(listed, batch_size=batch_size), strict=True):
+    for text, nats in zip(listed, scorer.text_nats(listed, batch_size=batch_size), strict=True):
         texts[text] = float(nats.sum())
 
     def cost(item: Item, continuation: str) -> float:

@@ -5,7 +5,7 @@ B texts, T tokens, V vocabulary; scores are in nats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,94 +33,13 @@ Mask = npt.NDArray[np.bool_]
 LOGITS_AT_ONCE = 1 << 24  # float32 numbers of logits in memory: 64 MB
 
 
-class Subject:
-    """A run's model, tokenizer and held-out text.
+class Scorer:
+    """Scores text with a model, in fp32, whatever shares a batch with it."""
 
-    Scores are computed in fp32, so that they do not depend on which texts share a batch; only
-    `pinned_bpb` computes in the precision of the run, as training did.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        *,
-        checkpoint: str = "best",
-        device: str = "auto",
-        say: Callable[[str], None],
-        warn: Callable[[str], None],
-    ) -> None:
-        self.run, self.say = run, say
-        self.record = read_run(run)
-        self.trained = load_trained(
-            run, checkpoint=checkpoint, device=device, own_precision=True, warn=warn
-        )
-        self.cfg = self.trained.cfg
-
-    @property
-    def model(self) -> LanguageModel:
-        """The model, in evaluation mode."""
-        return self.trained.model
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
-        return self.trained.tokenizer
-
-    @property
-    def seq_len(self) -> int:
-        """The most tokens that a position can see, itself included."""
-        return self.cfg.trainer.seq_len
-
-    @cached_property
-    def prepared(self) -> Prepared:
-        """The run's tokens, prepared again if they are gone; raises UserError for other text."""
-        prepared = prepare(self.cfg, self.say)
-        known = (self.record.derived.get("validation") or {}).get("text_sha256")
-        if known not in (None, self._pinned(prepared).checksum):
-            raise UserError(
-                f"run={self.run} was validated on another text than its dataset has now; "
-                "restore that dataset, or evaluate a run that was trained on this one"
-            )
-        return prepared
-
-    @cached_property
-    def pinned(self) -> Validation:
-        """The part of the validation split that training evaluates."""
-        return self._pinned(self.prepared)
-
-    def _pinned(self, prepared: Prepared) -> Validation:
-        limit = self.cfg.trainer.eval_bytes
-        return Validation(prepared, max_bytes=None if limit is None else int(limit))
-
-    def documents(self, split: Split = "validation", *, limit: int | None = None) -> list[str]:
-        """The texts of a split from its beginning, up to `limit` documents."""
-        return [self.tokenizer.decode(ids) for ids in self.token_documents(split, limit=limit)]
-
-    def token_documents(self, split: Split, *, limit: int | None = None) -> Iterator[list[int]]:
-        """The ids of each document of a split, without end of text."""
-        tokens, ends = self.prepared.tokens(split), self.prepared.document_ends(split)
-        start = 1
-        for number in range(min(len(ends), limit if limit is not None else len(ends))):
-            end = int(ends[number, 0])
-            yield tokens[start : end - 1].tolist()
-            start = end
-
-    def pinned_bpb(self) -> float:
-        """val/bpb as training computes it: same windows, batches and precision, so equal bits."""
-        size = self.record.derived.get("micro_batch_size") or 1
-        loss, runtime = ModelLoss(self.model), self.trained.runtime
-        masks = self.cfg.dataset.mask_documents
-        nats = 0.0
-        with torch.no_grad():
-            for batch in eval_batches(
-                self.pinned.tokens, seq_len=self.seq_len, batch_size=int(size)
-            ):
-                tokens = runtime.to_device(torch.from_numpy(batch))
-                mean = mean_nats(
-                    loss, tokens, runtime, masked_eot=self.tokenizer.eot_id if masks else None
-                )
-                nats += mean.item() * tokens[:, 1:].numel()
-        return bits_per_byte(nats, self.pinned.utf8_bytes)
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, *, seq_len: int) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.seq_len = seq_len  # the most tokens that a position can see, itself included
 
     def stream_nats(self, tokens: Any, *, batch_size: int | None = None) -> Nats:
         """Nats of each token but the first of a stream, in consecutive windows of seq_len."""
@@ -184,13 +103,81 @@ class Subject:
 
     def _window_scores(self, tokens: torch.Tensor) -> tuple[Nats, Mask]:
         """Tokens (B, T + 1) to nats of all but the first, (B, T), and whether each is likeliest."""
-        tokens = self.trained.runtime.to_device(tokens)
+        tokens = tokens.to(next(self.model.parameters()).device)
         with torch.no_grad():
             logits = self.model(tokens[:, :-1]).float()
         targets = tokens[:, 1:]
         nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         likeliest = logits.argmax(-1) == targets
         return nats.cpu().numpy().astype(np.float64), likeliest.cpu().numpy()
+
+
+class Subject(Scorer):
+    """A run's model, tokenizer and held-out text.
+
+    Scores are computed in fp32, so that they do not depend on which texts share a batch; only
+    `pinned_bpb` computes in the precision of the run, as training did.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        checkpoint: str = "best",
+        device: str = "auto",
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.run, self.say = run, say
+        self.record = read_run(run)
+        self.trained = load_trained(
+            run, checkpoint=checkpoint, device=device, own_precision=True, warn=warn
+        )
+        self.cfg = self.trained.cfg
+        seq_len = self.cfg.trainer.seq_len
+        super().__init__(self.trained.model, self.trained.tokenizer, seq_len=seq_len)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The run's tokens, prepared again if they are gone; raises UserError for other text."""
+        prepared = prepare(self.cfg, self.say)
+        known = (self.record.derived.get("validation") or {}).get("text_sha256")
+        if known not in (None, self._pinned(prepared).checksum):
+            raise UserError(
+                f"run={self.run} was validated on another text than its dataset has now; "
+                "restore that dataset, or evaluate a run that was trained on this one"
+            )
+        return prepared
+
+    @cached_property
+    def pinned(self) -> Validation:
+        """The part of the validation split that training evaluates."""
+        return self._pinned(self.prepared)
+
+    def _pinned(self, prepared: Prepared) -> Validation:
+        limit = self.cfg.trainer.eval_bytes
+        return Validation(prepared, max_bytes=None if limit is None else int(limit))
+
+    def documents(self, split: Split = "validation", *, limit: int | None = None) -> list[str]:
+        """The texts of a split from its beginning, up to `limit` documents."""
+        return list(self.prepared.documents(split, limit=limit))
+
+    def pinned_bpb(self) -> float:
+        """val/bpb as training computes it: same windows, batches and precision, so equal bits."""
+        size = self.record.derived.get("micro_batch_size") or 1
+        loss, runtime = ModelLoss(self.model), self.trained.runtime
+        masks = self.cfg.dataset.mask_documents
+        nats = 0.0
+        with torch.no_grad():
+            for batch in eval_batches(
+                self.pinned.tokens, seq_len=self.seq_len, batch_size=int(size)
+            ):
+                tokens = runtime.to_device(torch.from_numpy(batch))
+                mean = mean_nats(
+                    loss, tokens, runtime, masked_eot=self.tokenizer.eot_id if masks else None
+                )
+                nats += mean.item() * tokens[:, 1:].numel()
+        return bits_per_byte(nats, self.pinned.utf8_bytes)
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[int]]:
         """New tokens for each prompt."""

@@ -27,7 +27,7 @@ Better = Literal["higher", "lower"]
 def measure(config: GenerationConfig, subject: Subject) -> Findings:
     """The numbers of `suite=generation`; each `data/...` is the same measure of held-out text."""
     held_out = subject.documents(limit=max(config.samples, 500))
-    prompts = [_beginning(text, config.prompt_words) for text in held_out[: config.samples]]
+    prompts = [beginning(text, config.prompt_words) for text in held_out[: config.samples]]
     sampling = SamplingConfig(
         temperature=config.temperature,
         top_k=config.top_k,
@@ -74,7 +74,8 @@ def measure(config: GenerationConfig, subject: Subject) -> Findings:
     return Findings(numbers, examples, notes)
 
 
-def _beginning(text: str, n_words: int) -> str:
+def beginning(text: str, n_words: int) -> str:
+    """The first words of a text, with the space between them; "" for 0 words."""
     match = re.match(rf"\s*(?:\S+\s+){{0,{max(0, n_words - 1)}}}\S+", text) if n_words else None
     return match[0] if match else ""
 
@@ -82,9 +83,9 @@ def _beginning(text: str, n_words: int) -> str:
 def _train_texts(subject: Subject) -> list[str]:
     """Training documents from the beginning, up to KNOWN_BYTES."""
     found, size = [], 0
-    for ids in subject.token_documents("train"):
-        found.append(subject.tokenizer.decode(ids))
-        size += len(found[-1])
+    for text in subject.prepared.documents("train"):
+        found.append(text)
+        size += len(text)
         if size > KNOWN_BYTES:
             break
     return found

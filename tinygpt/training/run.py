@@ -68,6 +68,7 @@ def run(start: RunStart, runtime: Runtime, folder: RunFolder | None) -> str | No
             logger,
             cfg.trainer.seq_len,
             prompts=folder.run["data"].get("prompts") or [""],  # an earlier version has none
+            documents=lambda limit: list(prepared.documents("validation", limit=limit)),
         )
         callbacks = {name: choice.build(context) for name, choice in cfg.callback.items()}
     trainer = _trainer(start, runtime, prepared, checkpoints, logger, callbacks, folder)
