@@ -91,9 +91,9 @@ def test_kernels_are_claimed_for_what_uses_them_and_for_nothing_else() -> None:
     runtime = cpu(precision="fp32", kernels="fused")
     runtime.place(GPTConfig(n_layer=1, n_head=1, d_model=8).build(vocab_size=5, seq_len=4))
     assert runtime.describe()["kernels"] == "fused"
-    without = GPTConfig(n_layer=1, n_head=1, d_model=8, norm="rmsnorm")
+    without = GPTConfig(n_layer=1, n_head=1, d_model=8, feedforward="gelu_erf")
     runtime.place(without.build(vocab_size=5, seq_len=4))
-    said = "fused, not for blocks (model.norm=rmsnorm)"
+    said = "fused, not for blocks (model.feedforward=gelu_erf)"
     assert runtime.describe()["kernels"] == said
 
 

@@ -132,6 +132,7 @@ EMU i64v emu_pick_halves(i64v a, i64v index, i64v b) {
 #define _mm512_fnmadd_ps(a, b, c) emu_fma(-(a), b, c)
 #define _mm512_rcp14_ps(x) (1 / (x))
 #define _mm512_mask_max_ps(from, mask, a, b) emu_max(from, mask, a, b)
+#define _mm512_max_ps(a, b) emu_max(a, 0xffff, a, b)
 #define _mm512_reduce_add_ps(x) emu_sum(x)
 #define _mm512_reduce_max_ps(x) emu_largest(x)
 #define _mm512_reduce_ps(x, how) emu_fraction(x)

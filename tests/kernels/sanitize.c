@@ -45,14 +45,21 @@ static void fused(int64 rows, int64 width, int64 threshold, int threads) {
     int64 *targets = keep(malloc(rows * sizeof *targets));
     for (int64 i = 0; i < rows; i++) targets[i] = i % width;
     check(add(a, bias, x, y, 5, 3, threshold, rows, width, threads));
-    check(norm(x, gain, bias, 1e-5f, b, mean, rstd, rows, width, threads));
-    check(add_and_norm(a, bias, x, gain, bias, 1e-5f, y, b, mean, rstd, 5, 3, threshold, rows,
+    check(add(a, NULL, x, y, 5, 3, threshold, rows, width, threads));
+    check(norm(x, gain, bias, 1e-5f, 0, b, mean, rstd, rows, width, threads));
+    check(norm(x, NULL, NULL, 1e-5f, 1, b, mean, rstd, rows, width, threads));
+    check(add_and_norm(a, bias, x, gain, bias, 1e-5f, 0, y, b, mean, rstd, 5, 3, threshold, rows,
                        width, threads));
     check(round_and_sum(x, a, sums, 5, 3, threshold, rows, width, threads));
     check(round_and_sum(x, NULL, sums, 0, 0, 0, rows, width, threads));
-    check(norm_backward(a, x, mean, rstd, gain, x, y, sums, rows, width, threads));
+    check(norm_backward(a, x, mean, rstd, gain, 0, x, y, sums, rows, width, threads));
+    check(norm_backward(a, x, mean, rstd, NULL, 1, NULL, y, sums, rows, width, threads));
+    real *other = reals(size), *more = reals(size);
     check(gelu(a, bias, b, rows, width, threads));
-    check(gelu_backward(b, a, sums, rows, width, threads));
+    check(relu2(a, NULL, b, rows, width, threads));
+    check(swiglu(a, bias, b, NULL, other, rows, width, threads));
+    check(slope_backward(b, a, sums, rows, width, threads));
+    check(slopes_backward(b, a, other, more, sums, rows, width, threads));
     check(cross_entropy(a, targets, mean, 0, rows, width, threads));
     check(cross_entropy(a, targets, mean, 0.5f, rows, width, threads));
     targets[rows - 1] = width;
@@ -69,7 +76,21 @@ static void heads(int64 batch, int64 time, int64 n_head, int64 d_head, int64 thr
     real *dropped = reals(matrices * time * keys);
     int64 *starts = first_keys(batch, keys);
     float *bias = floats(3 * n_head * d_head);
-    check(split_heads(qkv, bias, split, 0.5f, batch, time, n_head, d_head, threads));
+    check(split_heads(qkv, bias, split, 0.5f, batch, time, n_head, n_head, d_head, threads));
+    /* the same rows as 3 H - 2 heads of queries and one of keys and values */
+    int64 n_queries = 3 * n_head - 2;
+    float *angles = floats(time * d_head), *sums = floats(4 * d_head);
+    const float *of_turn = d_head % 2 ? NULL : angles;
+    real *kept = reals(batch * time * (n_queries + 1) * d_head);
+    check(split_heads(qkv, NULL, split, 0.5f, batch, time, n_queries, 1, d_head, threads));
+    check(turn_heads(qkv, kept, of_turn, of_turn, bias, NULL, bias, bias, 1e-5f, 1, 0, batch, time,
+                     n_queries, 1, d_head, threads));
+    check(turn_heads_backward(qkv, kept, of_turn, of_turn, bias, NULL, sums, 1e-5f, 1, 1, batch,
+                              time, n_queries, 1, d_head, threads));
+    check(turn_heads(qkv, NULL, of_turn, of_turn, NULL, NULL, NULL, NULL, 0, 0, 0, batch, time,
+                     n_queries, 1, d_head, threads));
+    check(turn_heads_backward(qkv, NULL, of_turn, of_turn, NULL, NULL, sums, 0, 0, 0, batch, time,
+                              n_queries, 1, d_head, threads));
     for (int adds = 0; adds < 2; adds++)
         check(merge_heads(split, tokens, 2, adds, batch, time, n_head, d_head,
                           time * n_head * d_head, n_head * d_head, threads));
@@ -93,12 +114,16 @@ static void products(int64 rows, int64 depth, int64 columns, int64 threshold, in
     check(linear_bias(x, w, bias, out, rows, depth, columns, threads));
     check(linear_gelu(x, w, bias, out, kept, rows, depth, columns, threads));
     check(linear_add(x, w, bias, stream, total, 5, 3, threshold, rows, depth, columns, threads));
-    check(linear_add_norm(x, w, bias, stream, gain, bias, 1e-5f, total, out, mean, rstd, 5, 3,
+    check(linear_relu2(x, w, NULL, out, kept, rows, depth, columns, threads));
+    check(linear_swiglu(x, w, bias, d, out, kept, rows, depth, columns, threads));
+    check(linear_add_norm(x, w, bias, stream, gain, bias, 1e-5f, 0, total, out, mean, rstd, 5, 3,
                           threshold, rows, depth, columns, threads));
     check(linear_backward(d, w, d_x, rows, columns, depth, threads));
     check(linear_backward_slope(d, w, x, d_x, sums, rows, columns, depth, threads));
-    check(linear_backward_norm(d, w, in, mean, rstd, gain_in, in, d_x, d_in, sums, rows, columns,
-                               depth, threads));
+    real *other = reals(rows * depth);
+    check(linear_backward_slopes(d, w, x, x, d_x, other, sums, rows, columns, depth, threads));
+    check(linear_backward_norm(d, w, x, in, mean, rstd, gain_in, 0, in, d_x, d_in, sums, rows,
+                               columns, depth, threads));
     check(linear_weights(d, x, d_w, rows, columns, depth, threads));
     release();
 }
@@ -109,9 +134,14 @@ static void attention(int64 batch, int64 time, int64 n_head, int64 d_head, int64
     real *qkv = reals(3 * size), *y = reals(size), *d_y = reals(size), *d_qkv = reals(3 * size);
     float *logs = floats(batch * n_head * time), *sums = floats(3 * n_head * d_head);
     int64 *starts = threshold ? first_keys(batch, time) : NULL;
-    check(attend(qkv, y, logs, starts, 5, 3, threshold, batch, time, n_head, d_head, threads));
+    check(attend(qkv, y, logs, starts, 5, 3, threshold, batch, time, n_head, n_head, d_head,
+                 threads));
     check(attend_backward(qkv, d_y, logs, d_qkv, sums, starts, 5, 3, threshold, batch, time, n_head,
-                          d_head, threads));
+                          n_head, d_head, threads));
+    /* keys and values of one head for all */
+    check(attend(qkv, y, logs, starts, 5, 3, threshold, batch, time, n_head, 1, d_head, threads));
+    check(attend_backward(qkv, d_y, logs, d_qkv, sums, starts, 5, 3, threshold, batch, time, n_head,
+                          1, d_head, threads));
     release();
 }
 

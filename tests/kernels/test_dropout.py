@@ -11,12 +11,13 @@ from tinygpt import kernels
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.models.gpt_torch import GPT
 from tinygpt.kernels import Dropout, Formulas
+from tinygpt.kernels.block import BlockKind, BlockParameters, Masks, block_forward
 from tinygpt.kernels.build import Build
-from tinygpt.kernels.formulas import philox
-from tinygpt.kernels.gpt2_block import BlockParameters, Masks, block_forward
+from tinygpt.kernels.formulas import Norm, philox
 
 EXACT = Formulas()
 FLOAT, HALF = torch.float32, torch.bfloat16
+KIND = BlockKind(n_head=3, n_kv_head=3, eps=1e-5)
 DROP = Dropout(key=0x123456789ABCDEF0 - (1 << 61), stream=5, threshold=6554)
 
 
@@ -77,11 +78,11 @@ def test_the_kernels_drop_what_the_formulas_drop(dtype: torch.dtype, rows: int, 
     bias, gain = random(width), random(width)
     exact = [t.double() for t in (update, bias, x)]
     assert_near(ours.add(update, bias, x, DROP), EXACT.add(*exact, DROP), sums=3)
-    total, (normed, *_) = ours.add_and_norm(update, bias, x, gain, bias, 1e-5, DROP)
+    total, (normed, *_) = ours.add_and_norm(update, bias, x, Norm(gain, bias, 1e-5), DROP)
     assert torch.equal(total, ours.add(update, bias, x, DROP))
     assert_near(
         normed,
-        EXACT.norm(total.double(), gain.double(), bias.double(), 1e-5, torch.float64)[0],
+        EXACT.norm(total.double(), Norm(gain.double(), bias.double(), 1e-5), torch.float64)[0],
         sums=width,
     )
     rounded, sums = ours.round_and_sum(x, dtype, DROP)
@@ -138,7 +139,8 @@ def by_autograd(
 def gradients(forward, x: Tensor, given: BlockParameters, d_out: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
     out = forward(x, given)
-    return [out.detach(), *torch.autograd.grad(out, [x, *given], d_out)]
+    weights = [weight for weight in given if weight is not None]
+    return [out.detach(), *torch.autograd.grad(out, [x, *weights], d_out)]
 
 
 @pytest.mark.parametrize("drop", [None, DROP], ids=["", "dropout"])
@@ -154,11 +156,12 @@ def test_a_block_and_its_gradients_are_those_of_autograd(
     given = block(24, 40)
     x, d_out = torch.randn(2, 2, time, 24, dtype=torch.float64)
     starts = starts_of(2, time) if apart else None
-    exact = BlockParameters(*(p.detach().double().requires_grad_() for p in given))
+    weights = (p if p is None else p.detach().double().requires_grad_() for p in given)
+    exact = BlockParameters(*weights)
     expected = gradients(lambda x, given: by_autograd(x, given, 3, starts, drop), x, exact, d_out)
     mine = exact if dtype == torch.float64 else given
     found = gradients(
-        lambda x, given: block_forward(x, given, n_head=3, eps=1e-5, masks=Masks(starts, drop)),
+        lambda x, given: block_forward(x, given, KIND, masks=Masks(starts, drop)),
         *(x.to(dtype), mine, d_out.to(dtype)),
     )
     precision = 1e-9 if dtype == torch.float64 else 1e-5
@@ -214,11 +217,12 @@ def test_the_mean_over_masks_is_nearly_the_result_without_dropout() -> None:
     given = block(24, 40)
     x = torch.randn(1, 20, 24)
     with torch.no_grad():
-        weight = {name: 0.1 * value for name, value in given._asdict().items()}
-        small = BlockParameters(**weight)  # nearly linear, where the mean passes through
+        small = BlockParameters(
+            *(p if p is None else 0.1 * p for p in given)
+        )  # nearly linear, where the mean passes through
 
         def out(p: float) -> Tensor:
-            return block_forward(x, small, n_head=3, eps=1e-5, masks=Masks.draw(None, p)) - x
+            return block_forward(x, small, KIND, masks=Masks.draw(None, p)) - x
 
         mean = torch.stack([out(0.3) for _ in range(2000)]).mean(0)
         assert (mean - out(0.0)).norm() < 0.1 * out(0.0).norm()

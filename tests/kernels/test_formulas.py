@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tinygpt.kernels import Formulas, formulas
+from tinygpt.kernels.formulas import Heads
 
 FORMULAS = Formulas()
 
@@ -39,10 +40,25 @@ def test_a_query_sees_the_keys_up_to_its_own(before: int) -> None:
 
 
 def test_heads_that_are_split_are_merged_to_what_they_were() -> None:
-    qkv, bias = torch.randn(2 * 5, 3 * 3 * 4), torch.randn(3 * 3 * 4)
-    heads = FORMULAS.split_heads(qkv, bias, 2, 3)
-    assert heads.shape == (3, 2 * 3, 5, 4)
-    tokens = torch.empty(2, 5, 3, 3, 4)
-    for kind, scale in enumerate((4**0.5, 1.0, 1.0)):
-        FORMULAS.merge_heads(heads[kind], tokens[:, :, kind], scale=scale)
+    qkv, bias = torch.randn(2 * 5, (4 + 2 * 2) * 6), torch.randn((4 + 2 * 2) * 6)
+    heads = FORMULAS.split_heads(qkv, bias, Heads(2, 4, 2))
+    assert [tuple(part.shape) for part in heads] == [(8, 5, 6), (4, 5, 6), (4, 5, 6)]
+    tokens = torch.empty(2, 5, 8, 6)
+    kinds = zip(heads, tokens.split((4, 2, 2), 2), (6**0.5, 1.0, 1.0), strict=True)
+    for part, into, scale in kinds:
+        FORMULAS.merge_heads(part, into, scale=scale)
     torch.testing.assert_close(tokens.view(10, -1), qkv + bias)
+
+
+def test_slopes_are_the_derivatives_of_relu2_and_swiglu() -> None:
+    gate, up = torch.linspace(-9, 9, 400, dtype=torch.float64).view(2, 50, 4).unbind()
+    gate, up = (part.clone().requires_grad_() for part in (gate, up))
+    y, of_gate, of_up = FORMULAS.swiglu_(gate.detach().clone(), None, up.detach().clone(), None)
+    expected = F.silu(gate) * up
+    expected.sum().backward()
+    torch.testing.assert_close([y, of_gate, of_up], [expected.detach(), gate.grad, up.grad])
+    x = gate.detach().clone().requires_grad_()
+    y, slope = FORMULAS.relu2_(x.detach().clone(), None)
+    expected = F.relu(x).square()
+    expected.sum().backward()
+    torch.testing.assert_close([y, slope], [expected.detach(), x.grad])

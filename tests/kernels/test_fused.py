@@ -13,6 +13,7 @@ from tests.kernels.near import assert_near, random
 from tinygpt import kernels
 from tinygpt.kernels import Formulas
 from tinygpt.kernels.build import Build
+from tinygpt.kernels.formulas import Heads, Norm
 from tinygpt.kernels.fused import Fused
 
 EXACT = Formulas()
@@ -36,47 +37,77 @@ def repeatable_and_formulas_afterwards() -> Iterator[None]:
     kernels.choose(None)
 
 
+def in_float64(tree):
+    """The same tensors in float64, also those in tuples."""
+    if isinstance(tree, Tensor):
+        return tree.double()
+    if not isinstance(tree, tuple):
+        return tree
+    parts = [in_float64(part) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+@st.composite
+def norms(draw: st.DrawFn) -> tuple[bool, bool, bool]:
+    """Whether a norm has a gain, a shift, and no mean."""
+    return draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
+
+
+def norm_of(kind: tuple[bool, bool, bool], width: int) -> Norm:
+    has_gain, has_shift, rms = kind
+    gain, shift = random(2, width).unbind()
+    return Norm(gain if has_gain else None, shift if has_shift else None, 1e-5, rms)
+
+
 @pytest.mark.gcc
-@given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
+@given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes, kind=norms(), has_bias=st.booleans())
 def test_norms_and_sums_are_those_of_the_formulas(
-    seed: int, dtype: torch.dtype, rows: int, width: int
+    seed: int,
+    dtype: torch.dtype,
+    rows: int,
+    width: int,
+    kind: tuple[bool, bool, bool],
+    has_bias: bool,
 ) -> None:
     torch.manual_seed(seed)
     update, x = random(rows, width, dtype=dtype), random(rows, width, scale=3)
-    bias, gain, shift = random(3, width).unbind()
-    found = fused(dtype).add_and_norm(update, bias, x, gain, shift, 1e-5)
-    total, parts = EXACT.add_and_norm(
-        update.double(), bias.double(), x.double(), gain.double(), shift.double(), 1e-5
-    )
+    bias, by = random(width) if has_bias else None, norm_of(kind, width)
+    found = fused(dtype).add_and_norm(update, bias, x, by)
+    total, parts = EXACT.add_and_norm(*in_float64((update, bias, x, by)))
     assert_near(found[0], total, sums=3)
     # a row of a few elements that are all near their mean is divided by next to nothing
     wild = parts[2].max().item()
     for ours, exact in zip(found[1], parts, strict=True):
         assert_near(ours, exact, sums=width * (1 + int(wild**2)))
     assert torch.equal(fused(dtype).add(update, bias, x), found[0])
-    again = fused(dtype).norm(found[0], gain, shift, 1e-5, dtype)
+    again = fused(dtype).norm(found[0], by, dtype)
     assert all(map(torch.equal, again, found[1]))
 
 
 @pytest.mark.gcc
-@given(seed=seeds, dtype=dtypes, rows=sizes, width=st.integers(8, 70))
+@given(
+    seed=seeds,
+    dtype=dtypes,
+    rows=sizes,
+    width=st.integers(8, 70),
+    kind=norms(),
+    has_residual=st.booleans(),
+)
 def test_the_gradient_of_a_norm_is_that_of_the_formula(
-    seed: int, dtype: torch.dtype, rows: int, width: int
+    seed: int,
+    dtype: torch.dtype,
+    rows: int,
+    width: int,
+    kind: tuple[bool, bool, bool],
+    has_residual: bool,
 ) -> None:
     torch.manual_seed(seed)
-    d, x = random(rows, width, dtype=dtype), random(rows, width)
-    gain, shift = random(2, width).unbind()
-    residual = random(rows, width)
-    _, *stats = EXACT.norm(x, gain, shift, 1e-5, dtype)
-    found = fused(dtype).norm_backward(d, x, tuple(stats), (gain, shift), residual)
-    exact = EXACT.norm_backward(
-        d.double(),
-        x.double(),
-        tuple(t.double() for t in stats),
-        (gain.double(), shift.double()),
-        residual.double(),
-    )
-    for ours, expected in zip(found, exact, strict=True):
+    d, x, by = random(rows, width, dtype=dtype), random(rows, width), norm_of(kind, width)
+    residual = random(rows, width) if has_residual else None
+    _, *stats = EXACT.norm(x, by, dtype)
+    given = (d, x, by, tuple(stats), residual)
+    found = fused(dtype).norm_backward(*given)
+    for ours, expected in zip(found, EXACT.norm_backward(*in_float64(given)), strict=True):
         assert_near(ours, expected, sums=10 * (width + rows))
 
 
@@ -105,21 +136,49 @@ def test_of_two_that_are_as_near_the_even_one_is_taken() -> None:
 
 
 @pytest.mark.gcc
-@given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
-def test_gelu_and_its_gradient_are_those_of_the_formulas(
-    seed: int, dtype: torch.dtype, rows: int, width: int
+@given(
+    seed=seeds,
+    dtype=dtypes,
+    rows=sizes,
+    width=sizes,
+    activation=st.sampled_from(["gelu", "relu2"]),
+    has_bias=st.booleans(),
+)
+def test_activations_and_their_gradients_are_those_of_the_formulas(
+    seed: int, dtype: torch.dtype, rows: int, width: int, activation: str, has_bias: bool
 ) -> None:
     torch.manual_seed(seed)
     x, bias, d = random(rows, width, dtype=dtype, scale=4), random(width), random(rows, width)
-    d = d.to(dtype)
-    y, slope = EXACT.gelu_(x.double(), bias.double())
-    our_y, our_slope = fused(dtype).gelu_(x.clone(), bias)
+    bias, d = bias if has_bias else None, d.to(dtype)
+    y, slope = EXACT.activate_(*in_float64((x, bias)), activation)
+    our_y, our_slope = fused(dtype).activate_(x.clone(), bias, activation)
     assert_near(our_y, y)
     assert_near(our_slope, slope)
-    d_x, d_bias = EXACT.gelu_backward_(d.double(), our_slope.double())
-    our_d_x, our_d_bias = fused(dtype).gelu_backward_(d.clone(), our_slope)
+    d_x, d_bias = EXACT.slope_backward_(d.double(), our_slope.double())
+    our_d_x, our_d_bias = fused(dtype).slope_backward_(d.clone(), our_slope)
     assert_near(our_d_x, d_x)
     assert_near(our_d_bias, d_bias, sums=4 * rows)
+
+
+@pytest.mark.gcc
+@given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes, has_bias=st.booleans())
+def test_swiglu_and_its_gradients_are_those_of_the_formulas(
+    seed: int, dtype: torch.dtype, rows: int, width: int, has_bias: bool
+) -> None:
+    torch.manual_seed(seed)
+    gate, up, d = random(3, rows, width, dtype=dtype, scale=3).unbind()
+    biases = random(2, width).unbind() if has_bias else (None, None)
+    given = (gate, biases[0], up, biases[1])
+    expected = EXACT.swiglu_(*in_float64(given))
+    found = fused(dtype).swiglu_(gate.clone(), biases[0], up.clone(), biases[1])
+    for ours, exact in zip(found, expected, strict=True):
+        assert_near(ours, exact, sums=9)
+    slopes = found[1:]
+    ours = fused(dtype).slopes_backward_(d.clone(), *slopes)
+    exact = EXACT.slopes_backward_(*in_float64((d, *slopes)))
+    for (our_d, our_sum), (exact_d, exact_sum) in zip(ours, exact, strict=True):
+        assert_near(our_d, exact_d, sums=9)
+        assert_near(our_sum, exact_sum, sums=100 * rows)
 
 
 @pytest.mark.gcc
@@ -132,30 +191,78 @@ def test_gelu_is_right_far_from_zero(dtype: torch.dtype) -> None:
     assert slope.tolist() == [[*4 * [pytest.approx(0, abs=1e-11)], 0.5, 1, 1, 1, 1]]
 
 
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
+    """B, T, H, G and D."""
+    n_kv_head = draw(st.integers(1, 3))
+    n_head = n_kv_head * draw(st.integers(1, 3))
+    batch, time, d_head = draw(st.integers(1, 3)), draw(sizes), draw(st.integers(1, 35))
+    return batch, time, n_head, n_kv_head, 2 * d_head
+
+
+@pytest.mark.gcc
+@given(seed=seeds, dtype=dtypes, shape=shapes(), has_bias=st.booleans())
+def test_heads_are_split_and_merged_as_the_formulas_do(
+    seed: int, dtype: torch.dtype, shape: tuple[int, ...], has_bias: bool
+) -> None:
+    torch.manual_seed(seed)
+    batch, time, n_head, n_kv_head, d_head = shape
+    by, width = Heads(batch, n_head, n_kv_head), (n_head + 2 * n_kv_head) * d_head
+    qkv, bias = random(batch * time, width, dtype=dtype), random(width) if has_bias else None
+    parts = fused(dtype).split_heads(qkv, bias, by)
+    for ours, exact in zip(parts, EXACT.split_heads(*in_float64((qkv, bias)), by), strict=True):
+        assert_near(ours, exact)
+    # into the values' part of a tensor of all three, from the second position on
+    ours = random(batch, time + 1, n_head + 2 * n_kv_head, d_head, dtype=dtype)
+    exact = ours.double()
+    for adds in (False, True):
+        fused(dtype).merge_heads(parts[2], ours[:, 1:, -n_kv_head:], scale=0.5, adds=adds)
+        EXACT.merge_heads(parts[2].double(), exact[:, 1:, -n_kv_head:], scale=0.5, adds=adds)
+        assert_near(ours, exact)
+
+
 @pytest.mark.gcc
 @given(
     seed=seeds,
     dtype=dtypes,
-    batch=st.integers(1, 3),
-    time=sizes,
-    n_head=st.integers(1, 4),
-    d_head=sizes,
+    shape=shapes(),
+    kind=st.one_of(st.none(), norms()),
+    rotates=st.booleans(),
 )
-def test_heads_are_split_and_merged_as_the_formulas_do(
-    seed: int, dtype: torch.dtype, batch: int, time: int, n_head: int, d_head: int
+def test_queries_and_keys_are_turned_and_turned_back_as_the_formulas_do(
+    seed: int,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    kind: tuple[bool, bool, bool] | None,
+    rotates: bool,
 ) -> None:
     torch.manual_seed(seed)
-    width = n_head * d_head
-    qkv, bias = random(batch * time, 3 * width, dtype=dtype), random(3 * width)
-    heads = fused(dtype).split_heads(qkv, bias, batch, n_head)
-    assert_near(heads, EXACT.split_heads(qkv.double(), bias.double(), batch, n_head))
-    # into the queries' third of a tensor of all three, from the second position on
-    ours = random(batch, time + 1, 3, n_head, d_head, dtype=dtype)
-    exact = ours.double()
-    for adds in (False, True):
-        fused(dtype).merge_heads(heads[2], ours[:, 1:, 0], scale=0.5, adds=adds)
-        EXACT.merge_heads(heads[2].double(), exact[:, 1:, 0], scale=0.5, adds=adds)
-        assert_near(ours, exact)
+    batch, time, n_head, n_kv_head, d_head = shape
+    angles = random(time, d_head // 2, scale=9).repeat(1, 2)
+    heads = Heads(
+        *shape[:1],
+        *(n_head, n_kv_head),
+        norms=None if kind is None else (norm_of(kind, d_head), norm_of(kind, d_head)),
+        rotation=(angles.cos(), angles.sin()) if rotates else None,
+    )
+    # no row is nearly constant: it would be divided by next to nothing
+    qkv, d = random(2, batch * time, (n_head + 2 * n_kv_head) * d_head, dtype=dtype).unbind()
+    qkv = qkv + 4 * torch.tensor([1.0, -1.0]).to(dtype).repeat(qkv.size(1) // 2)
+    ours, exact, before = qkv.clone(), qkv.double(), qkv.clone()
+    in_exact = in_float64(heads)
+    kept, exact_kept = fused(dtype).turn_heads_(ours, heads), EXACT.turn_heads_(exact, in_exact)
+    assert_near(ours, exact, sums=9)
+    n_values = n_kv_head * d_head
+    assert torch.equal(ours[:, -n_values:], before[:, -n_values:])
+    assert (kept is None) == (exact_kept is None) == (kind is None)
+    our_d, exact_d = d.clone(), d.double()
+    of_norms = fused(dtype).turn_heads_backward_(our_d, kept, heads)
+    expected = EXACT.turn_heads_backward_(exact_d, exact_kept, in_exact)
+    # a turned gradient is rounded to bfloat16 before the norm's formula is applied
+    assert_near(our_d, exact_d, sums=9 * d_head)
+    for our_sum, exact_sum in zip(of_norms, expected, strict=True):
+        slack = 1 if dtype == torch.float32 else 2**10
+        assert_near(our_sum, exact_sum, sums=slack**2 * 30 * batch * time * n_head)
 
 
 @pytest.mark.gcc
@@ -213,12 +320,15 @@ def test_what_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) -> Non
         return tensor
 
     ours, ones = fused(dtype), torch.ones(40)
-    normed = ours.add_and_norm(spoilt(2, 40), ones, torch.zeros(2, 40), ones, ones, 1e-5)[1][0]
+    by = Norm(ones, ones, 1e-5)
+    normed = ours.add_and_norm(spoilt(2, 40), ones, torch.zeros(2, 40), by)[1][0]
     results = (
         normed[0],
         ours.causal_softmax_(spoilt(1, 3, 40))[0][0, 0, :38],
         ours.cross_entropy_(spoilt(1, 40), torch.tensor([3]), 1.0),
-        ours.gelu_backward_(spoilt(2, 40), spoilt(2, 40))[1][:1],
+        ours.slope_backward_(spoilt(2, 40), spoilt(2, 40))[1][:1],
+        ours.relu2_(spoilt(2, 40), None)[0][0, :1],
+        ours.swiglu_(spoilt(2, 40), None, spoilt(2, 40), None)[0][0, :1],
     )
     for result in results:
         assert not result.isfinite().any()

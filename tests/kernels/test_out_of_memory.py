@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.kernels.compiled import EMULATED_AVX512, HEADERS, compile_kernels
 from tests.kernels.near import random
+from tinygpt.kernels.formulas import Heads, Linear, Norm
 from tinygpt.kernels.fused import Fused
 from tinygpt.kernels.products import FusedProducts
 
@@ -17,16 +18,22 @@ pytestmark = pytest.mark.gcc
 HALF, FLOAT = torch.bfloat16, torch.float32
 FAIL = ("-include", str(HEADERS / "fail.h"))
 # allocations in all of the calls below
-N_ALLOCATIONS = {"fp32": 5, "bf16": 15}
+N_ALLOCATIONS = {"fp32": 9, "bf16": 19}
 
 
 def fp32_calls(ours: Fused) -> list[Callable[[], object]]:
     x, d, scores = random(40, 24), random(40, 24), random(2, 5, 9)
     gain, stats = random(24), tuple(random(2, 40, 1).unbind())
+    by = Norm(gain, gain, 1e-5)
+    heads = Heads(2, 2, 1, norms=(Norm(None, None, 1e-5), Norm(None, None, 1e-5)))
+    kept = random(40, 18)
     return [
         lambda: ours.round_and_sum(x, FLOAT),
-        lambda: ours.norm_backward(d, x, stats, (gain, gain), x),
-        lambda: ours.gelu_backward_(d.clone(), x),
+        lambda: ours.norm_backward(d, x, by, stats, x),
+        lambda: ours.slope_backward_(d.clone(), x),
+        lambda: ours.slopes_backward_(d.clone(), x, x),
+        lambda: ours.turn_heads_(x.clone(), heads),
+        lambda: ours.turn_heads_backward_(d.clone(), kept, heads),
         lambda: ours.causal_softmax_(scores.clone())[0],
         lambda: ours.cross_entropy_(x.clone(), torch.arange(40) % 24, 0.5),
     ]
@@ -36,21 +43,23 @@ def bf16_calls(ours: FusedProducts) -> list[Callable[[], object]]:
     x, d, bias = random(40, 24, dtype=HALF), random(40, 24, dtype=HALF), random(24)
     weight, stream, stats = random(24, 24), random(40, 24), tuple(random(2, 40, 1).unbind())
     large, wide = random(700, 1000), random(3, 1000, dtype=HALF)  # not packed by all together
-    w_qkv, b_qkv = random(72, 24), random(72)
-    y, kept = ours.attend(x, w_qkv, b_qkv, 2, 3)
-    pair = (bias, bias)
+    qkv, heads, by = Linear(random(72, 24), random(72)), Heads(2, 3, 3), Norm(bias, bias, 1e-5)
+    y, kept = ours.attend(x, qkv, heads)
+    layer = Linear(weight, bias)
     return [
         lambda: ours.linear(x, weight),
         lambda: ours.linear(wide, large),
         lambda: ours.linear_backward(d, weight),
         lambda: ours.linear_weights(d, x, FLOAT),
-        lambda: ours.linear_gelu(x, weight, bias),
-        lambda: ours.linear_add(x, weight, bias, stream),
-        lambda: ours.linear_add_and_norm(x, (weight, bias), stream, pair, 1e-5),
-        lambda: ours.linear_backward_slope(d, weight, x),
-        lambda: ours.linear_backward_norm(d, weight, stream, stats, pair, stream),
-        lambda: ours.attend(x, w_qkv, b_qkv, 2, 3),
-        lambda: ours.attend_backward(d, y, kept, 2, 3),
+        lambda: ours.linear_activated(x, layer, "gelu"),
+        lambda: ours.linear_swiglu(x, layer, layer),
+        lambda: ours.linear_add(x, layer, stream),
+        lambda: ours.linear_add_and_norm(x, layer, stream, by),
+        lambda: ours.linear_backward_slopes(d, weight, (x,)),
+        lambda: ours.linear_backward_slopes(d, weight, (x, x)),
+        lambda: ours.linear_backward_norm([(d, weight)], stream, by, stats, stream),
+        lambda: ours.attend(x, qkv, heads),
+        lambda: ours.attend_backward(d, y, kept, heads),
     ]
 
 

@@ -21,7 +21,7 @@ __all__ = [
     "choose",
     "compute_dtype",
     "describe",
-    "drops",
+    "fuses",
     "kernels_for",
     "lacking",
     "library",
@@ -93,8 +93,8 @@ def kernels_for(x: Tensor, dtype: torch.dtype) -> Formulas:
         return _FORMULAS
 
 
-def drops(x: Tensor) -> bool:
-    """Whether the operations for x drop elements faster than autograd does: the formulas do not.
+def fuses(x: Tensor) -> bool:
+    """Whether the operations for x are fused: the formulas drop elements more slowly than autograd.
 
     True on the meta device, where only sizes count.
     """

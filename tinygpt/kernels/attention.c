@@ -2,8 +2,8 @@
 
 After Dao 2023, "FlashAttention-2" (arXiv 2307.08691): the forward keeps only the logarithm of each
 row's sum of exponentials, and the backward recomputes the probabilities.  Heads are read where the
-linear layer wrote them: qkv and its gradient are (B, T, 3, H, D), y and its gradient (B, T, H, D).
-*/
+linear layer wrote them: qkv and its gradient are (B, T, H + 2 G, D), y and its gradient (B, T, H, D).
+H / G heads of queries share a head of keys and values ("GQA", arXiv 2305.13245). */
 
 #include "blocks.h"
 #include "kernels.h"
@@ -13,25 +13,26 @@ linear layer wrote them: qkv and its gradient are (B, T, 3, H, D), y and its gra
 
 enum { SPAN = 8 }; /* blocks of queries whose probabilities the backward holds at a time */
 
-/* Sizes B, T, H, D; blocks in T and in D; the distance between tokens in y and in qkv; the length of
+/* Sizes B, T, H, G, D; blocks in T and in D; the distance between tokens in y and in qkv; the length of
 a row of scores, T rounded up to whole blocks. */
 typedef struct {
-    int64 batch, time, heads, width, time_blocks, depth_blocks, y_stride, qkv_stride, stride;
+    int64 batch, time, heads, kv_heads, width, time_blocks, depth_blocks, y_stride, qkv_stride, stride;
     const int64 *starts; /* (B, T): the first key that each query sees; NULL: all from 0 */
     dropout drop;        /* of probabilities */
 } shape;
 
-static shape shape_of(int64 batch, int64 time, int64 heads, int64 width, const int64 *starts,
-                      dropout drop) {
+static shape shape_of(int64 batch, int64 time, int64 heads, int64 kv_heads, int64 width,
+                      const int64 *starts, dropout drop) {
     int64 time_blocks = n_blocks(time), y_stride = heads * width;
     return (shape){.batch = batch,
                    .time = time,
                    .heads = heads,
+                   .kv_heads = kv_heads,
                    .width = width,
                    .time_blocks = time_blocks,
                    .depth_blocks = n_blocks(width),
                    .y_stride = y_stride,
-                   .qkv_stride = 3 * y_stride,
+                   .qkv_stride = y_stride + 2 * kv_heads * width,
                    .stride = time_blocks * LANES,
                    .starts = starts,
                    .drop = drop};
@@ -42,14 +43,17 @@ static int64 first_key(const shape *s, int64 head, int64 t) {
     return s->starts ? s->starts[head / s->heads * s->time + t] : 0;
 }
 
-/* Offset of a head (0 to B H - 1) in y; of its queries, keys or values (kind 0, 1, 2) in qkv. */
+/* Offset of a head (0 to B H - 1) in y; of its queries, keys or values in qkv. */
 static int64 in_y(const shape *s, int64 head) {
     return head / s->heads * s->time * s->y_stride + head % s->heads * s->width;
 }
 
+enum { QUERIES, KEYS, VALUES };
+
 static int64 in_qkv(const shape *s, int64 head, int64 kind) {
-    return head / s->heads * s->time * s->qkv_stride +
-           (kind * s->heads + head % s->heads) * s->width;
+    int64 of_head = head % s->heads, shared = of_head / (s->heads / s->kv_heads);
+    int64 row = kind == QUERIES ? of_head : s->heads + (kind - KEYS) * s->kv_heads + shared;
+    return head / s->heads * s->time * s->qkv_stride + row * s->width;
 }
 
 /* One head as an operand: lanes are tokens and depth is D, or lanes are D and depth is tokens. */
@@ -141,9 +145,9 @@ static void attend_head(const shape *s, const real *qkv, real *y, float *logs, i
     float *scores = (float *)carve(&scratch, 2 * s->time_blocks);
     float totals[LANES], sums[LANES * LANES] __attribute__((aligned(64)));
     float factor = LOG2_E / sqrtf(s->width);
-    matrix q = by_token(s, qkv + in_qkv(s, head, 0), s->qkv_stride);
-    pack_head(by_token(s, qkv + in_qkv(s, head, 1), s->qkv_stride), keys);
-    pack_head(by_width(s, qkv + in_qkv(s, head, 2), s->qkv_stride), values);
+    matrix q = by_token(s, qkv + in_qkv(s, head, QUERIES), s->qkv_stride);
+    pack_head(by_token(s, qkv + in_qkv(s, head, KEYS), s->qkv_stride), keys);
+    pack_head(by_width(s, qkv + in_qkv(s, head, VALUES), s->qkv_stride), values);
     for (int64 i = 0; i < s->time_blocks; i++) {
         int64 first = i * LANES, height = min(LANES, s->time - first);
         pack_left(&q, first, 0, s->depth_blocks, queries, BLOCK);
@@ -169,8 +173,10 @@ static void attend_head(const shape *s, const real *qkv, real *y, float *logs, i
 /* `logs` (B, H, T) holds *log_sum of `exp_row` for each query. With `starts` (B, T), not NULL, token t
 sees no key before starts[t]: documents are kept apart. */
 int attend(const real *qkv, real *y, float *logs, const int64 *starts, int64 key, int64 stream,
-           int64 threshold, int64 batch, int64 time, int64 heads, int64 width, int threads) {
-    shape s = shape_of(batch, time, heads, width, starts, (dropout){key, stream, threshold});
+           int64 threshold, int64 batch, int64 time, int64 heads, int64 kv_heads, int64 width,
+           int threads) {
+    dropout drop = {key, stream, threshold};
+    shape s = shape_of(batch, time, heads, kv_heads, width, starts, drop);
     int64 own_blocks = 2 * s.time_blocks * s.depth_blocks + s.depth_blocks + 3 * s.time_blocks;
     real *scratch = alloc_blocks(threads * own_blocks);
     if (!scratch) return NO_MEMORY;
@@ -234,9 +240,10 @@ static void place(const shape *s, const float *block, int64 head, int64 kind, in
 }
 
 /* out (T, D), in blocks, += transposed(of_queries) times right, for one span of queries: the
-gradient of values if of_queries are probabilities, of keys if they are gradients of scores. */
+gradient of values if of_queries are probabilities, of keys if they are gradients of scores. Keys of
+this span are set instead, unless another head of the group has already set them. */
 static void add_to_keys(const shape *s, const real *of_queries, const real *right, int64 first,
-                        int64 n_queries, real *packed, float *out) {
+                        int64 n_queries, int is_first, real *packed, float *out) {
     matrix left = {.data = of_queries,
                    .stride = s->stride,
                    .lanes = s->stride,
@@ -248,13 +255,16 @@ static void add_to_keys(const shape *s, const real *of_queries, const real *righ
             pack_left(&left, b * DEPTH, j * LANES, 1, packed + (b - before) * BLOCK, BLOCK);
         for (int64 c = 0; c < s->depth_blocks; c++)
             multiply(packed_view(packed), right + (c * SPAN + before) * BLOCK, n_queries - before,
-                     out + (j * s->depth_blocks + c) * LANES * LANES, LANES, j < first);
+                     out + (j * s->depth_blocks + c) * LANES * LANES, LANES,
+                     j < first || !is_first);
     }
 }
 
-static void attend_head_backward(const shape *s, const real *qkv, const real *d_y,
-                                 const float *logs, real *d_qkv, float *sums_of_tokens, int64 head,
-                                 real *scratch) {
+/* The heads that share head `group` (0 to B G - 1) of keys and values, one after another. */
+static void attend_group_backward(const shape *s, const real *qkv, const real *d_y,
+                                  const float *logs, real *d_qkv, float *sums_of_tokens,
+                                  int64 group, real *scratch) {
+    int64 n_heads = s->heads / s->kv_heads, first_head = group * n_heads;
     int64 whole = s->time_blocks * s->depth_blocks;
     real *keys = carve(&scratch, whole), *keys_by_width = carve(&scratch, whole);
     real *values = carve(&scratch, whole),
@@ -269,62 +279,67 @@ static void attend_head_backward(const shape *s, const real *qkv, const real *d_
           *d_values = (float *)carve(&scratch, 2 * whole);
     float factor = LOG2_E / sqrtf(s->width), sums[LANES * LANES] __attribute__((aligned(64)));
 
-    const real *q = qkv + in_qkv(s, head, 0), *k = qkv + in_qkv(s, head, 1);
-    d_y += in_y(s, head);
-    matrix queries = by_token(s, q, s->qkv_stride), d = by_token(s, d_y, s->y_stride);
-    matrix q_by_width = by_width(s, q, s->qkv_stride), d_y_by_width = by_width(s, d_y, s->y_stride);
+    const real *k = qkv + in_qkv(s, first_head, KEYS);
     pack_head(by_token(s, k, s->qkv_stride), keys);
     pack_head(by_width(s, k, s->qkv_stride), keys_by_width);
-    pack_head(by_token(s, qkv + in_qkv(s, head, 2), s->qkv_stride), values);
-    for (int64 first = 0; first < s->time_blocks; first += SPAN) {
-        int64 n_queries = min(SPAN, s->time_blocks - first);
-        for (int64 i = first; i < first + n_queries; i++) {
-            pack_left(&queries, i * LANES, 0, s->depth_blocks, left, BLOCK);
-            multiply_by_keys(s, packed_view(left), keys, i + 1, scores);
-            pack_left(&d, i * LANES, 0, s->depth_blocks, left, BLOCK);
-            multiply_by_keys(s, packed_view(left), values, i + 1, d_p);
-            int64 from = (i - first) * LANES * s->stride;
-            for (int64 r = 0; r < LANES; r++) {
-                int64 t = i * LANES + r, at = from + r * s->stride;
-                int is_there = t < s->time;
-                int64 n = head * s->time + t;
-                gradient_of_row(s, scores + r * s->stride, d_p + r * s->stride, factor,
-                                is_there ? logs[n] : 0, n, is_there ? first_key(s, head, t) : 0,
-                                is_there ? t + 1 : 0, (i + 1) * LANES, p + at, d_scores + at);
+    pack_head(by_token(s, qkv + in_qkv(s, first_head, VALUES), s->qkv_stride), values);
+    for (int64 head = first_head; head < first_head + n_heads; head++) {
+        const real *q = qkv + in_qkv(s, head, QUERIES), *d_of_head = d_y + in_y(s, head);
+        matrix queries = by_token(s, q, s->qkv_stride), d = by_token(s, d_of_head, s->y_stride);
+        matrix q_by_width = by_width(s, q, s->qkv_stride);
+        matrix d_y_by_width = by_width(s, d_of_head, s->y_stride);
+        int is_first = head == first_head;
+        for (int64 first = 0; first < s->time_blocks; first += SPAN) {
+            int64 n_queries = min(SPAN, s->time_blocks - first);
+            for (int64 i = first; i < first + n_queries; i++) {
+                pack_left(&queries, i * LANES, 0, s->depth_blocks, left, BLOCK);
+                multiply_by_keys(s, packed_view(left), keys, i + 1, scores);
+                pack_left(&d, i * LANES, 0, s->depth_blocks, left, BLOCK);
+                multiply_by_keys(s, packed_view(left), values, i + 1, d_p);
+                int64 from = (i - first) * LANES * s->stride;
+                for (int64 r = 0; r < LANES; r++) {
+                    int64 t = i * LANES + r, at = from + r * s->stride;
+                    int is_there = t < s->time;
+                    int64 n = head * s->time + t;
+                    gradient_of_row(s, scores + r * s->stride, d_p + r * s->stride, factor,
+                                    is_there ? logs[n] : 0, n, is_there ? first_key(s, head, t) : 0,
+                                    is_there ? t + 1 : 0, (i + 1) * LANES, p + at, d_scores + at);
+                }
+                matrix rows = {.data = d_scores + from,
+                               .stride = s->stride,
+                               .lanes = LANES,
+                               .depth = (i + 1) * LANES};
+                pack_left(&rows, 0, 0, i + 1, left, BLOCK);
+                for (int64 c = 0; c < s->depth_blocks; c++) {
+                    multiply(packed_view(left), keys_by_width + c * s->time_blocks * BLOCK, i + 1, sums,
+                             LANES, 0);
+                    place(s, sums, head, QUERIES, i * LANES, c * LANES, d_qkv, sums_of_tokens);
+                }
             }
-            matrix rows = {.data = d_scores + from,
-                           .stride = s->stride,
-                           .lanes = LANES,
-                           .depth = (i + 1) * LANES};
-            pack_left(&rows, 0, 0, i + 1, left, BLOCK);
-            for (int64 c = 0; c < s->depth_blocks; c++) {
-                multiply(packed_view(left), keys_by_width + c * s->time_blocks * BLOCK, i + 1, sums,
-                         LANES, 0);
-                place(s, sums, head, 0, i * LANES, c * LANES, d_qkv, sums_of_tokens);
+            for (int64 b = 0; b < n_queries; b++) {
+                int64 row = (first + b) * DEPTH, at = b * BLOCK, step = SPAN * BLOCK;
+                pack_right(&q_by_width, row, 0, s->depth_blocks, queries_by_width + at, step);
+                pack_right(&d_y_by_width, row, 0, s->depth_blocks, d_by_width + at, step);
             }
+            add_to_keys(s, d_scores, queries_by_width, first, n_queries, is_first, left, d_keys);
+            add_to_keys(s, p, d_by_width, first, n_queries, is_first, left, d_values);
         }
-        for (int64 b = 0; b < n_queries; b++) {
-            int64 row = (first + b) * DEPTH, at = b * BLOCK, step = SPAN * BLOCK;
-            pack_right(&q_by_width, row, 0, s->depth_blocks, queries_by_width + at, step);
-            pack_right(&d_y_by_width, row, 0, s->depth_blocks, d_by_width + at, step);
-        }
-        add_to_keys(s, d_scores, queries_by_width, first, n_queries, left, d_keys);
-        add_to_keys(s, p, d_by_width, first, n_queries, left, d_values);
     }
     for (int64 j = 0; j < s->time_blocks; j++)
         for (int64 c = 0; c < s->depth_blocks; c++) {
             int64 at = (j * s->depth_blocks + c) * LANES * LANES;
-            place(s, d_keys + at, head, 1, j * LANES, c * LANES, d_qkv, sums_of_tokens);
-            place(s, d_values + at, head, 2, j * LANES, c * LANES, d_qkv, sums_of_tokens);
+            place(s, d_keys + at, first_head, KEYS, j * LANES, c * LANES, d_qkv, sums_of_tokens);
+            place(s, d_values + at, first_head, VALUES, j * LANES, c * LANES, d_qkv, sums_of_tokens);
         }
 }
 
 /* d_qkv, and its sums over all tokens, from the gradient of y. */
 int attend_backward(const real *qkv, const real *d_y, const float *logs, real *d_qkv,
                     float *column_sums, const int64 *starts, int64 key, int64 stream,
-                    int64 threshold, int64 batch, int64 time, int64 heads, int64 width,
-                    int threads) {
-    shape s = shape_of(batch, time, heads, width, starts, (dropout){key, stream, threshold});
+                    int64 threshold, int64 batch, int64 time, int64 heads, int64 kv_heads,
+                    int64 width, int threads) {
+    dropout drop = {key, stream, threshold};
+    shape s = shape_of(batch, time, heads, kv_heads, width, starts, drop);
     int64 own_blocks = 7 * s.time_blocks * s.depth_blocks + s.depth_blocks + s.time_blocks + SPAN +
                        2 * SPAN * s.depth_blocks + 2 * SPAN * s.time_blocks + 4 * s.time_blocks;
     real *scratch = alloc_blocks(threads * own_blocks);
@@ -335,9 +350,9 @@ int attend_backward(const real *qkv, const real *d_y, const float *logs, real *d
         {
             tiles before = begin_tiles();
 #pragma omp for schedule(dynamic)
-            for (int64 head = 0; head < batch * heads; head++)
-                attend_head_backward(&s, qkv, d_y, logs, d_qkv, sums_of_tokens, head,
-                                     scratch + omp_get_thread_num() * own_blocks * BLOCK);
+            for (int64 group = 0; group < batch * kv_heads; group++)
+                attend_group_backward(&s, qkv, d_y, logs, d_qkv, sums_of_tokens, group,
+                                      scratch + omp_get_thread_num() * own_blocks * BLOCK);
             end_tiles(before);
         }
         sum_rows(sums_of_tokens, column_sums, batch, s.qkv_stride);

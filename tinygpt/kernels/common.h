@@ -66,27 +66,45 @@ static inline float exponential(float x) {
     return result;
 }
 
+/* Arrays below that may be NULL are tested inside of loops; gcc makes a loop for each case of that. */
+
+/* sum = x + update + bias (NULL: none). */
 static inline void add_row(const real *restrict update, const float *restrict bias,
                            const float *restrict x, float *restrict sum, int64 width) {
 #pragma omp simd
-    for (int64 c = 0; c < width; c++) sum[c] = load(update[c]) + x[c] + bias[c];
+    for (int64 c = 0; c < width; c++) sum[c] = load(update[c]) + x[c] + (bias ? bias[c] : 0);
 }
 
-static inline void norm_row(const float *restrict x, const float *restrict gain,
-                            const float *restrict shift, float eps, real *restrict normed,
-                            float *restrict mean, float *restrict rstd, int64 width) {
+/* LayerNorm, or RMSNorm, which subtracts no mean. gain, shift: NULL is 1, 0. */
+typedef struct {
+    const float *gain, *shift;
+    float eps;
+    int64 is_rms;
+} norm_kind;
+
+/* Mean (0 for RMSNorm) and 1 / standard deviation of a row. */
+static inline void row_stats(const float *restrict x, norm_kind by, float *restrict mean,
+                             float *restrict rstd, int64 width) {
     float sum = 0, squares = 0;
+    if (!by.is_rms) {
 #pragma omp simd reduction(+ : sum)
-    for (int64 c = 0; c < width; c++) sum += x[c];
+        for (int64 c = 0; c < width; c++) sum += x[c];
+    }
     float centre = sum / width;
 #pragma omp simd reduction(+ : squares)
     for (int64 c = 0; c < width; c++) squares += (x[c] - centre) * (x[c] - centre);
-    float factor = 1 / sqrtf(squares / width + eps);
+    *mean = centre;
+    *rstd = 1 / sqrtf(squares / width + by.eps);
+}
+
+static inline void norm_row(const float *restrict x, norm_kind by, real *restrict normed,
+                            float *restrict mean, float *restrict rstd, int64 width) {
+    const float *restrict gain = by.gain, *restrict shift = by.shift;
+    row_stats(x, by, mean, rstd, width);
+    float centre = *mean, factor = *rstd;
 #pragma omp simd
     for (int64 c = 0; c < width; c++)
-        normed[c] = store((x[c] - centre) * factor * gain[c] + shift[c]);
-    *mean = centre;
-    *rstd = factor;
+        normed[c] = store((x[c] - centre) * factor * (gain ? gain[c] : 1) + (shift ? shift[c] : 0));
 }
 
 /* The tanh form of GELU and its derivative `slope`, using 1 + tanh(z / 2) = 2 sigmoid(z). */
@@ -98,28 +116,42 @@ static inline void gelu_of(float x, float *y, float *slope) {
     *slope = gate + (gated - gated * gate) * (scale + 3 * inner);
 }
 
-/* d_x = gradient of `norm_row` with respect to x, plus `residual`. Adds the gradients of gain
-(first `width` floats) and shift (the next `width`) to `sums`. */
+/* ReLU squared and its derivative. */
+static inline void relu2_of(float x, float *y, float *slope) {
+    float positive = x < 0 ? 0 : x; /* NaN stays */
+    *y = positive * positive;
+    *slope = 2 * positive;
+}
+
+/* SiLU, x sigmoid(x), and its derivative. */
+static inline void silu_of(float x, float *y, float *slope) {
+    float gate = 1 / (1 + exponential(-x)), gated = x * gate;
+    *y = gated;
+    *slope = gate + (gated - gated * gate);
+}
+
+/* d_x = gradient of `norm_row` with respect to x, plus `residual` (NULL: none). Adds the gradients
+of gain (first `width` floats) and shift (the next `width`) to `sums`. */
 static inline void norm_backward_row(const real *restrict d, const float *restrict x, float mean,
-                                     float rstd, const float *restrict gain,
-                                     const float *restrict residual, float *restrict d_x,
-                                     float *restrict sums, int64 width) {
+                                     float rstd, norm_kind by, const float *restrict residual,
+                                     float *restrict d_x, float *restrict sums, int64 width) {
+    const float *restrict gain = by.gain;
     float *restrict d_gain = sums, *restrict d_shift = sums + width;
     float sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
     for (int64 c = 0; c < width; c++) {
-        float unit = (x[c] - mean) * rstd, d_unit = load(d[c]) * gain[c];
+        float unit = (x[c] - mean) * rstd, d_unit = load(d[c]) * (gain ? gain[c] : 1);
         sum += d_unit;
         dot += d_unit * unit;
         d_gain[c] += load(d[c]) * unit;
         d_shift[c] += load(d[c]);
     }
-    sum /= width;
+    sum = by.is_rms ? 0 : sum / width;
     dot /= width;
 #pragma omp simd
     for (int64 c = 0; c < width; c++) {
-        float unit = (x[c] - mean) * rstd;
-        d_x[c] = (load(d[c]) * gain[c] - sum - unit * dot) * rstd + residual[c];
+        float unit = (x[c] - mean) * rstd, d_unit = load(d[c]) * (gain ? gain[c] : 1);
+        d_x[c] = (d_unit - sum - unit * dot) * rstd + (residual ? residual[c] : 0);
     }
 }
 

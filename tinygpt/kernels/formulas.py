@@ -1,7 +1,8 @@
-"""The operations of a GPT-2 block and of its loss in PyTorch, for any type of tensor.
+"""The operations of a transformer block and of its loss in PyTorch, for any type of tensor.
 
-N rows, C columns; B batch, T time, H heads, D width of a head.  Activations have the type of the
-matrix products; the residual stream and parameters keep their own type, which is as exact or more.
+N rows, C columns; B batch, T time, H heads, G heads of keys and values, D width of a head.
+Activations have the type of the matrix products; the residual stream and parameters keep their own
+type, which is as exact or more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,54 @@ LOSS_ELEMENTS = 1 << 20  # logits processed in fp32 at a time on a CPU
 QUERIES = 128  # attended together; later keys are not multiplied
 
 Normed = tuple[Tensor, Tensor, Tensor]  # (N, C), and mean and 1 / standard deviation of each row
+MaybeTensor = Tensor | None
+
+
+class Norm(NamedTuple):
+    """LayerNorm, or RMSNorm: without a mean.  A gain or shift of None is 1 or 0."""
+
+    gain: MaybeTensor  # (C,)
+    shift: MaybeTensor  # (C,)
+    eps: float
+    rms: bool = False
+
+
+class Linear(NamedTuple):
+    """A linear layer's weight, (outputs, inputs), and its bias."""
+
+    weight: Tensor
+    bias: MaybeTensor
+
+
+class Heads(NamedTuple):
+    """How a layer's outputs (B T, (H + 2 G) D) are queries, keys and values.
+
+    H / G heads of queries share a head of keys and values, "GQA" (arXiv 2305.13245).  Queries and
+    keys are turned: normalised over D by `norms`, then rotated by `rotation`, the cosines and sines
+    (T, D) of RoPE by halves (components/models/parts/positions.py).
+    """
+
+    n_batch: int
+    n_head: int
+    n_kv_head: int
+    norms: tuple[Norm, Norm] | None = None  # of queries and of keys
+    rotation: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def turns(self) -> bool:
+        """Whether something happens to queries and keys before attention."""
+        return self.norms is not None or self.rotation is not None
+
+    @property
+    def rows(self) -> list[int]:
+        """How many heads are queries, keys and values."""
+        return [self.n_head, self.n_kv_head, self.n_kv_head]
+
+    def shape(self, qkv: Tensor) -> tuple[int, int, int, int, int]:
+        """B, T, H, G and D of qkv (B T, (H + 2 G) D)."""
+        rows, width = qkv.shape
+        d_head = width // (self.n_head + 2 * self.n_kv_head)
+        return self.n_batch, rows // self.n_batch, self.n_head, self.n_kv_head, d_head
 
 
 class Dropout(NamedTuple):
@@ -102,125 +151,206 @@ class Formulas:
         """The gradient of weight in `linear`, in `dtype`."""
         return (d.t() @ x).to(dtype)
 
-    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """`gelu_` of the result of `linear`."""
-        return self.gelu_(self.linear(x, weight), bias)
+    def linear_bias(self, x: Tensor, layer: Linear) -> Tensor:
+        """`linear`, plus the bias if there is one."""
+        if layer.bias is None:
+            return self.linear(x, layer.weight)
+        return torch.addmm(layer.bias.to(x.dtype), x, layer.weight.to(x.dtype).t())
+
+    def linear_activated(
+        self, x: Tensor, layer: Linear, activation: str
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        """A linear layer's result after `activation`, gelu or relu2, and the slope of that."""
+        y, slope = self.activate_(self.linear(x, layer.weight), layer.bias, activation)
+        return y, (slope,)
+
+    def linear_swiglu(
+        self, x: Tensor, gate: Linear, up: Linear
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """SiLU of one linear layer's result times that of another; see `swiglu_`."""
+        products = self.linear(x, gate.weight), self.linear(x, up.weight)
+        y, *slopes = self.swiglu_(products[0], gate.bias, products[1], up.bias)
+        return y, (slopes[0], slopes[1])
 
     def linear_add(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        residual: Tensor,
-        drop: Dropout | None = None,
+        self, x: Tensor, layer: Linear, residual: Tensor, drop: Dropout | None = None
     ) -> Tensor:
         """`residual` plus a linear layer's result, in the shape of `residual`."""
         # reshaped before the addition: FSDP warns if the result is a view
-        return self.add(self.linear(x, weight).view_as(residual), bias, residual, drop)
+        return self.add(self.linear(x, layer.weight).view_as(residual), layer.bias, residual, drop)
 
     def linear_add_and_norm(
-        self,
-        x: Tensor,
-        parameters: tuple[Tensor, Tensor],
-        residual: Tensor,
-        norm_parameters: tuple[Tensor, Tensor],
-        eps: float,
-        drop: Dropout | None = None,
+        self, x: Tensor, layer: Linear, residual: Tensor, by: Norm, drop: Dropout | None = None
     ) -> tuple[Tensor, Normed]:
         """`add_and_norm` of a linear layer's result and `residual`."""
-        weight, bias = parameters
-        update = self.linear(x, weight)
-        return self.add_and_norm(update, bias, residual, *norm_parameters, eps, drop)
+        return self.add_and_norm(self.linear(x, layer.weight), layer.bias, residual, by, drop)
 
-    def linear_backward_slope(
-        self, d: Tensor, weight: Tensor, slope: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """`gelu_backward_` of the result of `linear_backward`."""
-        return self.gelu_backward_(self.linear_backward(d, weight), slope)
+    def linear_backward_slopes(
+        self, d: Tensor, weight: Tensor, slopes: tuple[Tensor, ...]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The result of `linear_backward` times each slope, and the sum of that over rows."""
+        d_x = self.linear_backward(d, weight)
+        if len(slopes) == 1:
+            return [self.slope_backward_(d_x, slopes[0])]
+        return self.slopes_backward_(d_x, slopes[0], slopes[1])
 
     def linear_backward_norm(
         self,
-        d: Tensor,
-        weight: Tensor,
+        layers: Sequence[tuple[Tensor, Tensor]],
         x: Tensor,
+        by: Norm,
         stats: tuple[Tensor, Tensor],
-        parameters: tuple[Tensor, Tensor],
-        residual: Tensor,
+        residual: MaybeTensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`norm_backward` of the result of `linear_backward`."""
-        d_normed = self.linear_backward(d, weight)
-        return self.norm_backward(d_normed, x, stats, parameters, residual)
+        """`norm_backward` of the sum of `linear_backward` of all layers, as (d, weight) each."""
+        d_normed = self.linear_backward(*layers[0])
+        for d, weight in layers[1:]:
+            d_normed = torch.addmm(d_normed, d, weight.to(d.dtype))
+        return self.norm_backward(d_normed, x, by, stats, residual)
 
     def attend(
         self,
         x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        n_batch: int,
-        n_head: int,
+        layer: Linear,
+        heads: Heads,
         starts: Tensor | None = None,
         drop: Dropout | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Causal self-attention of x (B T, C), whose layer has outputs (3, H, D).
+        """Causal self-attention of x (B T, C), whose layer has outputs (H + 2 G, D).
 
         With `starts` (B, T), int64, token t sees no token before starts[t]; with `drop`,
-        probabilities are dropped. Returns y (B T, C) and the tensors for `attend_backward`.
+        probabilities are dropped. Returns y (B T, H D) and the tensors for `attend_backward`.
         """
-        q, k, v = self.split_heads(self.linear(x, weight), bias, n_batch, n_head)
-        y = q.new_empty(n_batch, q.size(1), n_head, q.size(2))
+        bias, unturned = layer.bias, []
+        if heads.turns:
+            qkv, bias = self.linear_bias(x, layer), None
+            unturned = [self.turn_heads_(qkv, heads)]
+        else:
+            qkv = self.linear(x, layer.weight)
+        n_batch, n_time, n_head, _, d_head = heads.shape(qkv)
+        q, k, v = self.split_heads(qkv, bias, heads)
+        y = q.new_empty(n_batch, n_time, n_head, d_head)
         probabilities = []
-        for start, end in _spans(q.size(1)):
-            scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2))
-            p, dropped = self.causal_softmax_(scores, q.size(1), starts, drop)
+        for start, end in _spans(n_time):
+            of_span = _by_group(q[:, start:end], heads)
+            scores = torch.bmm(of_span, k[:, :end].transpose(1, 2)).view(len(q), -1, end)
+            p, dropped = self.causal_softmax_(scores, n_time, starts, drop)
             probabilities.append(p)
-            self.merge_heads(torch.bmm(dropped, v[:, :end]), y[:, start:end])
-        return y.view(len(x), -1), (q, k, v, *probabilities)
+            y_of_span = torch.bmm(_by_group(dropped, heads), v[:, :end])
+            self.merge_heads(y_of_span.view(len(q), -1, d_head), y[:, start:end])
+        kept = [part for part in unturned if part is not None]
+        return y.view(len(x), -1), (q, k, v, *probabilities, *kept)
 
     def attend_backward(
         self,
         d_y: Tensor,
         y: Tensor,
         kept: tuple[Tensor, ...],
-        n_batch: int,
-        n_head: int,
+        heads: Heads,
         starts: Tensor | None = None,
         drop: Dropout | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The gradient of the layer's outputs, (B T, 3 C), and its sum over rows."""
-        q, k, v, *probabilities = kept
+        *,
+        sums: bool = True,
+    ) -> tuple[Tensor, MaybeTensor, list[Tensor]]:
+        """The gradient of the layer's outputs, (B T, (H + 2 G) D), and its sum over rows or None.
+
+        Then gradients of gain and shift of the norm of queries, and of keys: four, or none.
+        """
+        q, k, v, *rest = kept
         _, n_time, d_head = q.shape
-        d_y = d_y.view(n_batch, n_time, n_head, d_head).transpose(1, 2).reshape(q.shape)
-        gradients = q.new_empty(n_batch, n_time, 3, n_head, d_head)
-        d_q, d_k, d_v = gradients.unbind(2)
+        probabilities = rest[: len(_spans(n_time))]
+        d_y = d_y.view(heads.n_batch, n_time, heads.n_head, d_head).transpose(1, 2).reshape(q.shape)
+        n_rows = heads.n_head + 2 * heads.n_kv_head
+        gradients = q.new_empty(heads.n_batch, n_time, n_rows, d_head)
+        d_q, d_k, d_v = torch.split(gradients, heads.rows, 2)
         spans = zip(_spans(n_time), probabilities, strict=True)
         for (start, end), p in reversed(list(spans)):  # the last one reaches every key
             adds = end < n_time
-            d_p = torch.bmm(d_y[:, start:end], v[:, :end].transpose(1, 2))
+            d_y_of_span = _by_group(d_y[:, start:end], heads)
+            d_p = torch.bmm(d_y_of_span, v[:, :end].transpose(1, 2)).view(p.shape)
             d_scores, dropped = self.causal_softmax_backward_(d_p, p, n_time, drop)
-            d_scaled = torch.bmm(d_scores, k[:, :end])
+            d_scores, dropped = _by_group(d_scores, heads), _by_group(dropped, heads)
+            d_scaled = torch.bmm(d_scores, k[:, :end]).view(len(q), -1, d_head)
             self.merge_heads(d_scaled, d_q[:, start:end], scale=d_head**-0.5)
-            of_keys = torch.bmm(d_scores.transpose(1, 2), q[:, start:end])
+            of_keys = torch.bmm(d_scores.transpose(1, 2), _by_group(q[:, start:end], heads))
             self.merge_heads(of_keys, d_k[:, :end], adds=adds)
-            of_values = torch.bmm(dropped.transpose(1, 2), d_y[:, start:end])
+            of_values = torch.bmm(dropped.transpose(1, 2), d_y_of_span)
             self.merge_heads(of_values, d_v[:, :end], adds=adds)
-        d_qkv = gradients.view(n_batch * n_time, -1)
-        return d_qkv, d_qkv.sum(0)
+        d_qkv = gradients.view(heads.n_batch * n_time, -1)
+        d_norms = (
+            self.turn_heads_backward_(d_qkv, rest[-1] if heads.norms else None, heads)
+            if heads.turns
+            else []
+        )
+        return d_qkv, d_qkv.sum(0) if sums else None, d_norms
 
-    def norm(
-        self, x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.dtype
-    ) -> Normed:
-        """LayerNorm of x (N, C), the result in `dtype`."""
-        normed, mean, rstd = torch.native_layer_norm(x, (x.size(-1),), gain, shift, eps)
-        return normed.to(dtype), mean, rstd
+    def turn_heads_(self, qkv: Tensor, heads: Heads) -> MaybeTensor:
+        """Turn queries and keys of qkv in place; returns what they were if `norms` need that."""
+        n_batch, n_time, n_head, n_kv_head, d_head = heads.shape(qkv)
+        turned = qkv.view(n_batch, n_time, -1, d_head)[:, :, : n_head + n_kv_head]
+        kept = None
+        if heads.norms is not None:
+            kept = turned.clone()
+            parts = zip(torch.split(turned, [n_head, n_kv_head], 2), heads.norms, strict=True)
+            for part, by in parts:
+                normed, _, _ = self.norm(part.reshape(-1, d_head), by, qkv.dtype)
+                part.copy_(normed.view(part.shape))
+        if heads.rotation is not None:
+            turned.copy_(_rotated(turned, *heads.rotation))
+        return kept
 
-    def add(self, update: Tensor, bias: Tensor, x: Tensor, drop: Dropout | None = None) -> Tensor:
+    def turn_heads_backward_(self, d: Tensor, kept: MaybeTensor, heads: Heads) -> list[Tensor]:
+        """Make d, the gradient of turned outputs, that of the outputs; returns those of `norms`."""
+        n_batch, n_time, n_head, n_kv_head, d_head = heads.shape(d)
+        turned = d.view(n_batch, n_time, -1, d_head)[:, :, : n_head + n_kv_head]
+        if heads.rotation is not None:
+            cos, sin = heads.rotation
+            turned.copy_(_rotated(turned, cos, -sin))
+        if heads.norms is None:
+            return []
+        assert kept is not None
+        found: list[Tensor] = []
+        parts = zip(
+            *(torch.split(part, [n_head, n_kv_head], 2) for part in (turned, kept)),
+            heads.norms,
+            strict=True,
+        )
+        for part, was, by in parts:
+            x = was.reshape(-1, d_head)
+            _, *stats = self.norm(x, by, d.dtype)
+            d_part, *of_norm = self.norm_backward(
+                part.reshape(-1, d_head), x, by, (stats[0], stats[1]), None
+            )
+            part.copy_(d_part.view(part.shape))
+            found += of_norm
+        return found
+
+    def norm(self, x: Tensor, by: Norm, dtype: torch.dtype) -> Normed:
+        """The norm of x (N, C), the result in `dtype`."""
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        if not by.rms:
+            normed, mean, rstd = torch.native_layer_norm(
+                exact, (x.size(-1),), by.gain, by.shift, by.eps
+            )
+            return normed.to(dtype), mean, rstd
+        rstd = (exact.square().mean(-1, keepdim=True) + by.eps).rsqrt_()
+        normed = exact * rstd
+        if by.gain is not None:
+            normed.mul_(by.gain)
+        if by.shift is not None:
+            normed.add_(by.shift)
+        return normed.to(dtype), torch.zeros_like(rstd), rstd
+
+    def add(
+        self, update: Tensor, bias: MaybeTensor, x: Tensor, drop: Dropout | None = None
+    ) -> Tensor:
         """x + update + bias: the residual stream x (..., C) plus a layer's result.
 
         With dropout it is x + drop(update + bias).
         """
         if drop is None:
-            return (update + x).add_(bias)
-        return x + self._dropped(update + bias, drop)
+            return update + x if bias is None else (update + x).add_(bias)
+        return x + self._dropped(update if bias is None else update + bias, drop)
 
     @staticmethod
     def _dropped(x: Tensor, drop: Dropout) -> Tensor:
@@ -231,47 +361,60 @@ class Formulas:
     def add_and_norm(
         self,
         update: Tensor,
-        bias: Tensor,
+        bias: MaybeTensor,
         x: Tensor,
-        gain: Tensor,
-        shift: Tensor,
-        eps: float,
+        by: Norm,
         drop: Dropout | None = None,
     ) -> tuple[Tensor, Normed]:
         """The sum of `add`, and its `norm`."""
         total = self.add(update, bias, x, drop)
-        return total, self.norm(total, gain, shift, eps, update.dtype)
+        return total, self.norm(total, by, update.dtype)
 
     def round_and_sum(
-        self, x: Tensor, dtype: torch.dtype, drop: Dropout | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """x (N, C), after dropout if there is one, in `dtype`; and its sum over rows."""
+        self, x: Tensor, dtype: torch.dtype, drop: Dropout | None = None, *, sums: bool = True
+    ) -> tuple[Tensor, MaybeTensor]:
+        """x (N, C), after dropout if there is one, in `dtype`; and its sum over rows or None."""
         if drop is not None:
             x = self._dropped(x, drop)
-        return x.to(dtype), x.sum(0)
+        return x.to(dtype), x.sum(0) if sums else None
 
     def norm_backward(
         self,
         d_normed: Tensor,
         x: Tensor,
+        by: Norm,
         stats: tuple[Tensor, Tensor],
-        parameters: tuple[Tensor, Tensor],
-        residual: Tensor,
+        residual: MaybeTensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, gain and shift in `norm`; `residual` is added to that of x."""
-        d_x, d_gain, d_shift = torch.ops.aten.native_layer_norm_backward(
-            d_normed.to(x.dtype), x, (x.size(-1),), *stats, *parameters, [True] * 3
-        )
-        return d_x.add_(residual), d_gain, d_shift
+        d, gain = d_normed.to(stats[1].dtype), by.gain
+        x = x.to(stats[1].dtype)
+        if by.rms:
+            unit = x * stats[1]
+            d_unit = d if gain is None else d * gain
+            centred = d_unit - unit * (d_unit * unit).mean(-1, keepdim=True)
+            d_x, d_gain, d_shift = centred * stats[1], (d * unit).sum(0), d.sum(0)
+        else:
+            ones, zeros = x.new_ones(x.size(-1)), x.new_zeros(x.size(-1))
+            d_x, d_gain, d_shift = torch.ops.aten.native_layer_norm_backward(
+                *(d, x, (x.size(-1),), *stats),
+                *(ones if gain is None else gain, zeros if by.shift is None else by.shift),
+                [True] * 3,
+            )
+        return d_x if residual is None else d_x.add_(residual), d_gain, d_shift
 
-    def gelu_(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def activate_(self, x: Tensor, bias: MaybeTensor, activation: str) -> tuple[Tensor, Tensor]:
+        """An activation, gelu or relu2, of x (N, C) + bias, and its derivative, the slope."""
+        return (self.gelu_ if activation == "gelu" else self.relu2_)(x, bias)
+
+    def gelu_(self, x: Tensor, bias: MaybeTensor) -> tuple[Tensor, Tensor]:
         """The tanh form of GELU of x (N, C) + bias, and its derivative, the slope.
 
         Uses 1 + tanh(z / 2) = 2 sigmoid(z), because sigmoid is several times faster than tanh.
         """
         y, slope = torch.empty_like(x), x
         for x_part, y_part, slope_part in _parts(x, y, slope):
-            x32 = x_part + bias  # in the type of the bias, which is exact
+            x32 = _exact_sum(x_part, bias)
             scale = x32.new_tensor(GELU_SCALE)
             gate = torch.addcmul(scale, x32, x32, value=GELU_CUBIC).mul_(x32).sigmoid_()
             dz = torch.addcmul(scale, x32, x32, value=3 * GELU_CUBIC)
@@ -281,18 +424,48 @@ class Formulas:
             slope_part.copy_(gate.addcmul_(y32, dz))
         return y, slope
 
-    def gelu_backward_(self, d: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    def relu2_(self, x: Tensor, bias: MaybeTensor) -> tuple[Tensor, Tensor]:
+        """ReLU squared of x (N, C) + bias, and its derivative."""
+        positive = _exact_sum(x, bias).relu_()
+        return positive.square().to(x.dtype), x.copy_(positive.mul_(2))
+
+    def swiglu_(
+        self, gate: Tensor, gate_bias: MaybeTensor, up: Tensor, up_bias: MaybeTensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """SiLU(gate + gate_bias) (up + up_bias), all (N, C), and its derivatives by both sums."""
+        exact, factor = _exact_sum(gate, gate_bias), _exact_sum(up, up_bias)
+        sigmoid = exact.sigmoid()
+        gated = exact.mul_(sigmoid)
+        y = (gated * factor).to(gate.dtype)
+        slope = torch.addcmul(sigmoid + gated, gated, sigmoid, value=-1)
+        return y, gate.copy_(slope.mul_(factor)), up.copy_(gated)
+
+    def slope_backward_(self, d: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """d (N, C) times the slope, and its sum over rows, the gradient of the bias."""
         d_x = d.mul_(slope)
         return d_x, d_x.sum(0)
 
-    def split_heads(self, qkv: Tensor, bias: Tensor, n_batch: int, n_head: int) -> Tensor:
-        """qkv (B T, 3 H D) + bias as heads (3, B H, T, D); queries are scaled by 1 / sqrt(D)."""
-        by_kind = qkv.view(n_batch, -1, 3, n_head, qkv.size(1) // (3 * n_head))
-        heads = by_kind.permute(2, 0, 3, 1, 4).contiguous()
-        heads.add_(bias.to(qkv.dtype).view(3, 1, n_head, 1, -1))
-        heads[0].mul_(heads.size(-1) ** -0.5)
-        return heads.flatten(1, 2)
+    def slopes_backward_(
+        self, d: Tensor, slope: Tensor, other: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """`slope_backward_` by each of two slopes."""
+        second = d * other
+        return [self.slope_backward_(d, slope), (second, second.sum(0))]
+
+    def split_heads(self, qkv: Tensor, bias: MaybeTensor, heads: Heads) -> list[Tensor]:
+        """qkv (B T, (H + 2 G) D) + bias as q (B H, T, D) / sqrt(D), and k and v (B G, T, D)."""
+        n_batch, n_time, *_, d_head = heads.shape(qkv)
+        sizes = heads.rows
+        by_kind = [
+            part.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+            for part in torch.split(qkv.view(n_batch, n_time, -1, d_head), sizes, 2)
+        ]
+        if bias is not None:
+            biases = torch.split(bias.to(qkv.dtype).view(-1, 1, d_head), sizes)
+            for part, of_part in zip(by_kind, biases, strict=True):
+                part.add_(of_part)
+        by_kind[0].mul_(d_head**-0.5)
+        return [part.flatten(0, 1) for part in by_kind]
 
     def merge_heads(
         self, heads: Tensor, tokens: Tensor, *, scale: float = 1.0, adds: bool = False
@@ -371,6 +544,27 @@ class Formulas:
 def _spans(n_time: int) -> list[tuple[int, int]]:
     """(start, end) of the queries that are attended together."""
     return list(pairwise([*range(0, n_time, QUERIES), n_time]))
+
+
+def _by_group(heads: Tensor, by: Heads) -> Tensor:
+    """Heads (B H, T, ...) as (B G, H / G T, ...): what shares keys follows each other."""
+    n_shared = by.n_head // by.n_kv_head
+    if n_shared == 1:
+        return heads
+    return heads.reshape(-1, n_shared * heads.size(1), heads.size(2))
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, T, H, D) rotated by halves, by angles (T, D); with -sin, back."""
+    first, second = x.chunk(2, -1)
+    return x * cos[:, None] + torch.cat((-second, first), -1) * sin[:, None]
+
+
+def _exact_sum(x: Tensor, bias: MaybeTensor) -> Tensor:
+    """x (N, C) + bias in float32 or what is more exact; a new tensor."""
+    if bias is not None:
+        return x + bias  # in the type of the bias, which is exact
+    return x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

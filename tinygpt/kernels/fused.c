@@ -8,7 +8,7 @@ N rows, C columns; B batch, T time, H heads, D width of a head. */
 
 #include "kernels.h"
 
-/* sum = x + (update + bias) for row n, the bracket times the factors of dropout. */
+/* sum = x + (update + bias) for row n, the bracket times the factors of dropout. bias NULL: none. */
 static inline void add_nth_row(const real *update, const float *bias, const float *x, float *sum,
                                int64 n, int64 width, dropout by) {
     update += n * width, x += n * width, sum += n * width;
@@ -23,7 +23,8 @@ static inline void add_nth_row(const real *update, const float *bias, const floa
 #pragma omp simd
         for (int64 c = 0; c < end; c++)
             sum[first + c] =
-                x[first + c] + (load(update[first + c]) + bias[first + c]) * factors[c];
+                x[first + c] +
+                (load(update[first + c]) + (bias ? bias[first + c] : 0)) * factors[c];
     }
 }
 
@@ -35,23 +36,25 @@ int add(const real *update, const float *bias, const float *x, float *sum, int64
     return 0;
 }
 
-int norm(const float *x, const float *gain, const float *shift, float eps, real *normed,
-         float *mean, float *rstd, int64 rows, int64 width, int threads) {
+int norm(const float *x, const float *gain, const float *shift, float eps, int64 is_rms,
+         real *normed, float *mean, float *rstd, int64 rows, int64 width, int threads) {
+    norm_kind by = {gain, shift, eps, is_rms};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64 n = 0; n < rows; n++)
-        norm_row(x + n * width, gain, shift, eps, normed + n * width, mean + n, rstd + n, width);
+        norm_row(x + n * width, by, normed + n * width, mean + n, rstd + n, width);
     return 0;
 }
 
 int add_and_norm(const real *update, const float *bias, const float *x, const float *gain,
-                 const float *shift, float eps, float *sum, real *normed, float *mean, float *rstd,
-                 int64 key, int64 stream, int64 threshold, int64 rows, int64 width, int threads) {
-    dropout by = {key, stream, threshold};
+                 const float *shift, float eps, int64 is_rms, float *sum, real *normed,
+                 float *mean, float *rstd, int64 key, int64 stream, int64 threshold, int64 rows,
+                 int64 width, int threads) {
+    dropout drop = {key, stream, threshold};
+    norm_kind by = {gain, shift, eps, is_rms};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64 n = 0; n < rows; n++) {
-        float *row = sum + n * width;
-        add_nth_row(update, bias, x, sum, n, width, by);
-        norm_row(row, gain, shift, eps, normed + n * width, mean + n, rstd + n, width);
+        add_nth_row(update, bias, x, sum, n, width, drop);
+        norm_row(sum + n * width, by, normed + n * width, mean + n, rstd + n, width);
     }
     return 0;
 }
@@ -128,11 +131,12 @@ int round_and_sum(const float *x, real *rounded, float *column_sums, int64 key, 
     return 0;
 }
 
-/* d_x = gradient through the norm plus `residual`; column_sums (2, C) = gradients of gain and
+/* d_x = gradient through the norm plus `residual` (NULL: none); column_sums (2, C) = gradients of gain and
 shift. */
 int norm_backward(const real *d_normed, const float *x, const float *mean, const float *rstd,
-                  const float *gain, const float *residual, float *d_x, float *column_sums,
-                  int64 rows, int64 width, int threads) {
+                  const float *gain, int64 is_rms, const float *residual, float *d_x,
+                  float *column_sums, int64 rows, int64 width, int threads) {
+    norm_kind by = {.gain = gain, .is_rms = is_rms};
     float *sums = sums_of_threads(2 * width, threads);
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -140,15 +144,16 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
         float *total = sums + 4 * k * width;
         for (int64 n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
             if (n % ROWS_PER_SUM == 0) fold(total, 2 * width);
-            norm_backward_row(d_normed + n * width, x + n * width, mean[n], rstd[n], gain,
-                              residual + n * width, d_x + n * width, total + 2 * width, width);
+            norm_backward_row(d_normed + n * width, x + n * width, mean[n], rstd[n], by,
+                              residual ? residual + n * width : NULL, d_x + n * width,
+                              total + 2 * width, width);
         }
     }
     finish_sums(sums, column_sums, 2 * width, threads);
     return 0;
 }
 
-/* y = GELU(x + bias); x is overwritten with the slope. */
+/* y = GELU(x + bias); x is overwritten with the slope. bias NULL: none. */
 int gelu(real *x, const float *bias, real *y, int64 rows, int64 width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64 n = 0; n < rows; n++) {
@@ -156,7 +161,7 @@ int gelu(real *x, const float *bias, real *y, int64 rows, int64 width, int threa
 #pragma omp simd
         for (int64 c = 0; c < width; c++) {
             float value, slope;
-            gelu_of(load(row[c]) + bias[c], &value, &slope);
+            gelu_of(load(row[c]) + (bias ? bias[c] : 0), &value, &slope);
             out[c] = store(value);
             row[c] = store(slope);
         }
@@ -164,9 +169,45 @@ int gelu(real *x, const float *bias, real *y, int64 rows, int64 width, int threa
     return 0;
 }
 
+/* The same with ReLU squared. */
+int relu2(real *x, const float *bias, real *y, int64 rows, int64 width, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64 n = 0; n < rows; n++) {
+        real *restrict row = x + n * width, *restrict out = y + n * width;
+#pragma omp simd
+        for (int64 c = 0; c < width; c++) {
+            float value, slope;
+            relu2_of(load(row[c]) + (bias ? bias[c] : 0), &value, &slope);
+            out[c] = store(value);
+            row[c] = store(slope);
+        }
+    }
+    return 0;
+}
+
+/* y = SiLU(gate + gate_bias) * (up + up_bias); gate and up are overwritten with the derivatives of y
+with respect to them. Biases may be NULL. */
+int swiglu(real *gate, const float *gate_bias, real *up, const float *up_bias, real *y, int64 rows,
+           int64 width, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64 n = 0; n < rows; n++) {
+        real *restrict of_gate = gate + n * width, *restrict of_up = up + n * width;
+        real *restrict out = y + n * width;
+#pragma omp simd
+        for (int64 c = 0; c < width; c++) {
+            float value, slope, factor = load(of_up[c]) + (up_bias ? up_bias[c] : 0);
+            silu_of(load(of_gate[c]) + (gate_bias ? gate_bias[c] : 0), &value, &slope);
+            out[c] = store(value * factor);
+            of_gate[c] = store(slope * factor);
+            of_up[c] = store(value);
+        }
+    }
+    return 0;
+}
+
 /* d *= slope; column_sums = sums over rows of the products before rounding. */
-int gelu_backward(real *d, const real *slope, float *column_sums, int64 rows, int64 width,
-                  int threads) {
+int slope_backward(real *d, const real *slope, float *column_sums, int64 rows, int64 width,
+                   int threads) {
     float *sums = sums_of_threads(width, threads);
     if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -188,25 +229,160 @@ int gelu_backward(real *d, const real *slope, float *column_sums, int64 rows, in
     return 0;
 }
 
-/* heads (3, B, H, T, D) = qkv (B, T, 3, H, D) + bias (3, H, D); the queries are multiplied by
-`scale`. */
-int split_heads(const real *qkv, const float *bias, real *heads, float scale, int64 batch,
-                int64 time, int64 n_head, int64 d_head, int threads) {
-    int64 width = n_head * d_head;
+/* The same with two slopes: d *= slope, other = d * other_slope; column_sums (2, C). */
+int slopes_backward(real *d, const real *slope, const real *other_slope, real *other,
+                    float *column_sums, int64 rows, int64 width, int threads) {
+    float *sums = sums_of_threads(2 * width, threads);
+    if (!sums) return NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64 n = 0; n < batch * time; n++) {
-        real *of_token = heads + (n / time * n_head * time + n % time) * d_head;
-        for (int64 i = 0; i < 3 * n_head; i++) {
-            const real *restrict in = qkv + n * 3 * width + i * d_head;
-            const float *restrict bias_part = bias + i * d_head;
+    for (int k = 0; k < threads; k++) {
+        float *total = sums + 4 * k * width;
+        float *restrict latest = total + 2 * width, *restrict other_latest = latest + width;
+        for (int64 n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+            if (n % ROWS_PER_SUM == 0) fold(total, 2 * width);
+            real *restrict row = d + n * width, *restrict other_row = other + n * width;
+            const real *restrict by = slope + n * width, *restrict other_by = other_slope + n * width;
+#pragma omp simd
+            for (int64 c = 0; c < width; c++) {
+                float product = load(row[c]) * load(by[c]);
+                float other_product = load(row[c]) * load(other_by[c]);
+                latest[c] += product;
+                other_latest[c] += other_product;
+                row[c] = store(product);
+                other_row[c] = store(other_product);
+            }
+        }
+    }
+    finish_sums(sums, column_sums, 2 * width, threads);
+    return 0;
+}
+
+/* Queries and keys of qkv (B, T, H + 2 G, D) are normalised over D with `norms`, then rotated by
+halves with `cos` and `sin` (T, D), not NULL: component i pairs with i + D / 2. `kept` (B, T, H + G,
+D), not NULL, receives what they were before. */
+int turn_heads(real *qkv, real *kept, const float *cos, const float *sin, const float *q_gain,
+               const float *q_shift, const float *k_gain, const float *k_shift, float eps,
+               int64 norms, int64 is_rms, int64 batch, int64 time, int64 n_head, int64 n_kv_head,
+               int64 d_head, int threads) {
+    norm_kind of_q = {q_gain, q_shift, eps, is_rms}, of_k = {k_gain, k_shift, eps, is_rms};
+    int64 turned = n_head + n_kv_head, stride = (turned + n_kv_head) * d_head, half = d_head / 2;
+    float *scratch = malloc((size_t)threads * d_head * sizeof(float));
+    if (!scratch) return NO_MEMORY;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int k = 0; k < threads; k++) {
+        float *restrict x = scratch + k * d_head;
+        int64 end = first_row(batch * time, k + 1, threads);
+        for (int64 n = first_row(batch * time, k, threads); n < end; n++)
+            for (int64 i = 0; i < turned; i++) {
+                real *row = qkv + n * stride + i * d_head;
+                if (kept) memcpy(kept + (n * turned + i) * d_head, row, d_head * sizeof(real));
+                for (int64 d = 0; d < d_head; d++) x[d] = load(row[d]);
+                if (norms) {
+                    norm_kind by = i < n_head ? of_q : of_k;
+                    const float *restrict gain = by.gain, *restrict shift = by.shift;
+                    float mean, rstd;
+                    row_stats(x, by, &mean, &rstd, d_head);
+#pragma omp simd
+                    for (int64 d = 0; d < d_head; d++)
+                        x[d] = (x[d] - mean) * rstd * (gain ? gain[d] : 1) + (shift ? shift[d] : 0);
+                }
+                if (!cos) {
+                    for (int64 d = 0; d < d_head; d++) row[d] = store(x[d]);
+                    continue;
+                }
+                const float *restrict c = cos + n % time * d_head, *restrict s =
+                                                                       sin + n % time * d_head;
+                real *restrict low = row, *restrict high = row + half;
+#pragma omp simd
+                for (int64 d = 0; d < half; d++) {
+                    low[d] = store(x[d] * c[d] - x[d + half] * s[d]);
+                    high[d] = store(x[d + half] * c[d + half] + x[d] * s[d + half]);
+                }
+            }
+    }
+    free(scratch);
+    return 0;
+}
+
+/* d (B, T, H + 2 G, D), the gradient of turned queries and keys, becomes that of what they were; with
+`norms`, `kept` is that of turn_heads, and column_sums (4, D) = gradients of the gain and shift of
+queries, and of keys. */
+int turn_heads_backward(real *d, const real *kept, const float *cos, const float *sin,
+                        const float *q_gain, const float *k_gain, float *column_sums, float eps,
+                        int64 norms, int64 is_rms, int64 batch, int64 time, int64 n_head,
+                        int64 n_kv_head, int64 d_head, int threads) {
+    norm_kind of_q = {.gain = q_gain, .eps = eps, .is_rms = is_rms};
+    norm_kind of_k = {.gain = k_gain, .eps = eps, .is_rms = is_rms};
+    int64 turned = n_head + n_kv_head, stride = (turned + n_kv_head) * d_head, half = d_head / 2;
+    float *sums = sums_of_threads(4 * d_head, threads);
+    float *scratch = malloc((size_t)threads * 3 * d_head * sizeof(float));
+    if (!sums || !scratch) {
+        free(sums);
+        free(scratch);
+        return NO_MEMORY;
+    }
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int k = 0; k < threads; k++) {
+        float *total = sums + 8 * k * d_head, *latest = total + 4 * d_head;
+        float *restrict x = scratch + 3 * k * d_head, *restrict d_x = x + d_head;
+        real *restrict back = (real *)(d_x + d_head);
+        int64 end = first_row(batch * time, k + 1, threads);
+        for (int64 n = first_row(batch * time, k, threads); n < end; n++) {
+            if (n % ROWS_PER_SUM == 0) fold(total, 4 * d_head);
+            for (int64 i = 0; i < turned; i++) {
+                real *restrict row = d + n * stride + i * d_head;
+                if (cos) {
+                    const float *restrict c = cos + n % time * d_head, *restrict s =
+                                                                           sin + n % time * d_head;
+#pragma omp simd
+                    for (int64 j = 0; j < half; j++) {
+                        float low = load(row[j]), high = load(row[j + half]);
+                        back[j] = store(low * c[j] + high * s[j + half]);
+                        back[j + half] = store(high * c[j + half] - low * s[j]);
+                    }
+                } else
+                    memcpy(back, row, d_head * sizeof(real));
+                if (!norms) {
+                    memcpy(row, back, d_head * sizeof(real));
+                    continue;
+                }
+                norm_kind by = i < n_head ? of_q : of_k;
+                float mean, rstd;
+                for (int64 j = 0; j < d_head; j++)
+                    x[j] = load(kept[(n * turned + i) * d_head + j]);
+                row_stats(x, by, &mean, &rstd, d_head);
+                norm_backward_row(back, x, mean, rstd, by, NULL, d_x,
+                                  latest + (i < n_head ? 0 : 2 * d_head), d_head);
+                for (int64 j = 0; j < d_head; j++) row[j] = store(d_x[j]);
+            }
+        }
+    }
+    free(scratch);
+    finish_sums(sums, column_sums, 4 * d_head, threads);
+    return 0;
+}
+
+/* qkv (B, T, H + 2 G, D) + bias (NULL: none) as heads: queries (B, H, T, D), which are multiplied by
+`scale`, then keys and values, (B, G, T, D) each. */
+int split_heads(const real *qkv, const float *bias, real *heads, float scale, int64 batch,
+                int64 time, int64 n_head, int64 n_kv_head, int64 d_head, int threads) {
+    int64 rows = n_head + 2 * n_kv_head, size = batch * time * d_head;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64 n = 0; n < batch * time; n++)
+        for (int64 i = 0; i < rows; i++) {
+            /* the first head of this kind, and the number of heads of it */
+            int64 first = i < n_head ? 0 : i < n_head + n_kv_head ? n_head : n_head + n_kv_head;
+            int64 of_kind = first ? n_kv_head : n_head;
+            const real *restrict in = qkv + (n * rows + i) * d_head;
+            const float *restrict bias_part = bias ? bias + i * d_head : NULL;
             real *restrict out =
-                of_token + i / n_head * batch * time * width + i % n_head * time * d_head;
+                heads + first * size +
+                ((n / time * of_kind + i - first) * time + n % time) * d_head;
             float factor = i < n_head ? scale : 1;
 #pragma omp simd
             for (int64 d = 0; d < d_head; d++)
-                out[d] = store((load(in[d]) + bias_part[d]) * factor);
+                out[d] = store((load(in[d]) + (bias_part ? bias_part[d] : 0)) * factor);
         }
-    }
     return 0;
 }
 

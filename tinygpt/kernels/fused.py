@@ -9,13 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinygpt.kernels.formulas import Dropout, Formulas, Normed
+from tinygpt.kernels.formulas import Dropout, Formulas, Heads, MaybeTensor, Norm, Normed
 
 # the error codes of common.h
 _FAILURES = {
     1: (MemoryError, "not enough memory for its scratch space"),
     2: (IndexError, "a target is not in the vocabulary"),
 }
+_NO_NORM = Norm(None, None, 0.0)
 _NUMBERS = {"f": ctypes.c_float, "n": ctypes.c_int64, "i": ctypes.c_int}
 
 
@@ -26,13 +27,18 @@ class Fused(Formulas):
     # x fp32, t int64. Numbers: f float, n int64, i int. The number of threads follows as the last
     SIGNATURES: ClassVar = {
         "add": "axxx nnn nn",
-        "norm": "xxxf axx nn",
-        "add_and_norm": "axxxxf xaxx nnn nn",
+        "norm": "xxxfn axx nn",
+        "add_and_norm": "axxxxfn xaxx nnn nn",
         "round_and_sum": "xax nnn nn",
-        "norm_backward": "axxxxx xx nn",
+        "norm_backward": "axxxxnx xx nn",
         "gelu": "axa nn",
-        "gelu_backward": "aax nn",
-        "split_heads": "axaf nnnn",
+        "relu2": "axa nn",
+        "swiglu": "axaxa nn",
+        "slope_backward": "aax nn",
+        "slopes_backward": "aaaax nn",
+        "turn_heads": "aaxxxxxxfnn nnnnn",
+        "turn_heads_backward": "aaxxxxxfnn nnnnn",
+        "split_heads": "axaf nnnnn",
         "merge_heads": "asfi nnnnnn",
         "causal_softmax": "aat nnn nnnnn",
         "causal_softmax_backward": "aaa nnn nnnn",
@@ -64,15 +70,15 @@ class Fused(Formulas):
             error, reason = _FAILURES[failure]
             raise error(f"kernel {name}: {reason}")
 
-    def norm(
-        self, x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.dtype
-    ) -> Normed:
+    def norm(self, x: Tensor, by: Norm, dtype: torch.dtype) -> Normed:
         normed = torch.empty_like(x, dtype=dtype)
         mean, rstd = x.new_empty(2, len(x), 1)
-        self._call("norm", x, gain, shift, eps, normed, mean, rstd, *x.shape)
+        self._call("norm", x, *by, normed, mean, rstd, *x.shape)
         return normed, mean, rstd
 
-    def add(self, update: Tensor, bias: Tensor, x: Tensor, drop: Dropout | None = None) -> Tensor:
+    def add(
+        self, update: Tensor, bias: MaybeTensor, x: Tensor, drop: Dropout | None = None
+    ) -> Tensor:
         total = torch.empty_like(x)
         sizes = (x.numel() // x.size(-1), x.size(-1))
         self._call("add", update, bias, x, total, *numbers(drop), *sizes)
@@ -81,58 +87,94 @@ class Fused(Formulas):
     def add_and_norm(
         self,
         update: Tensor,
-        bias: Tensor,
+        bias: MaybeTensor,
         x: Tensor,
-        gain: Tensor,
-        shift: Tensor,
-        eps: float,
+        by: Norm,
         drop: Dropout | None = None,
     ) -> tuple[Tensor, Normed]:
         total, normed = torch.empty_like(x), torch.empty_like(update)
         mean, rstd = x.new_empty(2, len(x), 1)
         into = (total, normed, mean, rstd, *numbers(drop))
-        self._call("add_and_norm", update, bias, x, gain, shift, eps, *into, *x.shape)
+        self._call("add_and_norm", update, bias, x, *by, *into, *x.shape)
         return total, (normed, mean, rstd)
 
     def round_and_sum(
-        self, x: Tensor, dtype: torch.dtype, drop: Dropout | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, dtype: torch.dtype, drop: Dropout | None = None, *, sums: bool = True
+    ) -> tuple[Tensor, MaybeTensor]:
         keeps = dtype == x.dtype and drop is None
+        if keeps and not sums:
+            return x, None
         rounded = x if keeps else torch.empty_like(x, dtype=dtype)
         total = x.new_empty(x.size(1))
         into = (None if keeps else rounded, total, *numbers(drop))
         self._call("round_and_sum", x, *into, *x.shape)
-        return rounded, total
+        return rounded, total if sums else None
 
     def norm_backward(
         self,
         d_normed: Tensor,
         x: Tensor,
+        by: Norm,
         stats: tuple[Tensor, Tensor],
-        parameters: tuple[Tensor, Tensor],
-        residual: Tensor,
+        residual: MaybeTensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        gain, _ = parameters
         d_x, sums = torch.empty_like(x), x.new_empty(2, x.size(1))
-        self._call("norm_backward", d_normed, x, *stats, gain, residual, d_x, sums, *x.shape)
+        given = (d_normed, x, *stats, by.gain, by.rms, residual)
+        self._call("norm_backward", *given, d_x, sums, *x.shape)
         return d_x, sums[0], sums[1]
 
-    def gelu_(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def gelu_(self, x: Tensor, bias: MaybeTensor) -> tuple[Tensor, Tensor]:
+        return self._activated("gelu", x, bias)
+
+    def relu2_(self, x: Tensor, bias: MaybeTensor) -> tuple[Tensor, Tensor]:
+        return self._activated("relu2", x, bias)
+
+    def _activated(self, name: str, x: Tensor, bias: MaybeTensor) -> tuple[Tensor, Tensor]:
         y = torch.empty_like(x)
-        self._call("gelu", x, bias, y, *x.shape)
+        self._call(name, x, bias, y, *x.shape)
         return y, x
 
-    def gelu_backward_(self, d: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    def swiglu_(
+        self, gate: Tensor, gate_bias: MaybeTensor, up: Tensor, up_bias: MaybeTensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y = torch.empty_like(gate)
+        self._call("swiglu", gate, gate_bias, up, up_bias, y, *gate.shape)
+        return y, gate, up
+
+    def slope_backward_(self, d: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         total = torch.empty(d.size(1))
-        self._call("gelu_backward", d, slope, total, *d.shape)
+        self._call("slope_backward", d, slope, total, *d.shape)
         return d, total
 
-    def split_heads(self, qkv: Tensor, bias: Tensor, n_batch: int, n_head: int) -> Tensor:
-        d_head = qkv.size(1) // (3 * n_head)
-        heads = qkv.new_empty(3, n_batch * n_head, len(qkv) // n_batch, d_head)
-        sizes = (n_batch, heads.size(2), n_head, d_head)
-        self._call("split_heads", qkv, bias, heads, d_head**-0.5, *sizes)
-        return heads
+    def slopes_backward_(
+        self, d: Tensor, slope: Tensor, other: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        second, sums = torch.empty_like(d), torch.empty(2, d.size(1))
+        self._call("slopes_backward", d, slope, other, second, sums, *d.shape)
+        return [(d, sums[0]), (second, sums[1])]
+
+    def turn_heads_(self, qkv: Tensor, heads: Heads) -> MaybeTensor:
+        shape = heads.shape(qkv)
+        n_turned = (heads.n_head + heads.n_kv_head) * shape[-1]
+        kept = None if heads.norms is None else qkv.new_empty(len(qkv), n_turned)
+        of_q, of_k = heads.norms or (_NO_NORM, _NO_NORM)
+        given = (*_angles(heads), of_q.gain, of_q.shift, of_k.gain, of_k.shift)
+        self._call("turn_heads", qkv, kept, *given, *_norm_numbers(heads), *shape)
+        return kept
+
+    def turn_heads_backward_(self, d: Tensor, kept: MaybeTensor, heads: Heads) -> list[Tensor]:
+        shape = heads.shape(d)
+        sums = torch.empty(4, shape[-1])
+        of_q, of_k = heads.norms or (_NO_NORM, _NO_NORM)
+        given = (*_angles(heads), of_q.gain, of_k.gain, sums, *_norm_numbers(heads))
+        self._call("turn_heads_backward", d, kept, *given, *shape)
+        return list(sums) if heads.norms else []
+
+    def split_heads(self, qkv: Tensor, bias: MaybeTensor, heads: Heads) -> list[Tensor]:
+        n_batch, n_time, *_, d_head = shape = heads.shape(qkv)
+        split = qkv.new_empty(n_batch * sum(heads.rows), n_time, d_head)
+        self._call("split_heads", qkv, bias, split, d_head**-0.5, *shape)
+        return list(torch.split(split, [n_batch * rows for rows in heads.rows]))
 
     def merge_heads(
         self, heads: Tensor, tokens: Tensor, *, scale: float = 1.0, adds: bool = False
@@ -174,6 +216,17 @@ class Fused(Formulas):
         nats = torch.empty(len(logits))
         self._call("cross_entropy", logits, targets, nats, scale or 0.0, *logits.shape)
         return nats.sum()
+
+
+def _angles(heads: Heads) -> tuple[MaybeTensor, MaybeTensor]:
+    """Cosines and sines, or None."""
+    return heads.rotation if heads.rotation is not None else (None, None)
+
+
+def _norm_numbers(heads: Heads) -> tuple[float, bool, bool]:
+    """Epsilon, whether queries and keys are normalised, and whether by RMSNorm."""
+    by, _ = heads.norms or (_NO_NORM, _NO_NORM)
+    return by.eps, heads.norms is not None, by.rms
 
 
 def numbers(drop: Dropout | None) -> tuple[int, int, int]:

@@ -50,10 +50,11 @@ typedef struct epilogue {
                   const float *sums);
     void (*rows)(const struct epilogue *, int64 first, int64 end);
     int64 columns;
-    real *out, *kept;
-    const real *slope;
-    const float *bias, *residual, *gain, *shift, *x;
-    float *total, *mean, *rstd, *sums_of_rows, eps;
+    real *out, *kept, *other;
+    const real *slope, *other_slope, *more; /* `more` is added to the sums by `store_block` */
+    const float *bias, *residual, *x;
+    float *total, *mean, *rstd, *sums_of_rows;
+    norm_kind norm;
     dropout drop; /* if it has a threshold, `x` is what `total` is added to once it is dropped */
 } epilogue;
 
@@ -140,6 +141,9 @@ static void multiply_rows(const matrix *left, const matrix *right, const epilogu
         if (is_last) {
             prefetch(job->out, sizeof(real), at, job->columns, _MM_HINT_ET0);
             prefetch(job->slope, sizeof(real), at, job->columns, _MM_HINT_ET0);
+            prefetch(job->other, sizeof(real), at, job->columns, _MM_HINT_ET0);
+            prefetch(job->other_slope, sizeof(real), at, job->columns, _MM_HINT_ET0);
+            prefetch(job->more, sizeof(real), at, job->columns, _MM_HINT_ET0);
             prefetch(job->residual, sizeof(float), at, job->columns, _MM_HINT_ET0);
             prefetch(job->total, sizeof(float), at, job->columns, _MM_HINT_ET0);
         }
@@ -193,11 +197,18 @@ static int product(const matrix *left, const matrix *right, const epilogue *job,
     return 0;
 }
 
+INLINE pair bias_of(const epilogue *job, int64 column, int64 width) {
+    return job->bias ? load_floats(job->bias + column, width) : broadcast(0);
+}
+
 static void store_block(const epilogue *job, int64 row, int64 column, int64 height, int64 width,
                         const float *sums) {
-    pair bias = job->bias ? load_floats(job->bias + column, width) : broadcast(0);
-    for (int64 i = 0, at = row * job->columns + column; i < height; i++, at += job->columns)
-        store_reals(job->out + at, add_pair(load_floats(sums + i * LANES, LANES), bias), width);
+    pair bias = bias_of(job, column, width);
+    for (int64 i = 0, at = row * job->columns + column; i < height; i++, at += job->columns) {
+        pair total = add_pair(load_floats(sums + i * LANES, LANES), bias);
+        if (job->more) total = add_pair(total, load_reals(job->more + at, width));
+        store_reals(job->out + at, total, width);
+    }
 }
 
 /* `gelu_of` for 16 elements. The reciprocal's relative error, 6e-5, is a thirtieth of bfloat16's. */
@@ -215,7 +226,7 @@ INLINE void gelu_of_16(__m512 x, __m512 *y, __m512 *slope) {
 
 static void gelu_block(const epilogue *job, int64 row, int64 column, int64 height, int64 width,
                        const float *sums) {
-    pair bias = load_floats(job->bias + column, width), y, slope;
+    pair bias = bias_of(job, column, width), y, slope;
     for (int64 i = 0, at = row * job->columns + column; i < height; i++, at += job->columns) {
         pair x = add_pair(load_floats(sums + i * LANES, LANES), bias);
         gelu_of_16(x.low, &y.low, &slope.low);
@@ -225,9 +236,46 @@ static void gelu_block(const epilogue *job, int64 row, int64 column, int64 heigh
     }
 }
 
+static void relu2_block(const epilogue *job, int64 row, int64 column, int64 height, int64 width,
+                        const float *sums) {
+    pair bias = bias_of(job, column, width), zero = broadcast(0);
+    for (int64 i = 0, at = row * job->columns + column; i < height; i++, at += job->columns) {
+        pair x = add_pair(load_floats(sums + i * LANES, LANES), bias);
+        /* the second operand is the result where one is NaN */
+        x = (pair){_mm512_max_ps(zero.low, x.low), _mm512_max_ps(zero.high, x.high)};
+        store_reals(job->out + at, mul_pair(x, x), width);
+        stream_reals(job->kept + at, add_pair(x, x), width);
+    }
+}
+
+/* `silu_of` for 16 elements; see `gelu_of_16`. For x below -88 the reciprocal is of infinity: 0. */
+INLINE void silu_of_16(__m512 x, __m512 *y, __m512 *slope) {
+    __m512 power = power_of_two(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)));
+    __m512 gate = _mm512_rcp14_ps(_mm512_add_ps(power, _mm512_set1_ps(1)));
+    __m512 gated = _mm512_mul_ps(x, gate);
+    *y = gated;
+    *slope = _mm512_add_ps(gate, _mm512_fnmadd_ps(gated, gate, gated));
+}
+
+/* The sums are the factor of the gate, which `other` holds: out = silu(gate) times it; `other` becomes
+the derivative with respect to the gate, and `kept` is that with respect to the factor. */
+static void swiglu_block(const epilogue *job, int64 row, int64 column, int64 height, int64 width,
+                         const float *sums) {
+    pair bias = bias_of(job, column, width), y, slope;
+    for (int64 i = 0, at = row * job->columns + column; i < height; i++, at += job->columns) {
+        pair factor = add_pair(load_floats(sums + i * LANES, LANES), bias);
+        pair gate = load_reals(job->other + at, width);
+        silu_of_16(gate.low, &y.low, &slope.low);
+        silu_of_16(gate.high, &y.high, &slope.high);
+        store_reals(job->out + at, mul_pair(y, factor), width);
+        store_reals(job->other + at, mul_pair(slope, factor), width);
+        stream_reals(job->kept + at, y, width);
+    }
+}
+
 static void add_block(const epilogue *job, int64 row, int64 column, int64 height, int64 width,
                       const float *sums) {
-    pair bias = load_floats(job->bias + column, width);
+    pair bias = bias_of(job, column, width);
     for (int64 i = 0, at = row * job->columns + column; i < height; i++, at += job->columns) {
         pair total = load_floats(sums + i * LANES, LANES);
         if (job->residual) total = add_pair(total, load_floats(job->residual + at, width));
@@ -247,6 +295,24 @@ static void slope_block(const epilogue *job, int64 row, int64 column, int64 heig
     store_floats(job->sums_of_rows + row / LANES * job->columns + column, total, width);
 }
 
+/* `slope_block` with two slopes; the row of sums is (2, columns). */
+static void slopes_block(const epilogue *job, int64 row, int64 column, int64 height, int64 width,
+                         const float *sums) {
+    pair total = broadcast(0), other_total = broadcast(0);
+    for (int64 i = 0, at = row * job->columns + column; i < height; i++, at += job->columns) {
+        pair d = load_floats(sums + i * LANES, LANES);
+        pair gradient = mul_pair(d, load_reals(job->slope + at, width));
+        pair other = mul_pair(d, load_reals(job->other_slope + at, width));
+        total = add_pair(total, gradient);
+        other_total = add_pair(other_total, other);
+        store_reals(job->out + at, gradient, width);
+        store_reals(job->other + at, other, width);
+    }
+    float *out = job->sums_of_rows + row / LANES * 2 * job->columns + column;
+    store_floats(out, total, width);
+    store_floats(out + job->columns, other_total, width);
+}
+
 /* total = x + total times the factors of dropout. */
 static void drop_rows(const epilogue *job, int64 first, int64 end) {
     float factors[DROPOUT_COLUMNS];
@@ -264,8 +330,8 @@ static void norm_rows(const epilogue *job, int64 first, int64 end) {
     for (int64 n = first; n < end; n++) {
         int64 at = n * job->columns;
         if (job->drop.threshold) drop_rows(job, n, n + 1);
-        norm_row(job->total + at, job->gain, job->shift, job->eps, job->out + at, job->mean + n,
-                 job->rstd + n, job->columns);
+        norm_row(job->total + at, job->norm, job->out + at, job->mean + n, job->rstd + n,
+                 job->columns);
     }
 }
 
@@ -274,7 +340,7 @@ static void norm_backward_rows(const epilogue *job, int64 first, int64 end) {
     memset(sums, 0, 2 * job->columns * sizeof(float));
     for (int64 n = first; n < end; n++) {
         int64 at = n * job->columns;
-        norm_backward_row(job->out + at, job->x + at, job->mean[n], job->rstd[n], job->gain,
+        norm_backward_row(job->out + at, job->x + at, job->mean[n], job->rstd[n], job->norm,
                           job->residual + at, job->total + at, sums, job->columns);
     }
 }
@@ -331,6 +397,28 @@ int linear_gelu(const real *x, const float *w, const float *bias, real *out, rea
     return product(&left, &right, &job, threads);
 }
 
+int linear_relu2(const real *x, const float *w, const float *bias, real *out, real *slope,
+                 int64 rows, int64 depth, int64 columns, int threads) {
+    matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
+    epilogue job = {
+        .block = relu2_block, .columns = columns, .out = out, .kept = slope, .bias = bias};
+    return product(&left, &right, &job, threads);
+}
+
+/* `gate` has its bias already; it becomes the derivative with respect to the gate, and `slope` that
+with respect to x times weights. */
+int linear_swiglu(const real *x, const float *w, const float *bias, real *gate, real *out,
+                  real *slope, int64 rows, int64 depth, int64 columns, int threads) {
+    matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
+    epilogue job = {.block = swiglu_block,
+                    .columns = columns,
+                    .out = out,
+                    .kept = slope,
+                    .other = gate,
+                    .bias = bias};
+    return product(&left, &right, &job, threads);
+}
+
 int linear_add(const real *x, const float *w, const float *bias, const float *residual,
                float *total, int64 key, int64 stream, int64 threshold, int64 rows, int64 depth,
                int64 columns, int threads) {
@@ -347,9 +435,9 @@ int linear_add(const real *x, const float *w, const float *bias, const float *re
 }
 
 int linear_add_norm(const real *x, const float *w, const float *bias, const float *residual,
-                    const float *gain, const float *shift, float eps, float *total, real *normed,
-                    float *mean, float *rstd, int64 key, int64 stream, int64 threshold, int64 rows,
-                    int64 depth, int64 columns, int threads) {
+                    const float *gain, const float *shift, float eps, int64 is_rms, float *total,
+                    real *normed, float *mean, float *rstd, int64 key, int64 stream,
+                    int64 threshold, int64 rows, int64 depth, int64 columns, int threads) {
     matrix left = activations(x, rows, depth), right = weights(w, depth, columns);
     epilogue job = {.block = add_block,
                     .rows = norm_rows,
@@ -359,12 +447,10 @@ int linear_add_norm(const real *x, const float *w, const float *bias, const floa
                     .residual = threshold ? NULL : residual,
                     .x = residual,
                     .drop = {key, stream, threshold},
-                    .gain = gain,
-                    .shift = shift,
+                    .norm = {gain, shift, eps, is_rms},
                     .total = total,
                     .mean = mean,
-                    .rstd = rstd,
-                    .eps = eps};
+                    .rstd = rstd};
     return product(&left, &right, &job, threads);
 }
 
@@ -383,18 +469,33 @@ int linear_backward_slope(const real *d, const float *w, const real *slope, real
     return product_and_sums(&left, &right, &job, LANES, columns, column_sums, threads);
 }
 
-/* `norm_backward` of d times weights. */
-int linear_backward_norm(const real *d, const float *w, const float *x, const float *mean,
-                         const float *rstd, const float *gain, const float *residual,
-                         real *d_normed, float *d_x, float *column_sums, int64 rows, int64 depth,
-                         int64 columns, int threads) {
+/* d_x = d times weights, times `slope` and, as `other`, times `other_slope`; column_sums (2, columns). */
+int linear_backward_slopes(const real *d, const float *w, const real *slope,
+                           const real *other_slope, real *d_x, real *other, float *column_sums,
+                           int64 rows, int64 depth, int64 columns, int threads) {
+    matrix left = activations(d, rows, depth), right = weights_backward(w, depth, columns);
+    epilogue job = {.block = slopes_block,
+                    .columns = columns,
+                    .out = d_x,
+                    .other = other,
+                    .slope = slope,
+                    .other_slope = other_slope};
+    return product_and_sums(&left, &right, &job, LANES, 2 * columns, column_sums, threads);
+}
+
+/* `norm_backward` of d times weights, plus `more` (NULL: none). */
+int linear_backward_norm(const real *d, const float *w, const real *more, const float *x,
+                         const float *mean, const float *rstd, const float *gain, int64 is_rms,
+                         const float *residual, real *d_normed, float *d_x, float *column_sums,
+                         int64 rows, int64 depth, int64 columns, int threads) {
     matrix left = activations(d, rows, depth), right = weights_backward(w, depth, columns);
     epilogue job = {.block = store_block,
                     .rows = norm_backward_rows,
                     .columns = columns,
                     .out = d_normed,
+                    .more = more,
                     .residual = residual,
-                    .gain = gain,
+                    .norm = {.gain = gain, .is_rms = is_rms},
                     .x = x,
                     .total = d_x,
                     .mean = (float *)mean,

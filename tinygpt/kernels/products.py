@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tinygpt.kernels.formulas import Dropout, Normed
+from tinygpt.kernels.formulas import Dropout, Heads, Linear, MaybeTensor, Norm, Normed
 from tinygpt.kernels.fused import Fused, numbers
 
 INSTRUCTIONS = {1: "AVX-512", 2: "AMX"}  # by the return value of `multiplies`
@@ -20,15 +21,18 @@ class FusedProducts(Fused):
     SIGNATURES: ClassVar = Fused.SIGNATURES | {
         "linear": "axa nnn",
         "linear_add": "axxxx nnn nnn",
-        "linear_add_norm": "axxxxxf xaxx nnn nnn",
+        "linear_add_norm": "axxxxxfn xaxx nnn nnn",
         "linear_backward": "axa nnn",
-        "linear_backward_norm": "axxxxxx axx nnn",
+        "linear_backward_norm": "axaxxxxnx axx nnn",
         "linear_backward_slope": "axaax nnn",
+        "linear_backward_slopes": "axaaaax nnn",
         "linear_bias": "axxa nnn",
         "linear_gelu": "axxaa nnn",
+        "linear_relu2": "axxaa nnn",
+        "linear_swiglu": "axxaaa nnn",
         "linear_weights": "aax nnn",
-        "attend": "aaxt nnn nnnn",
-        "attend_backward": "aaxaxt nnn nnnn",
+        "attend": "aaxt nnn nnnnn",
+        "attend_backward": "aaxaxt nnn nnnnn",
     }
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -53,61 +57,69 @@ class FusedProducts(Fused):
         self._call("linear_weights", d, x, d_weight, *d.shape, x.size(1))
         return d_weight
 
-    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        y, slope = x.new_empty(2, len(x), len(weight))
-        self._call("linear_gelu", x, weight, bias, y, slope, *_sizes(x, weight))
-        return y, slope
+    def linear_bias(self, x: Tensor, layer: Linear) -> Tensor:
+        out = x.new_empty(len(x), len(layer.weight))
+        self._call("linear_bias", x, *layer, out, *_sizes(x, layer.weight))
+        return out
+
+    def linear_activated(
+        self, x: Tensor, layer: Linear, activation: str
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        y, slope = x.new_empty(2, len(x), len(layer.weight))
+        self._call(f"linear_{activation}", x, *layer, y, slope, *_sizes(x, layer.weight))
+        return y, (slope,)
+
+    def linear_swiglu(
+        self, x: Tensor, gate: Linear, up: Linear
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        of_gate = self.linear_bias(x, gate)
+        y, slope = torch.empty_like(of_gate), torch.empty_like(of_gate)
+        self._call("linear_swiglu", x, *up, of_gate, y, slope, *_sizes(x, up.weight))
+        return y, (of_gate, slope)
 
     def linear_add(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        residual: Tensor,
-        drop: Dropout | None = None,
+        self, x: Tensor, layer: Linear, residual: Tensor, drop: Dropout | None = None
     ) -> Tensor:
         total = torch.empty_like(residual)
-        given = (x, weight, bias, residual, total, *numbers(drop))
-        self._call("linear_add", *given, *_sizes(x, weight))
+        given = (x, *layer, residual, total, *numbers(drop))
+        self._call("linear_add", *given, *_sizes(x, layer.weight))
         return total
 
     def linear_add_and_norm(
-        self,
-        x: Tensor,
-        parameters: tuple[Tensor, Tensor],
-        residual: Tensor,
-        norm_parameters: tuple[Tensor, Tensor],
-        eps: float,
-        drop: Dropout | None = None,
+        self, x: Tensor, layer: Linear, residual: Tensor, by: Norm, drop: Dropout | None = None
     ) -> tuple[Tensor, Normed]:
         total, normed = torch.empty_like(residual), torch.empty_like(residual, dtype=x.dtype)
         mean, rstd = residual.new_empty(2, len(x), 1)
-        given = (x, *parameters, residual, *norm_parameters, eps)
-        sizes = _sizes(x, parameters[0])
         into = (total, normed, mean, rstd)
-        self._call("linear_add_norm", *given, *into, *numbers(drop), *sizes)
+        sizes = _sizes(x, layer.weight)
+        self._call("linear_add_norm", x, *layer, residual, *by, *into, *numbers(drop), *sizes)
         return total, (normed, mean, rstd)
 
-    def linear_backward_slope(
-        self, d: Tensor, weight: Tensor, slope: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        d_x, sums = torch.empty_like(slope), torch.empty(slope.size(1))
-        self._call("linear_backward_slope", d, weight, slope, d_x, sums, len(d), *weight.shape)
-        return d_x, sums
+    def linear_backward_slopes(
+        self, d: Tensor, weight: Tensor, slopes: tuple[Tensor, ...]
+    ) -> list[tuple[Tensor, Tensor]]:
+        results = [torch.empty_like(slope) for slope in slopes]
+        sums = torch.empty(len(slopes), weight.size(1))
+        name = "linear_backward_slope" if len(slopes) == 1 else "linear_backward_slopes"
+        self._call(name, d, weight, *slopes, *results, sums, len(d), *weight.shape)
+        return list(zip(results, sums, strict=True))
 
     def linear_backward_norm(
         self,
-        d: Tensor,
-        weight: Tensor,
+        layers: Sequence[tuple[Tensor, Tensor]],
         x: Tensor,
+        by: Norm,
         stats: tuple[Tensor, Tensor],
-        parameters: tuple[Tensor, Tensor],
-        residual: Tensor,
+        residual: MaybeTensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        gain, _ = parameters
+        (d, weight), *others = layers
+        more = None
+        for other in others:
+            assert more is None, "a product adds to one other"
+            more = self.linear_backward(*other)
         d_normed, d_x = torch.empty_like(x, dtype=d.dtype), torch.empty_like(x)
         sums = x.new_empty(2, x.size(1))
-        given = (d, weight, x, *stats, gain, residual)
+        given = (d, weight, more, x, *stats, by.gain, by.rms, residual)
         sizes = (len(d), *weight.shape)
         self._call("linear_backward_norm", *given, d_normed, d_x, sums, *sizes)
         return d_x, sums[0], sums[1]
@@ -115,43 +127,40 @@ class FusedProducts(Fused):
     def attend(
         self,
         x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        n_batch: int,
-        n_head: int,
+        layer: Linear,
+        heads: Heads,
         starts: Tensor | None = None,
         drop: Dropout | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        qkv = x.new_empty(len(x), len(weight))
-        self._call("linear_bias", x, weight, bias, qkv, *_sizes(x, weight))
-        y, logs = torch.empty_like(x), bias.new_empty(len(x) * n_head)
-        given = (qkv, y, logs, starts, *numbers(drop))
-        self._call("attend", *given, *_heads(x, n_batch, n_head))
-        return y, (qkv, logs)
+        qkv = self.linear_bias(x, layer)
+        unturned = self.turn_heads_(qkv, heads) if heads.turns else None
+        *_, n_head, _, d_head = shape = heads.shape(qkv)
+        y = x.new_empty(len(x), n_head * d_head)
+        logs = torch.empty(len(x) * n_head)
+        self._call("attend", qkv, y, logs, starts, *numbers(drop), *shape)
+        return y, (qkv, logs) if unturned is None else (qkv, logs, unturned)
 
     def attend_backward(
         self,
         d_y: Tensor,
         y: Tensor,
         kept: tuple[Tensor, ...],
-        n_batch: int,
-        n_head: int,
+        heads: Heads,
         starts: Tensor | None = None,
         drop: Dropout | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        qkv, logs = kept
-        d_qkv, sums = torch.empty_like(qkv), logs.new_empty(qkv.size(1))
-        sizes = _heads(y, n_batch, n_head)
-        given = (qkv, d_y, logs, d_qkv, sums, starts, *numbers(drop))
-        self._call("attend_backward", *given, *sizes)
-        return d_qkv, sums
+        *,
+        sums: bool = True,
+    ) -> tuple[Tensor, MaybeTensor, list[Tensor]]:
+        qkv, logs, *unturned = kept
+        d_qkv, total = torch.empty_like(qkv), torch.empty(qkv.size(1))
+        given = (qkv, d_y, logs, d_qkv, total, starts, *numbers(drop))
+        self._call("attend_backward", *given, *heads.shape(qkv))
+        if not heads.turns:
+            return d_qkv, total if sums else None, []
+        d_norms = self.turn_heads_backward_(d_qkv, unturned[0] if unturned else None, heads)
+        return d_qkv, d_qkv.sum(0, dtype=torch.float32) if sums else None, d_norms
 
 
 def _sizes(x: Tensor, weight: Tensor) -> tuple[int, int, int]:
     """Rows, depth and columns of a linear layer."""
     return (*x.shape, len(weight))
-
-
-def _heads(x: Tensor, n_batch: int, n_head: int) -> tuple[int, int, int, int]:
-    """B, T, H and D of tokens (B T, H D)."""
-    return n_batch, len(x) // n_batch, n_head, x.size(1) // n_head

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinygpt.components.models.gpt import GPTConfig
-from tinygpt.components.models.gpt_torch import GPT, Block
+from tinygpt.components.models.gpt_torch import GPT, Block, is_gpt2
 from tinygpt.components.models.parts.attention import Attention, attention_mask
 from tinygpt.components.models.parts.embeddings import NgramEmbedding
 from tinygpt.components.models.parts.feedforward import MLP
@@ -129,10 +129,9 @@ def test_every_parameter_has_a_role_and_blocks_say_what_has_no_kernels(fields) -
     for name, rows in model.stacked().items():
         assert roles[name] is Role.HIDDEN
         assert sum(rows) == model.get_parameter(name).size(0)
-    around = {"tied", "embedding_norm", "logit_softcap", "x0_shortcut", "ngram", "ngram_rows"}
-    lacking = fields.keys() - around - {"window", "d_ff", "rope_base", "zero_init"}
-    if fields.get("positions") == "none":
-        lacking = set()
+    lacking = fields.keys() & {"value_residual", "value_embeddings"}
+    if fields.get("feedforward") == "gelu_erf":
+        lacking = lacking | {"feedforward"}
     words = model.use_kernels(True)
     assert bool(words) is bool(lacking)
     assert all(f"model.{name}={str(fields[name]).lower()}" in words[0] for name in lacking)
@@ -142,13 +141,21 @@ def test_every_parameter_has_a_role_and_blocks_say_what_has_no_kernels(fields) -
 @pytest.mark.parametrize(
     "fields", [SWITCHES["x0"], {"positions": "none", "d_ff": 40}, {"window": 5}], ids=str
 )
-def test_what_surrounds_a_block_leaves_it_its_kernels(fields) -> None:
+def test_what_surrounds_a_block_of_gpt2_leaves_it_its_formulas(fields) -> None:
     model, tokens = built(**fields), some_tokens()
     plain = model(tokens)
     assert model.use_kernels(True) == []
-    by_kernels = model(tokens)
-    assert not torch.equal(plain, by_kernels)  # another order of additions
-    torch.testing.assert_close(by_kernels, plain)
+    by_formulas = model(tokens)
+    assert not torch.equal(plain, by_formulas)  # another order of additions
+    torch.testing.assert_close(by_formulas, plain)
+
+
+@every_switch
+def test_without_fused_kernels_autograd_runs_any_other_block(fields) -> None:
+    model, tokens = built(**fields), some_tokens()
+    plain = model(tokens)
+    model.use_kernels(True)
+    assert torch.equal(model(tokens), plain) is not is_gpt2(model.config)
 
 
 # Parts against their formulas

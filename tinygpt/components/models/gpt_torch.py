@@ -7,7 +7,7 @@ section 2.3.  The switches of `GPTConfig` choose other parts; each cites its sou
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,9 @@ from tinygpt.components.models.parts.embeddings import NgramEmbedding
 from tinygpt.components.models.parts.feedforward import MLP, SwiGLU
 from tinygpt.components.models.parts.norms import norm_of
 from tinygpt.components.models.parts.positions import Rotation, rotation
-from tinygpt.kernels import NotBuiltError, drops
+from tinygpt.kernels import NotBuiltError, fuses
+from tinygpt.kernels.block import BlockKind, BlockParameters, Masks, block_forward
 from tinygpt.kernels.decode import TransformerDecoder
-from tinygpt.kernels.gpt2_block import BlockParameters, Masks, block_forward
 from tinygpt.kernels.loss import linear_cross_entropy
 from tinygpt.language_model import Decoder, LanguageModel, Role
 
@@ -35,8 +35,14 @@ if TYPE_CHECKING:
 
 INIT_STD = 0.02
 NGRAM_ROWS = 1 << 14
-# the switches that a block's kernels do not have, and the value of each that they have
+# the switches that a block's kernels do not have all values of, and those that they have
 _KERNELS_NEED = {
+    "feedforward": ("gelu", "relu2", "swiglu"),
+    "value_residual": (False,),
+    "value_embeddings": (False,),
+}
+# those of GPT-2's block, whose formulas are quicker than autograd without fused kernels too
+_FORMULAS_NEED = {
     "positions": ("learned", "none"),
     "norm": ("layernorm",),
     "norm_gain": (True,),
@@ -61,7 +67,15 @@ class Block(nn.Module):
         super().__init__()
         norm = norm_of(config.norm, gain=config.norm_gain, shift=config.bias, eps=config.norm_eps)
         width, d_ff, dropout = config.d_model, config.ff_width, config.dropout
-        self.n_head, self.norm_eps = config.n_head, config.norm_eps
+        self.kind = BlockKind(
+            n_head=config.n_head,
+            n_kv_head=config.n_kv_head or config.n_head,
+            eps=config.norm_eps,
+            rms=config.norm == "rmsnorm",
+            activation=config.feedforward,
+            qk_norm=config.qk_norm,
+            sandwich=config.sandwich_norm,
+        )
         self.shortcut = nn.Parameter(torch.tensor([1.0, 0.0])) if config.x0_shortcut else None
         # every other layer has value embeddings, the last one included
         has_values = config.value_embeddings and layer % 2 == (config.n_layer - 1) % 2
@@ -112,9 +126,7 @@ class Block(nn.Module):
             x = self.shortcut[0] * x + self.shortcut[1] * x0
         if masks is not None:
             parameters = self.kernel_parameters()
-            return block_forward(
-                x, parameters, n_head=self.n_head, eps=self.norm_eps, masks=masks
-            ), None
+            return block_forward(x, parameters, self.kind, rotation=by, masks=masks), None
         update, values = self.attention(
             self.attention_norm(x),
             cache=cache,
@@ -129,28 +141,41 @@ class Block(nn.Module):
 
     def kernel_parameters(self) -> BlockParameters:
         """The weights in the order in which the kernels take them."""
-        attention, mlp, norm1, norm2 = self.attention, self.mlp, self.attention_norm, self.mlp_norm
-        assert isinstance(mlp, MLP)
-        assert isinstance(norm1, nn.LayerNorm)
-        assert isinstance(norm2, nn.LayerNorm)
+        attention, mlp = self.attention, self.mlp
+        gate = mlp.gate if isinstance(mlp, SwiGLU) else None
         return BlockParameters(
-            *(norm1.weight, norm1.bias, attention.qkv.weight, attention.qkv.bias),
-            *(attention.out.weight, attention.out.bias, norm2.weight, norm2.bias),
-            *(mlp.up.weight, mlp.up.bias, mlp.down.weight, mlp.down.bias),
+            *_weights(self.attention_norm),
+            *_weights(attention.qkv),
+            *_weights(attention.out),
+            *_weights(self.mlp_norm),
+            *_weights(mlp.up),
+            *_weights(mlp.down),
+            *_weights(gate),
+            *_weights(attention.q_norm),
+            *_weights(attention.k_norm),
+            *_weights(self.attention_post_norm),
+            *_weights(self.mlp_post_norm),
         )
+
+
+def _weights(module: nn.Module | None) -> tuple[Any, Any]:
+    """Weight and bias of a linear layer or a norm, each a tensor or None."""
+    return getattr(module, "weight", None), getattr(module, "bias", None)
 
 
 def without_kernels(config: GPTConfig) -> list[str]:
     """The switches of a config, as typed, for which a block has no kernels."""
-    values = {name: getattr(config, name) for name in _KERNELS_NEED}
-    lacking = [
-        f"model.{name}={str(value).lower()}"
-        for name, value in values.items()
-        if value not in _KERNELS_NEED[name]
+    return [
+        f"model.{name}={str(getattr(config, name)).lower()}"
+        for name, values in _KERNELS_NEED.items()
+        if getattr(config, name) not in values
     ]
-    if config.n_kv_head not in (None, config.n_head):
-        lacking.append(f"model.n_kv_head={config.n_kv_head}")
-    return lacking
+
+
+def is_gpt2(config: GPTConfig) -> bool:
+    """Whether blocks are those of GPT-2."""
+    values = all(getattr(config, name) in values for name, values in _FORMULAS_NEED.items())
+    return values and config.n_kv_head in (None, config.n_head)
 
 
 @dataclass
@@ -291,7 +316,8 @@ class GPT(LanguageModel):
         mask = by = masks = None
         hides = documents is not None or (config.window or end) < end
         dropped = config.dropout > 0 and self.training
-        if self.uses_kernels and cache is None and (not dropped or drops(x)):
+        by_kernels = fuses(x) or (is_gpt2(config) and not dropped)
+        if self.uses_kernels and cache is None and by_kernels:
             starts = None
             if hides:
                 starts = first_keys(tokens.shape, window=config.window, documents=documents)
