@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tinygpt.interfaces import Finding
+from tinygpt.records import evaluations
+from tinygpt.records.evaluations import Result
+
 TEXT = {"documents": 10, "utf8_bytes": 5000, "text_sha256": "ab" * 32}
 
 
@@ -60,3 +64,18 @@ def make_run(
         summary = {"val/bpb": bpb, "val/loss": bpb / 2, "tokens": tokens, "elapsed_s": 4.0}
         (path / "summary.json").write_text(json.dumps(summary | {"tokens_per_sec": 1000.0}))
     return path
+
+
+def evaluated(run: Path, value: float, *, items: int = 200, name: str = "name") -> None:
+    """Give a run a result of the suite `choices`, of which more is better."""
+    result = Result(
+        suite="choices",
+        protocol={"settings": {"items": items}, "text_sha256": "ab" * 32},
+        checkpoint="step-1",
+        numbers={name: Finding(value, better="higher"), "words": Finding(3.0)},
+        examples={},
+        notes=[],
+        seconds=1.0,
+        made_by={},
+    )
+    evaluations.write(run / evaluations.FOLDER, result)

@@ -358,6 +358,11 @@ class Finding:
     n: int | None = None  # how many items, tokens or texts it comes from
     better: Literal["higher", "lower"] | None = None  # None: neither, such as a length
 
+    def in_words(self) -> str:
+        """The value with half of its interval, to four digits."""
+        half = 0.0 if self.low is None or self.high is None else (self.high - self.low) / 2
+        return f"{self.value:.4g}" + (f" ± {half:.2g}" if half else "")
+
 
 @dataclass(frozen=True)
 class Findings:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs_on_disk import make_run
+from tests.runs_on_disk import evaluated, make_run
 from tinygpt import compare as compare_command
 from tinygpt.comparison import report
 from tinygpt.comparison.statistics import compare
@@ -48,6 +48,8 @@ def sweep(folder: Path, *, runs: int, rows: int = 20) -> Path:
             rows=rows,
             config={"optimizer.lr": lr, "model.n_layer": layers, "dataset.path": HOSTILE},
         )
+        if number < 2:
+            evaluated(made, 0.5 + number / 4, name=HOSTILE)
         (made / "samples").mkdir()
         (made / "samples" / "step-00000005.txt").write_text(f"sample {number} {HOSTILE}")
     make_run(path / str(runs), bpb=None, status="failed", error=HOSTILE)
@@ -113,6 +115,8 @@ def test_a_reader_finds_everything_and_nothing_runs_that_should_not(
     assert page.locator("#front .xtitle").text_content() == "parameters"
     assert page.locator("svg.parallel path").count() == 12
     assert "optimizer.lr" in page.locator(".bars").inner_text()
+    suite = page.locator("#suites tbody tr td").all_inner_texts()
+    assert suite == [HOSTILE, "0.5", "0.75"]
     page.select_option("#left", "0")
     page.select_option("#right", "1")
     assert page.locator("#fields tr.differs").count() >= 1

@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from tests.runs_on_disk import TEXT, make_run
+from tests.runs_on_disk import TEXT, evaluated, make_run
 from tinygpt.comparison import tables
 from tinygpt.comparison.statistics import compare, estimate, holm, importance, welch
 from tinygpt.errors import UserError
-from tinygpt.interfaces import Finding
-from tinygpt.records import evaluations
-from tinygpt.records.evaluations import Result
 from tinygpt.records.read import RunRecord, read_runs
 
 
@@ -185,25 +182,10 @@ def test_what_only_one_component_has_is_no_difference_beside_its_name(tmp_path: 
     assert compare(read_runs(paths)).keys == ["tokenizer.name", "tokenizer.vocab_size"]
 
 
-def evaluated(record: RunRecord, value: float, *, items: int = 200) -> None:
-    """Give a run a result of the suite `choices`, of which more is better."""
-    result = Result(
-        suite="choices",
-        protocol={"settings": {"items": items}, "text_sha256": "ab" * 32},
-        checkpoint="step-1",
-        numbers={"name": Finding(value, better="higher"), "words": Finding(3.0)},
-        examples={},
-        notes=[],
-        seconds=1.0,
-        made_by={},
-    )
-    evaluations.write(record.path / evaluations.FOLDER, result)
-
-
 def test_runs_are_ranked_by_a_number_of_an_evaluation(tmp_path: Path) -> None:
     records = runs_of(tmp_path, {1e-3: [1.0, 1.1, 1.2], 3e-3: [2.0, 2.1, 2.2]})
     for record in records:
-        evaluated(record, 0.5 + (record.metric("val/bpb") or 0) / 10)
+        evaluated(record.path, 0.5 + (record.metric("val/bpb") or 0) / 10)
     comparison = compare(records, metric="choices/name")
     (table,) = comparison.tables
     assert [group.values["optimizer.lr"] for group in table.configurations] == [3e-3, 1e-3]
@@ -218,7 +200,7 @@ def test_runs_are_ranked_by_a_number_of_an_evaluation(tmp_path: Path) -> None:
 def test_another_protocol_of_an_evaluation_is_another_table(tmp_path: Path) -> None:
     records = runs_of(tmp_path, {1e-3: [1.0], 3e-3: [2.0]})
     for record, items in zip(records, (200, 100), strict=True):
-        evaluated(record, 0.5, items=items)
+        evaluated(record.path, 0.5, items=items)
     assert len(compare(records, metric="choices/name").tables) == 2
 
 
@@ -226,7 +208,7 @@ def test_a_metric_that_no_run_has_is_told_with_what_to_type(tmp_path: Path) -> N
     records = runs_of(tmp_path, {1e-3: [1.0], 3e-3: [2.0]})
     with pytest.raises(UserError, match=r"python -m tinygpt.evaluate run=RUN suite=choices"):
         compare(records, metric="choices/name")
-    evaluated(records[0], 0.5)
+    evaluated(records[0].path, 0.5)
     records = read_runs([record.path for record in records])
     with pytest.raises(UserError, match=r"did you mean metric=choices/name\?"):
         compare(records, metric="choices/nam")

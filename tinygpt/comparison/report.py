@@ -17,6 +17,7 @@ PARTS = Path(__file__).parent / "report_page"
 CURVES = ("val/bpb", "val/loss", "train/loss", "optim/lr", "optim/grad_norm", "perf/tokens_per_sec")
 POINTS = 200  # of a curve, at most; a screen shows no more
 SAMPLE_CHARACTERS = 6000
+EVALUATED = 20  # runs whose evaluations are shown, each as a column
 _COSTS = ("val/bpb", "val/loss", "tokens", "elapsed_s", "n_params", "flops", "tokens_per_sec")
 
 
@@ -71,8 +72,35 @@ def content(comparison: Comparison, *, x: str) -> dict[str, Any]:
             }
             for table in comparison.tables
         ],
+        "evaluations": _evaluations(runs[:EVALUATED]),
         "runs": [_run(run, comparison.keys) for run in runs],
     }
+
+
+def _evaluations(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """For each suite and protocol a table of the numbers that have a better direction."""
+    protocols = {
+        (suite, result.protocol_id) for run in runs for suite, result in run.evaluations.items()
+    }
+    tables = []
+    for suite, protocol_id in sorted(protocols):
+        found = [
+            (run, result)
+            for run in runs
+            if (result := run.evaluations.get(suite)) and result.protocol_id == protocol_id
+        ]
+        names = dict.fromkeys(
+            name for _, result in found for name, n in result.numbers.items() if n.better
+        )
+        rows = [
+            [name, *(n.in_words() if (n := r.numbers.get(name)) else "" for _, r in found)]
+            for name in names
+        ]
+        title = f"{suite}, protocol {protocol_id}"
+        tables.append(
+            {"title": title, "headings": ["", *(r.label for r, _ in found)], "rows": rows}
+        )
+    return tables
 
 
 def _run(run: RunRecord, keys: Sequence[str]) -> dict[str, Any]:

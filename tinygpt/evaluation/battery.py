@@ -70,11 +70,7 @@ def table(found: Mapping[str, Mapping[str, Result]]) -> list[str]:
         for run in runs:
             of_suite = found[run].get(suite)
             number = of_suite.numbers.get(name) if of_suite else None
-            if number is None:
-                cells.append("")
-                continue
-            half = None if number.low is None or number.high is None else number.high - number.low
-            cells.append(f"{number.value:.4g}" + (f" ± {half / 2:.2g}" if half else ""))
+            cells.append(number.in_words() if number else "")
         rows.append([f"{suite}/{name}", *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

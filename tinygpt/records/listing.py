@@ -200,6 +200,10 @@ def _lines(run: RunRecord) -> Iterator[str]:
     for name in ("val/bpb", "val/loss", "tokens", "tokens_per_sec", "elapsed_s", "n_params"):
         if (value := run.metric(name)) is not None:
             yield f"  {name:<14} {value:,.4f}".rstrip("0").rstrip(".")
+    for suite, result in run.evaluations.items():
+        for name, number in result.numbers.items():
+            if number.better is not None:
+                yield f"  {suite}/{name} {number.in_words()}"
     losses = [row["train/loss"] for row in run.rows if "train/loss" in row]
     if losses:
         yield f"  train/loss     {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}"

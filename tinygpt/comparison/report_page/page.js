@@ -376,6 +376,21 @@ function samples() {
   }
 }
 
+function evaluations() {
+  const none = !data.evaluations.length;
+  $("evaluations").hidden = none;
+  document.querySelector('nav a[href="#evaluations"]').hidden = none;
+  for (const found of data.evaluations) {
+    $("suites").append(element("h3", found.title));
+    const scroll = element("div", null, { class: "scroll", tabindex: "0" });
+    const made = element("table");
+    scroll.append(made);
+    $("suites").append(scroll);
+    table(made, found.headings.map((text) => text || "number"), found.rows,
+      new Set(found.headings.map((_, i) => i).slice(1)));
+  }
+}
+
 function runTable() {
   const headings = ["run", ...data.keys, "seed", "status", "val/bpb", "tokens", "seconds", "why"];
   const number = (value, digits) => value === undefined || value === null ? ""
@@ -389,6 +404,7 @@ function runTable() {
 
 function begin() {
   results();
+  evaluations();
   const names = new Set(runs.flatMap((run) => Object.keys(run.curves)));
   const decides = runs.some((run) => run.curves["val/bpb"] && run.curves["val/bpb"].step.length > 1);
   options($("metric"), data.metrics.filter((m) => names.has(m)).map((m) => [m, m]),
