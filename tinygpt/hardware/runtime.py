@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tinygpt import kernels
 from tinygpt.config import DeviceConfig
 from tinygpt.errors import UserError
-from tinygpt.hardware import compiling, cpu, parallel
+from tinygpt.hardware import compiling, cpu, parallel, waiting
 from tinygpt.hardware.parallel import MeanGradients
 from tinygpt.hardware.ranks import Ranks
 from tinygpt.language_model import LanguageModel
@@ -266,6 +266,10 @@ class Runtime:
         if limit and not (on_cpu and whole_norm <= limit):
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return whole_norm
+
+    def adapted_to_load(self) -> AbstractContextManager[None]:
+        """Context in which a CPU's threads sleep, not spin, while other processes use the cores."""
+        return waiting.adapted_to_load() if self.device.type == "cpu" else nullcontext()
 
     @property
     def works_ahead(self) -> bool:

@@ -107,7 +107,11 @@ class Trainer(Cadence):
         """Train to the end, a pause, a signal or a callback's stop; returns the summary."""
         state = self.state
         began = time.perf_counter() - state.elapsed_s
-        with signals.handled(self._end_soon), self.checkpoints.settled():
+        with (
+            signals.handled(self._end_soon),
+            self.checkpoints.settled(),
+            self.runtime.adapted_to_load(),
+        ):
             while not self.done() and not self.interrupted and not self.paused:
                 row = self.train_step()  # advances state.step by one
                 self.agree(elapsed_s=time.perf_counter() - began)
