@@ -36,6 +36,15 @@ _FIRST_CHARACTERS = {1: 0x21, 4: 0x20000}
 _MOST_ASCII = 94
 _NOT_CHARACTERS = 17  # ids of the char tokenizer that are not characters
 
+# how CPU threads wait for each other, by environment variables that OpenMP reads when it is loaded;
+# auto is tinygpt's own choice, spin is what libgomp does by itself, one has nobody to wait for
+WAITS = {
+    "auto": {},
+    "spin": {"GOMP_SPINCOUNT": "300000"},
+    "sleep": {"OMP_WAIT_POLICY": "passive"},
+    "one": {"OMP_NUM_THREADS": "1"},
+}
+
 Imported = Callable[[], None]  # call this after the imports and before building
 
 
@@ -72,11 +81,12 @@ class Contestant:
     settings: list[str] = field(default_factory=list)  # of tinygpt, as typed
     tokens: Path | None = None  # for other projects: the prepared tokens, uint16
     checkout: Path | None = None  # of nanogpt
+    wait: str = "auto"  # of WAITS
 
     @property
     def name(self) -> str:
         """The name in the tables."""
-        return f"{self.project} {self.mode}"
+        return f"{self.project} {self.mode}" + f", {self.wait}" * (self.wait != "auto")
 
 
 def make_text(path: Path, *, vocab_size: int) -> None:
@@ -204,11 +214,12 @@ class _TinyGPT:
 
     def run(self, steps: int) -> float:
         row: Metrics = {}
-        for number in range(1, steps + 1):
-            self.trainer.train_step()
-            if self.state.step % LOG_EVERY == 0 or number == steps:
-                row = self.trainer.since_last_row()
-        _wait_for_device()
+        with self.runtime.adapted_to_load():
+            for number in range(1, steps + 1):
+                self.trainer.train_step()
+                if self.state.step % LOG_EVERY == 0 or number == steps:
+                    row = self.trainer.since_last_row()
+            _wait_for_device()
         return row["train/loss"]
 
     def device_peak_mem_bytes(self) -> int | None:

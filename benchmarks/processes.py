@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -16,17 +16,23 @@ from typing import Any, Protocol
 _PATIENCE_S = 10
 # exits when its parent process has exited
 _LOOP = """
-import os
-parent = os.getppid()
+import os, sys, time
+parent, period = os.getppid(), float(sys.argv[1])
 while os.getppid() == parent:
     sum(range(100_000))
+    if period and time.monotonic() % (2 * period) > period:
+        time.sleep(period)
 """
 
 
 @contextmanager
-def busy(n: int) -> Iterator[None]:
-    """Keep n other processes computing during the block, to simulate a shared machine."""
-    loops = [subprocess.Popen([sys.executable, "-c", _LOOP]) for _ in range(n)]
+def busy(n: int, *, period: float = 0.0) -> Iterator[None]:
+    """Keep n other processes computing during the block, to simulate a shared machine.
+
+    With a period, they compute for that many seconds and then sleep for as many, all together.
+    """
+    command = [sys.executable, "-c", _LOOP, str(period)]
+    loops = [subprocess.Popen(command) for _ in range(n)]
     try:
         yield
     finally:
@@ -64,12 +70,20 @@ class Timed:
 class Process:
     """Builds the work in a new process, with its own allocator, caches, threads and memory."""
 
-    def __init__(self, make_work: Callable[..., Work], spec: Any, *, log: Path) -> None:
+    def __init__(
+        self,
+        make_work: Callable[..., Work],
+        spec: Any,
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         arguments = (make_work, spec, theirs, log)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        with _environment(environment or {}):  # which the process inherits
+            self._process.start()
         theirs.close()
 
     def describe(self) -> dict[str, Any]:
@@ -103,6 +117,17 @@ class Process:
         if error:
             raise Failed(error)
         return answer
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _serve(make_work: Callable[..., Work], spec: Any, asked: Connection, log: Path) -> None:

@@ -8,6 +8,7 @@ describes what is measured and how.
 
 import argparse
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,13 +18,23 @@ from typing import Any
 import numpy as np
 
 from benchmarks import report
-from benchmarks.contestants import Contestant, Matmul, MatmulWork, Mode, make, make_text, settings
+from benchmarks.contestants import (
+    WAITS,
+    Contestant,
+    Matmul,
+    MatmulWork,
+    Mode,
+    make,
+    make_text,
+    settings,
+)
 from benchmarks.processes import Failed, Process, Timed, busy
 from benchmarks.shapes import SHAPES, Shape, parse
 from tinygpt import console
 from tinygpt.config import compose
 from tinygpt.corpus.prepared import prepare
 from tinygpt.errors import UserError
+from tinygpt.hardware.waiting import VARIABLES
 
 SHIPPED = {"cpu": "nanogpt fp32", "cuda": "nanogpt bf16-compiled"}  # as in its README and config
 WARMUP_STEPS = 3
@@ -51,6 +62,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         raise UserError("--rounds and --seconds must be above 0")
     if args.busy < 0:
         raise UserError("--busy must be 0 or more")
+    if args.busy_period < 0 or (args.busy_period and not args.busy):
+        raise UserError("--busy-period must be 0 or more, and needs --busy 1 or more")
+    waits = list(dict.fromkeys(args.waits.split(",")))
+    if unknown := set(waits) - set(WAITS):
+        raise UserError(f"--waits {','.join(sorted(unknown))} is not one of {', '.join(WAITS)}")
+    if waits != ["auto"] and (fixed := [name for name in VARIABLES if name in os.environ]):
+        raise UserError(f"--waits would be ignored: unset the environment variable {fixed[0]}")
+    if args.device == "cuda" and waits != ["auto"]:
+        raise UserError("--waits is for CPU threads; type --device cpu")
     if args.device == "cpu" and (gpu := {"e", "f"} & set(named)):
         raise UserError(f"--shapes {','.join(sorted(gpu))} is for a GPU; type --device cuda too")
     if args.json and not args.json.parent.is_dir():
@@ -62,6 +82,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         "nanogpt_commit": args.nanogpt and report.commit(args.nanogpt),
         "settings": args.set,
         "busy_processes": args.busy,
+        "busy_period_s": args.busy_period,
         "shapes": {},
     }
     if args.logs:
@@ -72,13 +93,15 @@ def _main(arguments: Sequence[str] | None) -> int:
             common = text_and_settings(shape, Path(folder), args.set)
             tokens = prepared_tokens(common, Path(folder))
             contestants = [
-                Contestant("tinygpt", mode, shape, args.device, settings=common) for mode in ours
+                Contestant("tinygpt", mode, shape, args.device, settings=common, wait=wait)
+                for mode in ours
+                for wait in waits
             ] + [
                 Contestant(project, mode, shape, args.device, tokens=tokens, checkout=args.nanogpt)
                 for project in projects
                 for mode in peer_modes
             ]
-            with busy(args.busy):
+            with busy(args.busy, period=args.busy_period):
                 summary, hardware = measure(
                     contestants,
                     rounds=args.rounds,
@@ -125,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD=VALUE",
         help="a setting for tinygpt, such as device.threads=1; may be repeated",
     )
+    add(
+        "--waits",
+        default="auto",
+        help=f"how tinygpt's threads wait for each other: any of {','.join(WAITS)}; ratios use the "
+        "first (default: auto)",
+    )
     add("--rounds", type=int, default=5)
     add("--seconds", type=float, default=2.5, help="a contestant's turn in a round (default: 2.5)")
     add(
@@ -133,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="keep N other processes busy while it measures (default: 0)",
+    )
+    add(
+        "--busy-period",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="let them compute for so long, then sleep for so long, and so on (default: 0, never)",
     )
     add("--json", type=Path, metavar="OUT", help="write all figures, including each round's")
     add("--logs", type=Path, metavar="FOLDER", help="keep the output of the contestants")
@@ -209,7 +245,9 @@ class _Turns:
             name = contestant.name
             _note(f"{name}: warming up")
             log = logs / f"{name.replace(' ', '-')}.log"
-            process = self._processes[name] = Process(make, contestant, log=log)
+            process = self._processes[name] = Process(
+                make, contestant, log=log, environment=WAITS[contestant.wait]
+            )
             try:
                 details = process.describe()
                 warmup = process.run(WARMUP_STEPS)

@@ -1,6 +1,7 @@
 """The benchmark of training: what its figures mean, and that it runs."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from benchmarks import report
 from benchmarks.command import Run
 from benchmarks.command import summarise as summarise_command
 from benchmarks.contestants import Mode
-from benchmarks.processes import busy
+from benchmarks.processes import Process, busy
 from benchmarks.shapes import SHAPES, Shape, parse
 from benchmarks.train import main, prepared_tokens, text_and_settings
+from tests.benchmarks.variables import Variables
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.config import compose
 from tinygpt.corpus.prepared import prepare
+from tinygpt.hardware.waiting import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 TINY = Shape(2, 2, 32, 16, 4, 65)
@@ -164,15 +167,30 @@ def test_a_shape_is_a_letter_or_its_six_numbers() -> None:
         ("--json nowhere/out.json", "there is no folder nowhere; make it first"),
         ("--rounds 0", "--rounds and --seconds must be above 0"),
         ("--busy -1", "--busy must be 0 or more"),
+        ("--busy-period 1", "--busy-period must be 0 or more, and needs --busy 1 or more"),
+        ("--waits nap", "--waits nap is not one of auto, spin, sleep, one"),
+        ("--waits spin --device cuda", "--waits is for CPU threads; type --device cpu"),
         ("--shapes 2x2x32x16x4x65 --set optimizer.lrr=1", "optimizer.lrr is not a field"),
     ],
 )
 def test_what_is_mistyped_is_said_in_words(
-    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+    typed: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit) as exit_info:
         main(typed.split())
     assert exit_info.value.code != 0
+    assert said in capsys.readouterr().err
+
+
+def test_ways_to_wait_are_refused_if_a_variable_decides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    with pytest.raises(SystemExit):
+        main(["--waits", "auto,spin"])
+    said = "--waits would be ignored: unset the environment variable OMP_WAIT_POLICY"
     assert said in capsys.readouterr().err
 
 
@@ -248,3 +266,14 @@ def test_busy_processes_compute_and_end_with_the_block() -> None:
         time.sleep(1)
         assert ended_children_s() == before  # both are still there
     assert ended_children_s() > before + 0.1
+
+
+def test_a_contestant_gets_its_own_environment(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    waits = {"OMP_NUM_THREADS": "7", "GOMP_SPINCOUNT": "5"}
+    process = Process(Variables, None, log=tmp_path / "log", environment=waits)
+    try:
+        assert waits.items() <= process.describe().items()
+    finally:
+        process.close()
+    assert dict(os.environ) == before
