@@ -1,5 +1,6 @@
 """Many runs: what a sweep leaves on the disk, and how it goes on after any end."""
 
+import contextlib
 import json
 import os
 import random
@@ -12,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
+import torch
 import yaml
 
 from tinygpt import config, registry, train
@@ -34,13 +36,24 @@ def command(settings: list[str]) -> list[str]:
     return [sys.executable, "-m", "tinygpt.train", *settings]
 
 
-def run(settings: list[str], cwd: Path, *, code: int = 0) -> str:
-    """What a command prints, with both streams in one."""
-    done = subprocess.run(
-        command(settings), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+class Train(Protocol):
+    def __call__(self, settings: list[str], cwd: Path, *, code: int = 0) -> str: ...
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Iterator[Train]:
+    """Runs a command in this process; returns what it prints on both streams."""
+    threads = torch.get_num_threads()
+
+    def call(settings: list[str], cwd: Path, *, code: int = 0) -> str:
+        with contextlib.chdir(cwd), pytest.raises(SystemExit) as exit_info:
+            train.main(settings)
+        said = "".join(capfd.readouterr())
+        assert exit_info.value.code == code, said
+        return said
+
+    yield call
+    torch.set_num_threads(threads)
 
 
 def only_sweep(folder: Path) -> Path:
@@ -66,7 +79,7 @@ def settings_in(tiny: list[str]) -> list[str]:
 
 
 def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
-    tiny: list[str], tmp_path: Path
+    run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
     settings = [*settings_in(tiny), "trainer.grad_clip=0", "optimizer.lr=1e-3,1e30"]
     said = run(["-m", *settings, "launcher.jobs=1"], tmp_path, code=1)
@@ -120,7 +133,7 @@ def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
     ids=["local", "slurm", "ray"],
 )
 def test_survivors_of_asha_are_continued_bit_for_bit(
-    launcher: list[str], tiny: list[str], tmp_path: Path
+    launcher: list[str], run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
     settings = [*settings_in(tiny), "optimizer.lr=1e-4,1e-2", "trainer.max_steps=16"]
     rule = ["sweep=asha", "stopping.first_rung=0.5", "stopping.reduction=2"]
@@ -324,7 +337,7 @@ class Moment:
 
 
 def kill_at(moments: list[Moment], settings: list[str], folder: Path) -> None:
-    """Start a sweep and kill all of its processes at each moment; then let it end."""
+    """Start a sweep and kill all of its processes at each moment."""
     for moment in moments:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -341,50 +354,49 @@ def kill_at(moments: list[Moment], settings: list[str], folder: Path) -> None:
         while processes(folder):
             assert time.monotonic() - began < 120
             time.sleep(0.02)
-    run(settings, folder)
 
 
 def kill_and_compare(
-    tiny: list[str], tmp_path: Path, moments: list[Moment], *, steps: int = 150
+    run: Train, tiny: list[str], tmp_path: Path, moments: list[Moment], *, steps: int = 150
 ) -> None:
+    """Kill a sweep, finish it, and compare each run with one that nothing interrupted."""
     settings = [
         *["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2"],
         *[f"trainer.max_steps={steps}", "trainer.save_every=7", "trainer.eval_every=50"],
     ]
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    for folder in (calm, rough):
-        folder.mkdir()
-    run(settings, calm)
-    kill_at(moments, settings, rough)
+    kill_at(moments, settings, tmp_path)
+    run(settings, tmp_path)
     # a kill before the folder exists leaves nothing; later calls go on with the same folder
-    before, after = only_sweep(calm), only_sweep(rough)
-    assert sorted(p.name for p in after.glob("[0-9]*")) == ["0", "1"]
+    sweep = only_sweep(tmp_path)
+    assert sorted(path.name for path in sweep.glob("[0-9]*")) == ["0", "1"]
     weights = f"checkpoints/step-{steps:08d}/model.safetensors"
     for number in "01":
-        assert record(after / number)["status"] == "finished"
-        assert (after / number / weights).read_bytes() == (before / number / weights).read_bytes()
-        assert losses(after / number) == losses(before / number)
-        assert (after / number / "summary.json").exists()
+        assert record(sweep / number)["status"] == "finished"
+        assert (sweep / number / "summary.json").exists()
+        run([f"config_file={sweep / number / 'config.yaml'}", f"output_dir=calm{number}"], tmp_path)
+        (calm,) = (tmp_path / f"calm{number}").iterdir()
+        assert (sweep / number / weights).read_bytes() == (calm / weights).read_bytes()
+        assert losses(sweep / number) == losses(calm)
 
 
 def test_a_sweep_that_is_killed_whole_goes_on_to_the_same_bytes(
-    tiny: list[str], tmp_path: Path
+    run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
-    kill_and_compare(tiny, tmp_path, [Moment(rows=20)])
+    kill_and_compare(run, tiny, tmp_path, [Moment(rows=20)])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("batch", range(4))
 def test_a_sweep_survives_kills_at_random_moments(
-    tiny: list[str], tmp_path: Path, batch: int
+    run: Train, tiny: list[str], tmp_path: Path, batch: int
 ) -> None:
     generator = random.Random(batch)
     steps = 4000
     starting = [Moment(seconds=generator.uniform(0.1, 3)) for _ in range(4)]
     rows = sorted(generator.uniform(0, 0.9) * 2 * steps for _ in range(8))
     training = [Moment(rows=int(number)) for number in rows]
-    kill_and_compare(tiny, tmp_path, starting + training, steps=steps)
+    kill_and_compare(run, tiny, tmp_path, starting + training, steps=steps)
 
 
 def test_ctrl_c_lets_the_runs_save_and_says_how_to_go_on(tiny: list[str], tmp_path: Path) -> None:

@@ -13,21 +13,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# Runs the trainer in forked processes, which spares each of them the import of torch.  The first
+from tinygpt import train
+
+# Runs the trainer in forked processes, which spares each of them the imports.  The first
 # argument says how each one dies: "op:N" kills itself with SIGKILL at its N-th operation on a
 # file, "end:N" at its N-th one after the last step, "at:S" is killed from outside after S
 # seconds, "never" runs to the end.
 DRIVER = """
 import os, pathlib, signal, sys, time
+import matplotlib.backends.backend_agg, matplotlib.figure
 import torch, safetensors.torch
 from dataclasses import dataclass
 from tinygpt import train
 from tinygpt.components.loggers import jsonl
 from tinygpt.interfaces import Callback, CallbackConfig
 from tinygpt.records import plots
-from tinygpt.registry import register
-from tinygpt.training import checkpoint
+from tinygpt.registry import import_all, register
+from tinygpt.training import checkpoint, launch, run
 
+import_all()
 counting = True
 
 class End(Callback):
@@ -93,12 +97,19 @@ def survive(settings: list[str], deaths: list[str], outputs: Path) -> int:
     return int(done.stdout.rsplit("kills", 1)[1])
 
 
-def train_once(settings: list[str], *, code: int = 0) -> str:
-    """A process of its own; what it printed."""
+def in_new_process(settings: list[str]) -> str:
+    """Train in a process of its own; returns what it printed."""
     command = [sys.executable, "-m", "tinygpt.train", *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def train_here(settings: list[str]) -> None:
+    """Train in this process."""
+    with pytest.raises(SystemExit) as exit_info:
+        train.main(settings)
+    assert exit_info.value.code == 0
 
 
 def result(outputs: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
@@ -157,16 +168,16 @@ def hard(tiny, tmp_path) -> list[str]:
 def test_five_steps_and_a_new_process_and_five_more_equal_ten(hard, tmp_path):
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     ten = [*(s for s in hard if "max_steps" not in s), "trainer.max_steps=10"]
-    train_once([*ten, f"output_dir={straight}"])
+    train_here([*ten, f"output_dir={straight}"])
     # the loss of step 6 needs the checkpoint of step 5: remove what came after it
-    train_once([*ten, f"output_dir={parts}", "trainer.keep_checkpoints=10"])
+    train_here([*ten, f"output_dir={parts}", "trainer.keep_checkpoints=10"])
     (run,) = (path.parent for path in parts.glob("*/run.json"))
     for checkpoint in (run / "checkpoints").iterdir():
         if checkpoint.name > "step-00000005":
             for file in checkpoint.iterdir():
                 file.unlink()
             checkpoint.rmdir()
-    assert "going on after step 5" in train_once([f"resume={run}"])
+    assert "going on after step 5" in in_new_process([f"resume={run}"])
     assert_same(straight, parts)
 
 
@@ -176,11 +187,11 @@ def test_a_compiled_run_goes_on_compiled_to_the_same_bits(hard, tmp_path):
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     settings = [*(s for s in hard if "max_steps" not in s), "device.compile=always"]
     settings += ["schedule=constant", "schedule.warmup_ratio=0"]  # the same for both lengths
-    train_once([*settings, "trainer.max_steps=10", f"output_dir={straight}"])
-    train_once([*settings, "trainer.max_steps=5", f"output_dir={parts}"])
+    in_new_process([*settings, "trainer.max_steps=10", f"output_dir={straight}"])
+    in_new_process([*settings, "trainer.max_steps=5", f"output_dir={parts}"])
     (run,) = (path.parent for path in parts.glob("*/run.json"))
     assert json.loads((run / "run.json").read_text())["derived"]["compiled"]
-    said = train_once([f"resume={run}", "trainer.max_steps=10", "device.compile=auto"])
+    said = in_new_process([f"resume={run}", "trainer.max_steps=10", "device.compile=auto"])
     assert "device.compile=auto: compiled" in said
     (tensors_a, rows_a), (tensors_b, rows_b) = result(straight), result(parts)
     for name, tensor in tensors_a.items():
@@ -191,7 +202,7 @@ def test_a_compiled_run_goes_on_compiled_to_the_same_bits(hard, tmp_path):
 def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     settings = [*hard, "trainer.save_every=1"]
-    assert survive([*settings, f"output_dir={straight}"], ["never"], straight) == 0
+    train_here([*settings, f"output_dir={straight}"])
     deaths = [f"op:{n}" for n in (25, 32, 34, 37, 40, 43, 47, 51, 55, 60)]
     assert survive([*settings, f"output_dir={killed}"], [*deaths, "never"], killed) >= 8
     assert_same(straight, killed)
@@ -204,11 +215,12 @@ def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):
 def test_a_process_killed_after_the_last_step_loses_no_result(tiny, tmp_path, deaths):
     """Going on completes summary, samples and picture, and exits 0, as the driver checks."""
     settings = [s for s in tiny if not s.startswith(("output_dir", "callback"))]
-    settings += ["callback=[end,sample]", "callback.sample.max_new_tokens=4"]
+    settings += ["callback.sample.max_new_tokens=4"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert survive([*settings, f"output_dir={straight}"], ["never"], straight) == 0
+    train_here([*settings, "callback=[sample]", f"output_dir={straight}"])
     ends = [f"end:{n}" for n in deaths]
-    kills = survive([*settings, f"output_dir={killed}"], [*ends, "never"], killed)
+    watched = [*settings, "callback=[end,sample]"]
+    kills = survive([*watched, f"output_dir={killed}"], [*ends, "never"], killed)
     assert kills > len(ends) / 2
     assert_same(straight, killed)
 
@@ -219,7 +231,7 @@ def test_a_hundred_processes_killed_anywhere_lose_nothing(hard, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     settings = [s for s in hard if "max_steps" not in s]
     settings += ["trainer.max_steps=120", "trainer.save_every=1"]
-    assert survive([*settings, f"output_dir={straight}"], ["never"], straight) == 0
+    train_here([*settings, f"output_dir={straight}"])
     deaths = [f"op:{n}" for n in range(20, 80)] + [f"at:{0.1 + i / 60:.3f}" for i in range(40)]
     kills = survive([*settings, f"output_dir={killed}"], [*deaths, "never"], killed)
     print("kills", kills)
@@ -231,7 +243,7 @@ def test_a_signal_saves_and_ends_and_the_run_goes_on(hard, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     settings = [s for s in hard if "max_steps" not in s]
     settings += ["trainer.max_steps=150", "trainer.eval_every=50", "trainer.save_every=1000"]
-    train_once([*settings, f"output_dir={straight}"])
+    train_here([*settings, f"output_dir={straight}"])
     typed, seen = [*settings, f"output_dir={stopped}"], 0
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         command = [sys.executable, "-m", "tinygpt.train", *typed]
@@ -247,19 +259,21 @@ def test_a_signal_saves_and_ends_and_the_run_goes_on(hard, tmp_path):
         assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
         assert f"resume={run}" in output
         typed, seen = [f"resume={run}"], (run / "metrics.jsonl").stat().st_size
-    train_once([f"resume={run}"])
+    train_here([f"resume={run}"])
     assert_same(straight, stopped)
 
 
-def test_a_finished_run_goes_on_only_to_a_longer_horizon(tiny, tmp_path):
-    train_once(tiny)
+def test_a_finished_run_goes_on_only_to_a_longer_horizon(tiny, tmp_path, capfd):
+    train_here(tiny)
     (run,) = (path.parent for path in (tmp_path / "outputs").glob("*/run.json"))
     before = json.loads((run / "run.json").read_text())
-    assert "type a longer one" in train_once([f"resume={run}"])
+    train_here([f"resume={run}"])
+    assert "type a longer one" in "".join(capfd.readouterr())
     after = json.loads((run / "run.json").read_text())
     assert {key: value for key, value in after.items() if value != before.get(key)} == {}
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
-    assert "going on after step 10" in train_once([f"resume={run}", "trainer.max_steps=12"])
+    train_here([f"resume={run}", "trainer.max_steps=12"])
+    assert "going on after step 10" in "".join(capfd.readouterr())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert len(json.loads((run / "run.json").read_text())["resumed"]) == 1
