@@ -1,4 +1,4 @@
-"""The disk that prepared tokens need, estimated before the work and from its progress, and have."""
+"""Disk space for prepared tokens: what is free, and an estimate of what they need."""
 
 import shutil
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from tinygpt.errors import UserError
 from tinygpt.interfaces import SPLITS, TextSource
 
-# bytes on disk for a byte of text: two for a token of a character or of eight; the first measured
-# share takes their place
+# bytes on disk for each byte of text: a token of two bytes for each character, or for eight bytes;
+# replaced by the first measured share
 _LOW, _HIGH = 0.25, 2.0
 
 
 class Disk:
-    """The disk of `folder`; errors name it as the user typed it, `cache_dir`."""
+    """The disk that holds `folder`; errors call it `cache_dir`, as the user types it."""
 
     def __init__(self, cache_dir: str, folder: Path, source: TextSource) -> None:
         self._cache_dir, self._folder = cache_dir, folder
@@ -21,15 +21,15 @@ class Disk:
         known = [n for n in documents if n is not None]
         self._documents = sum(known) if len(known) == len(documents) else None
         self._measured = False
-        self._needed: float | None = None  # bytes of the whole folder
+        self._needed: float | None = None  # bytes of the finished folder
 
     @property
     def free(self) -> int:
-        """Bytes that may still be written."""
+        """Free bytes that this user may write."""
         return shutil.disk_usage(self._folder).free
 
     def estimate(self) -> str:
-        """What can be told before any text is read; raises UserError if it cannot fit."""
+        """Estimate from the size of the source alone; raises UserError if it cannot fit."""
         free = _gb(self.free)
         if self._text_bytes is None:
             return f"how much text there is shows when it is read; {free} of disk are free"
@@ -42,7 +42,7 @@ class Disk:
         )
 
     def measure(self, *, documents: int, utf8_bytes: int, disk_bytes: int) -> None:
-        """Learn from the first part that is encoded; raises UserError if the whole cannot fit."""
+        """Estimate from the first encoded part; raises UserError if the whole cannot fit."""
         if self._measured:
             return
         self._measured = True
@@ -53,7 +53,7 @@ class Disk:
         self._refuse()
 
     def full(self) -> UserError:
-        """The error for a disk that is full in the middle of the work."""
+        """The error for a disk that became full during the work."""
         missing = self._missing()
         needed = f"about {_gb(missing)} more are needed" if missing else "more is needed"
         return UserError(
@@ -63,7 +63,7 @@ class Disk:
         )
 
     def _missing(self) -> float | None:
-        """Bytes still to be written, besides those of the folder."""
+        """Bytes still to be written: the estimate without what the folder already holds."""
         if self._needed is None:
             return None
         there = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
@@ -79,5 +79,5 @@ class Disk:
 
 
 def _gb(n: float) -> str:
-    """1.2 GB, 3.4 MB or 0.1 MB."""
+    """The number of bytes as a text, such as 1.2 GB, 3.4 MB or 0.1 MB."""
     return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e6:,.1f} MB"

@@ -1,8 +1,8 @@
-"""Documents to tokens on every core: batches go to processes of our own and come back in order.
+"""Encode documents on every core: worker processes take batches and return them in order.
 
-Those are plain children that talk over pipes.  They import the tokenizer and what it needs: neither
-torch nor the main module, which may be a script without a guard.  They end when their parent does,
-however it ends, because then there is nothing more to read.
+Workers are plain child processes that talk over pipes. They import the tokenizer and what it needs,
+but not torch, and not the main module, which may be a script without an `if __name__` guard. They
+end when their parent ends, for whatever reason, because their pipe then closes.
 """
 
 import json
@@ -31,9 +31,9 @@ from tinygpt.corpus.overlap import digests
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Tokenizer, TokenizerConfig, utf8_length
 
-BATCH_BYTES = 1 << 20  # of text encoded at a time, about: bounds memory
-_ALONE_S = 2.0  # of encoding here before others are started, who take over a second to be ready
-_PER_WORKER = 2  # batches that are sent before their turn: bounds memory
+BATCH_BYTES = 1 << 20  # about how much text is encoded at a time: bounds memory
+_ALONE_S = 2.0  # of work before workers start; starting them takes over a second
+_PER_WORKER = 2  # batches sent ahead to each worker: bounds memory
 _COUNT = struct.Struct("<Q")
 
 
@@ -41,18 +41,18 @@ _COUNT = struct.Struct("<Q")
 class Texts:
     """Documents that are encoded together."""
 
-    shard: int  # which they belong to
-    read: int  # documents taken from the source for this, empty ones included
+    shard: int  # the shard they belong to
+    read: int  # documents read from the source, including empty ones
     texts: list[str]
-    utf8: bytes  # of all of them
+    utf8: bytes  # of all texts
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts as tokens."""
+    """The tokens of some texts."""
 
     tokens: npt.NDArray[np.unsignedinteger]  # (tokens,): each text followed by end of text
-    lengths: npt.NDArray[np.int64]  # (texts,): tokens of each, its end of text included
+    lengths: npt.NDArray[np.int64]  # (texts,): tokens of each, including end of text
     utf8_bytes: npt.NDArray[np.int64]  # (texts,)
     digests: npt.NDArray[np.uint64]  # (texts,)
 
@@ -65,7 +65,7 @@ def cores() -> int:
 
 
 class Encoder:
-    """Encodes in this process, and when that takes more than a moment in `workers` others."""
+    """Encodes in this process; after two seconds of work it starts `workers` more."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Encoder:
             self._threads.shutdown(cancel_futures=True)
 
     def encoded(self, batches: Iterable[Texts]) -> Iterator[tuple[Texts, Batch]]:
-        """Each of the batches with its tokens, in order; they are taken a few ahead."""
+        """Each batch with its tokens, in order; reads a few batches ahead."""
         ahead: deque[tuple[Texts, Future[Batch]]] = deque()
         for texts in batches:
             if self._threads is None:
@@ -140,7 +140,7 @@ class Encoder:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype[Any]) -> Batch:
-    """The tokens of some texts, end of text after each."""
+    """Encode texts, with end of text after each."""
     encoded = tokenizer.encode_batch(texts)
     ends = np.cumsum(encoded.lengths)
     tokens = np.insert(encoded.ids.astype(dtype), ends, tokenizer.eot_id)
@@ -149,7 +149,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype[Any]) -> Batc
 
 
 class _Child:
-    """A process that encodes, seen from its parent."""
+    """The parent's handle of a worker process."""
 
     def __init__(self, introduction: Mapping[str, Any]) -> None:
         paths = [path or str(Path.cwd()) for path in sys.path]
@@ -160,16 +160,16 @@ class _Child:
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
             pipesize=BATCH_BYTES,
-            process_group=0,  # Ctrl-C reaches the parent only, which ends this one
+            process_group=0,  # Ctrl-C reaches the parent only, which then ends the worker
         )
         assert self._process.stdin
         assert self._process.stdout
         self._requests, self._replies = self._process.stdin, self._process.stdout
-        with suppress(BrokenPipeError):  # the first reply will be missing
+        with suppress(BrokenPipeError):  # the missing first reply reports it
             self._requests.write(json.dumps(introduction).encode() + b"\n")
 
     def encode(self, texts: Texts) -> Batch:
-        """Raises UserError for texts that the tokenizer refuses, and if the process is no more."""
+        """Raises UserError for texts that the tokenizer refuses, and if the worker has died."""
         characters = np.fromiter(map(len, texts.texts), np.int64, len(texts.texts))
         try:
             _write(self._requests, characters, texts.utf8)
@@ -192,18 +192,18 @@ class _Child:
         )
 
     def kill(self) -> None:
-        """End it; it keeps nothing."""
+        """Kill the worker; no data is lost."""
         self._process.kill()
         self._process.wait()
 
 
 def _serve() -> None:
-    """The child: read batches and reply until there is no more to read."""
+    """The worker's loop: read batches and reply until the pipe closes."""
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a tokenizer prints is no reply
+    os.dup2(2, 1)  # what a tokenizer prints goes to stderr, because stdout carries replies
     requests = sys.stdin.buffer
     introduction = requests.readline()
-    if not introduction:  # the parent died at once
+    if not introduction:  # the parent has already ended
         return
     about = json.loads(introduction)
     config_class = getattr(import_module(about["module"]), about["class"])
@@ -231,7 +231,7 @@ def _write(pipe: IO[bytes], *parts: bytes | npt.NDArray[Any]) -> None:
 
 
 def _read(pipe: IO[bytes]) -> bytes:
-    """One part; raises EOFError if the other side is gone."""
+    """Read one message; raises EOFError if the other process has ended."""
     header = pipe.read(_COUNT.size)
     n = _COUNT.unpack(header)[0] if len(header) == _COUNT.size else 1
     data = pipe.read(n)

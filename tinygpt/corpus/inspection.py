@@ -1,7 +1,7 @@
-"""What a prepared corpus is like: its lengths, its use of the vocabulary, and other vocabularies.
+"""Statistics of a prepared corpus: lengths, use of the vocabulary, and other vocabulary sizes.
 
-Tokens are counted over all of train, and documents up to LENGTHS of them.  What needs the text is
-told by documents that are drawn evenly, about SAMPLE_TOKENS of them: so memory is bounded.
+Tokens are counted over all of train, lengths over at most LENGTHS documents. Statistics of the text
+use documents drawn uniformly, about SAMPLE_TOKENS tokens of them, which bounds memory.
 """
 
 import codecs
@@ -17,8 +17,8 @@ from tinygpt.corpus.prepared import Prepared
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Split, Tokenizer, utf8_length
 
-LENGTHS = 1_000_000  # documents of a split whose tokens are counted one by one
-SAMPLE_TOKENS = 10_000_000  # of a split, whose text is looked at
+LENGTHS = 1_000_000  # documents of a split whose lengths are counted
+SAMPLE_TOKENS = 10_000_000  # of a split, whose text is used
 SAMPLE_DOCUMENTS = 20_000
 TRAIN_BYTES = 10_000_000  # of text that other vocabularies learn from
 TEST_BYTES = 2_000_000  # of validation text that they are measured on
@@ -38,19 +38,19 @@ class Documents:
         self._ends = prepared.document_ends(split)
 
     def lengths(self) -> Integers:
-        """Tokens without end of text, of LENGTHS documents at most: (documents,)."""
+        """Tokens of at most LENGTHS documents, each without end of text: (documents,)."""
         drawn = np.array(sample(self.info.documents, LENGTHS))
         starts = np.where(drawn > 0, self._ends[np.maximum(drawn - 1, 0), 0], 1)
         lengths: Integers = self._ends[drawn, 0] - 1 - starts
         return lengths
 
     def sampled(self) -> list[int]:
-        """The documents whose text is looked at."""
+        """The documents whose text is used."""
         n = SAMPLE_TOKENS * self.info.documents // self.info.tokens
         return sample(self.info.documents, min(max(1, n), SAMPLE_DOCUMENTS))
 
     def n_tokens(self, index: int) -> int:
-        """How many ids a document has, without end of text."""
+        """Number of ids in a document, without end of text."""
         start, stop = self._place(index)
         return stop - start
 
@@ -71,7 +71,7 @@ class Documents:
         yield decoder.decode(b"", final=True)
 
     def some(self, utf8_bytes: int) -> list[str]:
-        """Documents drawn evenly, of about so many bytes together; of a long one its beginning."""
+        """Documents drawn uniformly, about this many bytes in total; long ones are cut."""
         n = max(1, utf8_bytes * self.info.documents // self.info.utf8_bytes)
         drawn = sample(self.info.documents, n)
         return [self.tokenizer.decode(self.beginning(index, utf8_bytes)) for index in drawn]
@@ -82,7 +82,7 @@ class Documents:
             yield self._tokens[at : min(stop, at + limit)].tolist()
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Where its tokens begin and end."""
+        """The positions where the document's tokens begin and end."""
         # a split begins with end of text, and a document ends with one
         start = int(self._ends[index - 1, 0]) if index else 1
         return start, int(self._ends[index, 0]) - 1
@@ -92,7 +92,7 @@ class Documents:
 
 
 def characters_of(documents: Documents) -> tuple[Integers, Integers]:
-    """Of the sampled documents: characters of each, and how often each code point is in them."""
+    """Characters of each sampled document, and how often each code point occurs in all of them."""
     lengths, counts = [], np.zeros(_N_CODE_POINTS, np.int64)
     texts: list[str] = []
     waiting = 0
@@ -117,7 +117,7 @@ def _count_characters(texts: Sequence[str]) -> Integers:
 
 
 def count_ids(prepared: Prepared) -> Integers:
-    """How often each id is in train: (vocabulary,)."""
+    """How often each id occurs in train: (vocabulary,)."""
     tokens, n = prepared.tokens("train"), prepared.tokenizer.vocab_size
     counts = np.zeros(n, np.int64)
     for start in range(0, len(tokens), _CHUNK):
@@ -126,13 +126,13 @@ def count_ids(prepared: Prepared) -> Integers:
 
 
 def longest_tokens(tokenizer: Tokenizer, counts: Integers, limit: int) -> list[int]:
-    """Of the ids that are used, those that are the most characters long, the longest first."""
+    """The used ids with the most characters, longest first."""
     used = np.flatnonzero(counts).tolist()
     return sorted(used, key=lambda i: (-len(tokenizer.decode([i])), i))[:limit]
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
-    """What each id adds, made visible: bytes that are no character as <C3>, no bytes as <id 7>."""
+    """Visible text of each id: incomplete characters as <C3>, ids without bytes as <id 7>."""
     for i in ids:
         data = tokenizer.decode_bytes([i])
         try:
@@ -142,7 +142,7 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
 
 
 def visible(character: str) -> str:
-    """The character, or its code point if it would steer a terminal or cannot be seen."""
+    """The character, or its code point if it is invisible or a terminal control character."""
     shown = character.isprintable() or character in "\n\t"
     return character if shown else f"<U+{ord(character):04X}>"
 
@@ -151,14 +151,14 @@ def visible(character: str) -> str:
 
 
 def bytes_per_token(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
-    """UTF-8 bytes of the texts by their tokens, an end of text for each included."""
+    """UTF-8 bytes of the texts divided by their tokens, including an end of text for each."""
     return sum(map(utf8_length, texts)) / (len(tokenizer.encode_batch(texts).ids) + len(texts))
 
 
 def compare_sizes(
     sizes: Sequence[int], *, train: Sequence[str], test: Sequence[str]
 ) -> dict[int, float | str]:
-    """Bytes per token of tokenizer=bpe at each vocabulary size, or why there is none."""
+    """Bytes per token of tokenizer=bpe at each vocabulary size, or why a size is impossible."""
     results: dict[int, float | str] = {}
     for size in sizes:
         try:

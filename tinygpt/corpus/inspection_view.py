@@ -1,4 +1,4 @@
-"""An inspection on a terminal: tables, and documents with their tokens in colour."""
+"""Show the statistics of a corpus on a terminal: tables, and documents with coloured tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -17,11 +17,11 @@ TOKEN_STYLES = ("black on #bcd6ee", "black on #f9d3a7")
 PERCENTILES = {"shortest": 0, "5 %": 5, "25 %": 25, "median": 50, "75 %": 75, "95 %": 95}
 PERCENTILES |= {"longest": 100}
 LISTED = 12  # longest tokens, rarest characters
-SELDOM = 10  # an id that train has fewer times is hardly learned
+SELDOM = 10  # an id that occurs less often in train is hardly learned
 
 
 def console() -> Console:
-    """One that shows text as it is, and as wide as it needs where there is no terminal."""
+    """A rich console that prints text unchanged, 100 columns wide or more without a terminal."""
     made = Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
     if not made.is_terminal:
         made.width = max(made.width, 100)
@@ -53,7 +53,7 @@ def length_table(lengths: Mapping[str, Integers]) -> Table:
 
 
 def vocabulary_line(counts: Integers) -> str:
-    """How train uses the ids."""
+    """A line on how train uses the ids."""
     never, seldom = int((counts == 0).sum()), int((counts < SELDOM).sum())
     return (
         f"train uses {counts.size - never:,} of {counts.size:,} ids; {seldom:,} are in it fewer "
@@ -62,7 +62,7 @@ def vocabulary_line(counts: Integers) -> str:
 
 
 def longest(tokenizer: Tokenizer, counts: Integers) -> Columns | None:
-    """The longest tokens, and how often train has them; None where each is a character."""
+    """The longest tokens with their counts in train; None if each token is a character."""
     ids = longest_tokens(tokenizer, counts, LISTED)
     if not ids or len(tokenizer.decode(ids[:1])) < 2:
         return None
@@ -71,13 +71,13 @@ def longest(tokenizer: Tokenizer, counts: Integers) -> Columns | None:
 
 
 def rarest(counts: Integers) -> Columns:
-    """The rarest characters, which may not be meant to be there, and how often they are."""
+    """The rarest characters, which may be errors in the text, with their counts."""
     points = sorted(np.flatnonzero(counts).tolist(), key=lambda point: (counts[point], point))
     return _columns(f"{_character(chr(point))} {counts[point]:,}" for point in points[:LISTED])
 
 
 def candidate_table(results: Mapping[int, float | str]) -> Table:
-    """Bytes per token by size, and how many tokens a size saves over the one before."""
+    """Bytes per token for each size, and how many tokens it saves over the size before."""
     table = _table("vocabulary", "bytes per token", "fewer tokens than the row above")
     before: float | None = None
     for size, result in results.items():
@@ -92,14 +92,14 @@ def candidate_table(results: Mapping[int, float | str]) -> Table:
 
 
 def document(documents: Documents, index: int, *, colour: bool) -> Text:
-    """A document as its tokens: on alternating backgrounds, or with | between them."""
+    """The tokens of a document: on alternating backgrounds, or separated by |."""
     ids = documents.beginning(index, SHOWN_TOKENS + 1)
     more = len(ids) > SHOWN_TOKENS
     return tokens_text(documents.tokenizer, ids[:SHOWN_TOKENS], more=more, colour=colour)
 
 
 def tokens_text(tokenizer: Tokenizer, ids: Sequence[int], *, more: bool, colour: bool) -> Text:
-    """The tokens of a text; `more` says that it goes on."""
+    """The tokens of a text; `more` marks that the text continues."""
     text = Text(no_wrap=False, overflow="fold")
     for number, piece in enumerate(pieces(tokenizer, ids)):
         if number and not colour:
@@ -112,7 +112,7 @@ def tokens_text(tokenizer: Tokenizer, ids: Sequence[int], *, more: bool, colour:
 
 
 def in_colour(target: Console) -> bool:
-    """Whether backgrounds will be seen."""
+    """Whether the console shows background colours."""
     return target.is_terminal and target.color_system is not None and not target.no_color
 
 
@@ -133,7 +133,7 @@ def _on_a_line(text: str) -> str:
 
 
 def _character(character: str) -> str:
-    """The character; with its code point where it may be taken for another."""
+    """The character, with its code point if it looks like another."""
     shown = "' '" if character == " " else _on_a_line(visible(character))
     plain = character.isascii() or shown != character
     return shown if plain else f"{shown} U+{ord(character):04X}"

@@ -1,7 +1,7 @@
-"""How far validation can be trusted: documents that occur twice, and long runs of words in common.
+"""Overlap of train and validation: repeated documents, and long runs of words in common.
 
-A document is known by a 64-bit hash of its text; that two of n different ones get the same hash by
-chance has a probability of about n^2 / 2^65, 1e-7 for two million and 1e-4 for sixty million.
+Documents are compared by a 64-bit hash of their text. The probability that two of n different
+documents have the same hash is about n^2 / 2^65: 1e-7 for two million, 1e-4 for sixty million.
 """
 
 import re
@@ -18,13 +18,13 @@ import numpy.typing as npt
 from tinygpt.interfaces import DatasetConfig
 
 NGRAM = 13  # words; of GPT-3's study of contaminated tests (Brown et al. 2020, appendix C)
-MEMORY_BYTES = 256 << 20  # that `count_copies` takes at most
+MEMORY_BYTES = 256 << 20  # that `count_copies` uses at most
 TRAIN_SAMPLE = 20_000  # documents
 VALIDATION_SAMPLE = 1_000  # documents
-LONGEST = 10_000  # characters of a sampled document that are looked at
+LONGEST = 10_000  # characters of each sampled document that are compared
 
 _CHUNK = 1 << 16  # digests read at a time
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word's hash is lost (mod 2^64)
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplying by it loses no bits (mod 2^64)
 _WORD = re.compile(r"\w+")
 
 Digests = npt.NDArray[np.uint64]
@@ -32,28 +32,28 @@ Digests = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the manifest says of documents that occur twice."""
+    """The numbers of repeated documents in the manifest."""
 
     train_documents: int
     train_copies: int  # documents of train that repeat an earlier one
     validation_documents: int
-    validation_in_train: int  # documents of validation that stand in train too
-    # of a sample, those that have NGRAM words in a row in common with a sample of train
+    validation_in_train: int  # documents of validation that are also in train
+    # sampled documents that share NGRAM words in a row with sampled train documents
     sampled_train: int
     sampled_validation: int
     sampled_sharing: int
 
     def to_dict(self) -> dict[str, int]:
-        """As JSON for the manifest."""
+        """The JSON for the manifest."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Overlap":
-        """What `to_dict` gave; what else is in there is left out."""
+        """Reads the result of `to_dict`; ignores other keys."""
         return cls(**{f.name: int(content[f.name]) for f in fields(cls)})
 
     def lines(self) -> list[str]:
-        """The numbers in words, a line each."""
+        """A line of text for each number."""
         lines = [
             f"{_share(self.train_copies, self.train_documents)} train documents repeat an "
             "earlier one",
@@ -76,7 +76,7 @@ class Overlap:
         return lines
 
     def warning(self, dataset: DatasetConfig) -> str | None:
-        """What training says first if validation holds text of train; None if it holds none."""
+        """The warning of training if validation holds text of train; None if it does not."""
         if not self.validation_in_train:
             return None
         ways_out = ["choose another dataset=NAME"]
@@ -116,14 +116,14 @@ def count_copies(
 ) -> tuple[int, int]:
     """Train documents that repeat an earlier one, and validation documents that are in train.
 
-    The files hold what `digests` gave, as raw bytes.  At most `memory_bytes` are taken, however
-    many documents there are: with more of them, the files are read more often, each time for
-    another range of digests.  (8 MB is the least that does.)
+    The files hold the results of `digests` as raw bytes. It uses at most `memory_bytes`, however
+    many documents there are: with more documents it reads the files more often, each time for
+    another range of digests. The minimum is 8 MB.
     """
     total = sum(path.stat().st_size for path in train) // 8
-    # an array of 8 bytes a digest, a second one and a mask to sort out copies, what is being read
+    # 8 bytes a digest; a second array and a mask to remove copies; and the buffer being read
     room = max(4 * _CHUNK, (memory_bytes - 64 * _CHUNK) // 17)
-    # digests of different texts are spread evenly; half of the room is left for unevenness
+    # digests are spread evenly; half of the memory is left for deviations
     bits = max(0, ceil(log2(2 * total / room))) if total else 0
     distinct = in_train = 0
     buffer = np.empty(min(room, total + _CHUNK), "<u8")
@@ -142,7 +142,7 @@ def count_copies(
 
 
 def _read(paths: Sequence[Path], part: int, bits: int) -> Iterator[Digests]:
-    """The digests of which the first `bits` bits are `part`."""
+    """The digests whose first `bits` bits equal `part`."""
     for path in paths:
         with path.open("rb") as file:
             while (chunk := np.fromfile(file, "<u8", _CHUNK)).size:
@@ -150,7 +150,7 @@ def _read(paths: Sequence[Path], part: int, bits: int) -> Iterator[Digests]:
 
 
 def _without_copies(buffer: Digests, filled: int) -> int:
-    """Sort the filled part and keep one of each; the new length."""
+    """Sort the filled part and remove repeats; returns the new length."""
     part = buffer[:filled]
     part.sort()
     first = np.ones(filled, np.bool_)
@@ -161,7 +161,7 @@ def _without_copies(buffer: Digests, filled: int) -> int:
 
 
 def _among(values: Digests, ordered: Digests) -> npt.NDArray[np.bool_]:
-    """Which of the values are in the sorted array."""
+    """Whether each value is in the sorted array."""
     if not ordered.size:
         return np.zeros(values.size, np.bool_)
     places = np.searchsorted(ordered, values).clip(max=ordered.size - 1)
@@ -173,7 +173,7 @@ def _among(values: Digests, ordered: Digests) -> npt.NDArray[np.bool_]:
 
 
 def sample(n_documents: int, limit: int, *, seed: int = 0) -> list[int]:
-    """Which documents to look at: all, or `limit` drawn evenly without repeats; in order."""
+    """Numbers of the documents to compare, in order: all, or `limit` drawn without repeats."""
     if n_documents <= limit:
         return list(range(n_documents))
     drawn = np.random.default_rng(seed).choice(
@@ -183,11 +183,11 @@ def sample(n_documents: int, limit: int, *, seed: int = 0) -> list[int]:
 
 
 def count_sharing(train: Iterable[str], validation: Iterable[str]) -> tuple[int, int, int]:
-    """Of samples of both splits: train and validation documents looked at, and how many of the
-    latter share NGRAM words in a row with any of the former.
+    """Numbers of sampled train documents, of sampled validation documents, and of those
+    validation documents that share NGRAM words in a row with a sampled train document.
 
-    Words are compared as GPT-3's study does, without case and punctuation.  At most TRAIN_SAMPLE
-    and VALIDATION_SAMPLE documents are taken, and LONGEST characters of each.  A document of fewer
+    Words are compared as in GPT-3's study, without case and punctuation. At most TRAIN_SAMPLE
+    and VALIDATION_SAMPLE documents are sampled, and LONGEST characters of each. A document of fewer
     than NGRAM words shares nothing.
     """
     of_validation = [_ngrams(text) for text in islice(validation, VALIDATION_SAMPLE)]
@@ -207,7 +207,7 @@ def count_sharing(train: Iterable[str], validation: Iterable[str]) -> tuple[int,
 def _ngrams(text: str) -> Digests:
     """A 64-bit hash of each run of NGRAM words: a polynomial in the hashes of the words."""
     words = _WORD.findall(text[:LONGEST].lower())
-    # Python's own hash differs from process to process, but it never leaves this one
+    # Python's hash differs between processes, but is used in this one only
     values = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
     hashes = np.zeros(max(0, len(words) - NGRAM + 1), np.uint64)
     for k in range(NGRAM):

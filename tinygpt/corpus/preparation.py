@@ -1,6 +1,6 @@
-"""Making prepared tokens, shard by shard: what is finished stays, whatever ends the work.
+"""Prepare tokens shard by shard: finished shards are kept if the work is interrupted.
 
-Everything grows in a folder of another name, which gets its own when all is there.
+The work happens in a folder with a temporary name, which is renamed when it is complete.
 """
 
 import errno
@@ -50,7 +50,7 @@ class Preparation:
         source: TextSource,
         *,
         folder: Path,
-        identity: Mapping[str, Any],  # all that determines the tokens
+        identity: Mapping[str, Any],  # everything that determines the tokens
         say: Say,
     ) -> None:
         self.cfg, self.source, self.identity, self.say = cfg, source, identity, say
@@ -59,7 +59,7 @@ class Preparation:
         self._state = self.partial / "state.json"
 
     def run(self) -> None:
-        """Do what is not done yet, then let the folder be seen.
+        """Do the remaining work, then rename the folder to its final name.
 
         Raises UserError for text that cannot be used and for a disk that is too small.
         """
@@ -67,7 +67,7 @@ class Preparation:
         self.say(f"preparing {self.cfg.dataset.name} as {self.cfg.tokenizer.name} tokens")
         if amount := self.cfg.dataset.amount():
             self.say(f"  {amount}")
-        if self.folder.exists():  # a file in it is damaged, or its manifest is gone
+        if self.folder.exists():  # a file in it is damaged, or its manifest is missing
             shutil.rmtree(self.partial, ignore_errors=True)
             self.folder.rename(self.partial)
         self.partial.mkdir(exist_ok=True)
@@ -82,7 +82,7 @@ class Preparation:
             shutil.rmtree(self.partial)
             raise
         finally:
-            if self.partial.exists() and not self._state.exists():  # nothing to go on from
+            if self.partial.exists() and not self._state.exists():  # nothing to continue from
                 shutil.rmtree(self.partial)
         self.say(f"prepared {self.folder} in {time.monotonic() - began:.1f} s")
 
@@ -119,13 +119,13 @@ class Preparation:
         }
 
     def _check_splits(self) -> None:
-        """Raise UserError for a split without documents, before all of the text is encoded."""
+        """Raise UserError for a split without documents before any text is encoded."""
         for split in ("validation", "train"):
             if next(self.source.documents(split), None) is None:
                 raise NoText(split)
 
     def _tokenizer(self, *, key: str) -> Tokenizer:
-        """The one that finished shards were made with; else a new one, and no shards."""
+        """The tokenizer of the finished shards; if there is none, a new one and no shards."""
         folder = self.partial / "tokenizer"
         state = read_sealed(self._state)
         if state and state["key"] == key:
@@ -135,7 +135,7 @@ class Preparation:
                     self.say("  going on from what is finished")
                     return tokenizer
             except UserError:
-                pass  # damaged; the same text makes the same one
+                pass  # damaged; the same text makes the same tokenizer
         elif state:
             self.say("  the text has changed since this was begun: starting over")
         n_documents = self.source.n_documents("train")
@@ -160,7 +160,7 @@ class Preparation:
         return tokenizer
 
     def _train_documents(self, progress: Progress) -> Iterator[str]:
-        """What a vocabulary is learned from; some tokenizers never ask."""
+        """The documents that a vocabulary is learned from; some tokenizers read none."""
         self.say("  reading the text for the vocabulary; then it is read again to encode it")
         for document in self.source.documents("train"):
             progress.add(1, len(document))  # bytes, where text is mostly ASCII
@@ -169,7 +169,7 @@ class Preparation:
     def _overlap(
         self, splits: Mapping[Split, SplitInfo], tokenizer: Tokenizer, dtype: np.dtype[Any]
     ) -> Overlap:
-        """How much of train occurs twice, and how much of validation stands in train."""
+        """Counts of documents repeated in train, and of validation documents that are in train."""
 
         def digests(split: Split) -> list[Path]:
             shards = splits[split].shards
@@ -207,7 +207,7 @@ class Preparation:
 
 
 def keep_config(cfg: PrepareConfig, folder: Path) -> None:
-    """Write the config of the tokens, which makes them again wherever `config_file=` names it."""
+    """Write the config of the tokens; `config_file=` with it prepares them again."""
     values = {f.name: getattr(cfg, f.name) for f in fields(PrepareConfig)}
     values["cache_dir"] = str(Path(cfg.cache_dir).expanduser().absolute())
     (folder / CONFIG).write_text(config.to_yaml(PrepareConfig(**values)), encoding="ascii")

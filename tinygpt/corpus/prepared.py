@@ -28,13 +28,13 @@ from tinygpt.corpus.shards import (
 from tinygpt.errors import UserError
 from tinygpt.interfaces import SPLITS, Split, TextSource, Tokenizer
 
-FORMAT = 2  # raise it when the files change, and old caches are left alone
+FORMAT = 2  # increase it when the files' format changes; old caches are then not used
 
 Say = Callable[[str], None]
 
 
 class Damaged(UserError):
-    """A file of prepared tokens is not what was written."""
+    """A file of prepared tokens differs from what was written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,9 +42,9 @@ class Damaged(UserError):
 
 
 class Prepared:
-    """A folder of prepared tokens; opening it reads all of it once, at the speed of the disk.
+    """A folder of prepared tokens; opening it reads every file once, to check it.
 
-    Raises Damaged for the first file that is not what was written.
+    Raises Damaged for the first file that differs from what was written.
     """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
@@ -69,7 +69,7 @@ class Prepared:
         return tokens_of(self.folder, split, self.splits[split].shards, self.manifest["dtype"])
 
     def document_ends(self, split: Split) -> ShardedArray:
-        """Per document, tokens and UTF-8 bytes up to and with it, memory-mapped: (documents, 2)."""
+        """Tokens and UTF-8 bytes up to each document's end, memory-mapped: (documents, 2)."""
         return documents_of(self.folder, split, self.splits[split].shards)
 
     def documents(self, split: Split, *, limit: int | None = None) -> Iterator[str]:
@@ -82,7 +82,7 @@ class Prepared:
             start = end
 
     def text_checksum(self, split: Split, documents: int) -> str:
-        """sha256 hex of the texts of the first documents of a split, whatever their tokens."""
+        """sha256 hex of the texts of a split's first documents, for any tokenizer."""
         digest, left = hashlib.sha256(), 8 * documents
         for shard in self.splits[split].shards:
             with path_of(self.folder, split, shard.index, "digests").open("rb") as file:
@@ -95,8 +95,8 @@ class Prepared:
 def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
     """Open the prepared tokens of a config, or make them under a lock.
 
-    Raises UserError for text that cannot be had or used, for a disk that is too small, and for
-    tokens that are damaged; with `repair` the damaged files are made again instead.
+    Raises UserError for text that cannot be read or used, for a disk that is too small, and for
+    damaged tokens; with `repair`, damaged files are made again instead.
     """
     source = cfg.dataset.open()
     identity = _identity(cfg, source)
@@ -111,7 +111,7 @@ def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
         say(f"{damaged.path} is damaged")
     with _locked(cfg, folder, say):
         with suppress(Damaged):
-            if prepared := _opened(cfg, folder):  # by who had the lock before
+            if prepared := _opened(cfg, folder):  # made by the process that held the lock before
                 return prepared
         Preparation(cfg, source, folder=folder, identity=identity, say=say).run()
     prepared = _opened(cfg, folder)
@@ -120,7 +120,7 @@ def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
 
 
 def folder_of(cfg: PrepareConfig, source: TextSource) -> Path:
-    """The cache folder of these tokens; its name depends on all that determines the tokens."""
+    """The cache folder of these tokens; its name is a hash of everything that determines them."""
     return _folder(cfg, _identity(cfg, source))
 
 
@@ -150,7 +150,7 @@ def _opened(cfg: PrepareConfig, folder: Path) -> Prepared | None:
 
 @contextmanager
 def _locked(cfg: PrepareConfig, folder: Path, say: Say) -> Iterator[None]:
-    """Only one process works on a folder; the others wait."""
+    """A lock on the folder: one process works on it, and the others wait."""
     lock = FileLock(folder.with_name(folder.name + ".lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def _locked(cfg: PrepareConfig, folder: Path, say: Say) -> Iterator[None]:
 
 def _command(cfg: PrepareConfig, folder: Path) -> str:
     """The command that repairs a damaged folder."""
-    with suppress(OSError):  # then the config of the day it was made has to do
+    with suppress(OSError):  # then the config from when it was made remains
         keep_config(cfg, folder)
     setting = shlex.quote(f"config_file={folder / CONFIG}")
     return f"python -m tinygpt.prepare {setting}"

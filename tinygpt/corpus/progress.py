@@ -1,4 +1,4 @@
-"""How far long work on text is: a bar on a terminal, elsewhere a line every few seconds."""
+"""Progress of long work on text: a bar on a terminal, elsewhere a line every few seconds."""
 
 import os
 import sys
@@ -15,13 +15,13 @@ _DRAW_EVERY_S = 0.2
 
 
 class Progress:
-    """Documents and UTF-8 bytes done of one piece of work."""
+    """Counts the documents and UTF-8 bytes that are done, and shows them."""
 
     def __init__(
         self, title: str, say: Callable[[str], None], *, n_documents: int | None = None
     ) -> None:
         self.title, self._say = title, say
-        self.n_documents = n_documents  # all of them, where that is known
+        self.n_documents = n_documents  # the total, if it is known
         self.documents = self.bytes = 0
         self._began = time.monotonic()
         self._skipped_bytes = 0
@@ -43,17 +43,17 @@ class Progress:
 
     @property
     def share(self) -> float | None:
-        """How much is done, from 0 to 1, as far as can be told."""
+        """The part that is done, from 0 to 1; None if the total is unknown."""
         return min(1.0, self.documents / self.n_documents) if self.n_documents else None
 
     def skip(self, documents: int, utf8_bytes: int) -> None:
-        """So much was done before."""
+        """Count what an earlier process has done."""
         self.documents += documents
         self.bytes += utf8_bytes
         self._skipped_bytes += utf8_bytes
 
     def add(self, documents: int, utf8_bytes: int) -> None:
-        """So much more is done; shown when it is time."""
+        """Count more work, and show the progress every few seconds."""
         self.documents += documents
         self.bytes += utf8_bytes
         now = time.monotonic()
@@ -77,7 +77,7 @@ class Progress:
                 TextColumn("  {task.description}", markup=False),
                 BarColumn(),
                 auto_refresh=False,
-                transient=True,  # the closing line says what was done
+                transient=True,  # the last line reports the total
             )
             self._bar.add_task("")
             self._bar.start()

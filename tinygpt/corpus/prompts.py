@@ -1,4 +1,4 @@
-"""A prompt that fits the text: the first words of a validation document."""
+"""An example prompt: the first words of a validation document."""
 
 import re
 
@@ -12,7 +12,7 @@ _CHARACTERS = 60  # for text without spaces
 def example_prompt(prepared: Prepared) -> str:
     """Up to four words from the start of a line of the first validation document; "" if none fit.
 
-    The only document of a split may begin in the middle of a line, which is passed over.
+    If a split is one document, it may begin in the middle of a line; that line is skipped.
     """
     end = int(prepared.document_ends("validation")[0, 0]) - 1  # without end of text
     ids = prepared.tokens("validation")[1 : min(end, 1 + _TOKENS)].tolist()

@@ -1,4 +1,4 @@
-"""One split of a source into shards: those that are finished stay, the others are made."""
+"""Write one split of a source as shards: finished shards are kept, missing ones are made."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count, islice
@@ -18,7 +18,7 @@ from tinygpt.corpus.shards import (
 from tinygpt.errors import UserError
 from tinygpt.interfaces import Split, TextSource
 
-SHARD_BYTES = 64_000_000  # of text: what is lost at most when the work is killed
+SHARD_BYTES = 64_000_000  # of text: an interruption loses at most this much work
 
 
 class NoText(UserError):
@@ -42,10 +42,10 @@ class Sharding:
     ) -> None:
         self.split, self.source, self.folder = split, source, folder
         self.disk, self.say = disk, say
-        self._summary = folder / f"{split}.json"  # what is known when all of the split was read
+        self._summary = folder / f"{split}.json"  # written when the whole split has been read
 
     def run(self, encoder: Encoder) -> SplitInfo:
-        """Make what is missing; raises NoText if there is none."""
+        """Make the missing shards; raises NoText if the split has no text."""
         shards = self._finished()
         summary = read_sealed(self._summary)
         missing = set(range(summary["shards"])).difference(shards) if summary else None
@@ -75,7 +75,7 @@ class Sharding:
         return info
 
     def _finished(self) -> dict[int, Shard]:
-        """The shards that are there and undamaged; the record of any other is removed."""
+        """The complete, undamaged shards; removes the record of any other."""
         shards = {}
         for path in sorted(self.folder.glob(f"{self.split}-*.json")):
             content = read_sealed(path)
@@ -89,7 +89,7 @@ class Sharding:
         return shards
 
     def _write(self, encoder: Encoder, shards: dict[int, Shard], *, stop: int | None) -> None:
-        """Make the shards below `stop` that are not in `shards`, and put them there."""
+        """Make the shards below `stop` that are missing in `shards`, and add them to it."""
         writer = None
         n_documents = self.source.n_documents(self.split)
         try:
@@ -131,7 +131,7 @@ def _batches(
 ) -> Iterator[Texts]:
     """Documents of the shards below `stop` that are not finished; empty ones are left out.
 
-    Where a shard ends depends on its documents alone.
+    The end of a shard depends on its documents alone.
     """
     for index in count() if stop is None else range(stop):
         if index in finished:
@@ -150,7 +150,7 @@ def _batches(
 
 
 def _batch(shard: int, documents: Iterator[str]) -> Texts | None:
-    """The next documents, about BATCH_BYTES of them; None if there is no more."""
+    """The next documents, about BATCH_BYTES of text; None at the end."""
     texts: list[str] = []
     read = size = 0
     for document in documents:

@@ -30,55 +30,55 @@ _CHUNK = 1 << 20  # bytes read at a time
 
 @dataclass(frozen=True)
 class Shard:
-    """What the record says of one shard."""
+    """The content of a shard's record."""
 
     index: int
-    read: int  # documents taken from the source, empty ones included
+    read: int  # documents read from the source, including empty ones
     documents: int
-    tokens: int  # of the first shard with the leading end of text
+    tokens: int  # the first shard's count includes the leading end of text
     utf8_bytes: int
     checksums: Mapping[str, str]  # xxh3_128 of each of FILES
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What the manifest says of one split."""
+    """The numbers of one split in the manifest."""
 
     documents: int
-    tokens: int  # the leading end of text included
-    utf8_bytes: int  # of the documents; end of text has none
+    tokens: int  # including the leading end of text
+    utf8_bytes: int  # of the documents; end of text counts as none
     entropy_bits: float | None  # the sum of -log2 P(document), where P is known
     dropped: Mapping[str, int]  # documents that the source left out, by reason
     shards: Sequence[Shard]
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "SplitInfo":
-        """What `asdict` gave, after JSON."""
+        """The Shard whose `asdict` was saved as JSON."""
         return cls(**{**content, "shards": [Shard(**shard) for shard in content["shards"]]})
 
     @property
     def floor_bpb(self) -> float | None:
-        """Bits per byte that no model can be expected to beat."""
+        """Bits per byte of the true distribution: no model's expected loss is lower."""
         return self.entropy_bits / self.utf8_bytes if self.entropy_bits is not None else None
 
     @property
     def checksum(self) -> str:
-        """sha256 hex that differs where a token or the end of a document does."""
+        """sha256 hex of the tokens and of the ends of documents."""
         return json_sha256({"shards": [dict(shard.checksums) for shard in self.shards]})
 
 
 def path_of(folder: Path, split: Split, index: int, file: str) -> Path:
-    """Where one of FILES of a shard is."""
+    """Path of one of a shard's FILES."""
     return folder / f"{split}-{index:05}.{file}.bin"
 
 
 def record_path(folder: Path, split: Split, index: int) -> Path:
-    """Where the record of a shard is."""
+    """Path of a shard's record."""
     return folder / f"{split}-{index:05}.json"
 
 
 def first_damage(folder: Path, split: Split, shard: Shard) -> Path | None:
-    """The first file of the shard that is not what was written, if any."""
+    """The first file of the shard that differs from what was written; None if all are intact."""
     paths = ((path_of(folder, split, shard.index, file), shard.checksums[file]) for file in FILES)
     return next((path for path, expected in paths if checksum(path) != expected), None)
 
@@ -86,7 +86,7 @@ def first_damage(folder: Path, split: Split, shard: Shard) -> Path | None:
 def checksum(path: Path) -> str | None:
     """xxh3_128 of a file, in hex; None if it cannot be read.
 
-    It finds accidents, at the speed of the disk; it is no defence against somebody who wants harm.
+    It detects accidental damage, at the speed of the disk; it does not protect against an attacker.
     """
     digest, chunk = xxhash.xxh3_128(), memoryview(bytearray(_CHUNK))
     try:
@@ -99,7 +99,7 @@ def checksum(path: Path) -> str | None:
 
 
 class ShardWriter:
-    """Writes a shard under other names; `finish` gives it its own and, last, its record."""
+    """Writes a shard under temporary names; `finish` renames its files, its record last."""
 
     def __init__(self, folder: Path, split: Split, index: int, *, before: Sequence[Shard]) -> None:
         self.folder, self.split, self.index = folder, split, index
@@ -121,7 +121,7 @@ class ShardWriter:
         utf8_bytes: npt.NDArray[np.int64],
         digests: npt.NDArray[np.uint64],
     ) -> int:
-        """Append documents: `lengths` and `utf8_bytes` are of each; the bytes that were written."""
+        """Append documents; `lengths` and `utf8_bytes` are of each. Returns the bytes written."""
         if not self._before[0] and not self.documents:
             # the stream begins with end of text, and a document ends with one
             tokens = np.concatenate([tokens[-1:], tokens])
@@ -140,7 +140,7 @@ class ShardWriter:
         return written
 
     def finish(self) -> Shard:
-        """Make the shard visible once it is on the disk, whatever happens after."""
+        """Make the shard visible after it is flushed to the disk."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -161,19 +161,19 @@ class ShardWriter:
     def abandon(self) -> None:
         """Remove what was written."""
         for file, path in self._paths.items():
-            with suppress(OSError):  # closing flushes what a full disk may not hold
+            with suppress(OSError):  # closing flushes, which fails on a full disk
                 self._files[file].close()
             partial_name(path).unlink(missing_ok=True)
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with its own checksum; after a crash there is the old file or the new one."""
+    """Write JSON with its checksum; after a crash the file is the old or the new one."""
     text = json.dumps({**content, "sha256": json_sha256(content)}, indent=2) + "\n"
     write_atomically(path, text)
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None if that is not there or not as it was."""
+    """Reads a file of `write_sealed`; None if it is missing or damaged."""
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         return content if content.pop("sha256") == json_sha256(content) else None
@@ -187,9 +187,9 @@ def json_sha256(content: Mapping[str, Any]) -> str:
 
 
 class ShardedArray:
-    """Arrays one after another, as one; indexed by a slice, integers of any shape, (rows, column).
+    """Several arrays seen as one; indexed by a slice, integers of any shape, or (rows, column).
 
-    Memory-mapped: only what is asked for is read.  A slice within one shard is not copied.
+    Memory-mapped: only the requested part is read. A slice within one shard is not copied.
     """
 
     def __init__(self, parts: Sequence[npt.NDArray[Any]]) -> None:
@@ -204,7 +204,7 @@ class ShardedArray:
         return self[:].astype(dtype or self.dtype, copy=bool(copy))
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """As numpy does; indices may have any shape.  Raises IndexError outside of the array."""
+        """Indexes as numpy does, with indices of any shape; raises IndexError outside the array."""
         if len(self._parts) == 1:
             return np.asarray(self._parts[0][key])
         if isinstance(key, tuple):
@@ -238,7 +238,7 @@ class ShardedArray:
 def tokens_of(folder: Path, split: Split, shards: Sequence[Shard], dtype: str) -> ShardedArray:
     """All token ids of a split, memory-mapped: (tokens,)."""
     paths = (path_of(folder, split, shard.index, "tokens") for shard in shards)
-    # a memmap as such is slow to index; an array keeps it alive
+    # a memmap is slow to index; a plain array of it keeps it alive
     return ShardedArray([np.asarray(np.memmap(path, dtype, "r")) for path in paths])
 
 
@@ -247,7 +247,7 @@ def documents_at(
 ) -> Iterator[npt.NDArray[np.unsignedinteger]]:
     """The ids of some documents in ascending order, without end of text.
 
-    One shard is open at a time: pages of files that stay open count as memory that is taken.
+    One shard is open at a time, because mapped pages count as used memory.
     """
     waiting = deque(indices)
     first_document = first_token = 0
@@ -264,6 +264,6 @@ def documents_at(
 
 
 def documents_of(folder: Path, split: Split, shards: Sequence[Shard]) -> ShardedArray:
-    """Per document, tokens and UTF-8 bytes up to and with it, memory-mapped: (documents, 2)."""
+    """Tokens and UTF-8 bytes up to each document's end, memory-mapped: (documents, 2)."""
     paths = (path_of(folder, split, shard.index, "documents") for shard in shards)
     return ShardedArray([np.asarray(np.memmap(p, "<i8", "r")).reshape(-1, 2) for p in paths])

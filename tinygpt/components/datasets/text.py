@@ -21,17 +21,19 @@ from tinygpt.registry import register
 @register("dataset")
 @dataclass
 class TextConfig(DatasetConfig):
-    """Files that are already here; UTF-8, read as they are, blank documents left out."""
+    """Local UTF-8 files, read unchanged; blank documents are left out."""
 
     name: str = "text"
     path: str = MISSING  # a file, a folder, or a pattern like 'data/**/*.jsonl.gz'
-    text_column: str = "text"  # of all but .txt: one row is one document
+    text_column: str = "text"  # in all formats but .txt: one row is one document
     # between documents of a .txt; null: a file is one document.  One of more than 4 MiB is cut
     separator: str | None = None
-    on_bad_text: str = "error"  # not UTF-8: error, replace (by U+FFFD), skip (the document)
-    fraction: float = 1.0  # first part of the documents to train on; validation stays the same
-    max_documents: int | None = None  # to train on, the first ones; instead of a fraction
-    # held out of the documents by their hash; of a single document, its last part
+    on_bad_text: str = "error"  # if not UTF-8: error, replace (by U+FFFD) or skip (the document)
+    fraction: float = 1.0  # trains on this first part of the documents; validation stays the same
+    max_documents: int | None = (
+        None  # trains on this many of the first documents; instead of a fraction
+    )
+    # documents held out by their hash; of a single document, its last part
     validation_fraction: float = 0.1
 
     def __post_init__(self) -> None:
@@ -65,21 +67,21 @@ class TextConfig(DatasetConfig):
 
 
 class TextFiles(TextSource):
-    """Documents of files, in the order of the files' names."""
+    """The documents of some files, in the order of the files' names."""
 
     def __init__(self, cfg: TextConfig, folder: Path, files: list[Path]) -> None:
         self.cfg = cfg
         self.folder = folder
         self.files = files
-        self.is_one = (  # one document, whatever the file holds
+        self.is_one = (  # one document, for any content of the file
             len(files) == 1 and split_ending(files[0])[0] == ".txt" and cfg.separator is None
         )
-        self._length_of_one: int | None = None  # characters, of a single document
+        self._length_of_one: int | None = None  # characters of a single document
         self._dropped: dict[Split, dict[str, int]] = {}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Contents and names of the files, not where they stand."""
+        """The names and contents of the files; their folder does not count."""
         return {
             "files": local_files.digests(self.folder, self.files),
             "text_column": self.cfg.text_column,
@@ -91,13 +93,13 @@ class TextFiles(TextSource):
         }
 
     def provenance(self) -> dict[str, Any]:
-        """Where the files stood when they were read."""
+        """The path from which the files were read."""
         return {"path": str(self.folder.absolute())}
 
     def utf8_bytes_estimate(self) -> int | None:
-        """From the sizes of the files; compressed ones are taken to be English."""
+        """Estimated from the sizes of the files; compressed ones are assumed to be English."""
         cfg = self.cfg
-        if cfg.max_documents is not None:  # how long they are is not known
+        if cfg.max_documents is not None:  # their length is not known
             return None
         kept = cfg.validation_fraction + cfg.fraction * (1 - cfg.validation_fraction)
         return round(kept * sum(map(self._text_bytes, self.files)))
@@ -106,7 +108,7 @@ class TextFiles(TextSource):
         return self._dropped.get(split, {})
 
     def too_few(self, max_documents: int) -> UserError:
-        """The error for a limit on the number of documents where there is only one."""
+        """The error for a limit on the number of documents if there is only one document."""
         return UserError(
             f"dataset.max_documents={max_documents} would be ignored: dataset.path={self.cfg.path} "
             "is one document; type dataset.fraction=0.1, or dataset.separator=TEXT to separate it"
@@ -150,7 +152,7 @@ class TextFiles(TextSource):
     def _part_of_one(
         self, split: Split, read: Callable[[Sieve], Iterator[str]], sieve: Sieve
     ) -> Iterator[str]:
-        """One document cannot be held out, so its last characters are; it may come in pieces."""
+        """The part of a single document in a split: its last characters are held out."""
         cfg = self.cfg
         length, blank = self._length_of_one, False
         if length is None:
@@ -180,7 +182,7 @@ class TextFiles(TextSource):
             )
 
     def _read(self, sieve: Sieve) -> Iterator[str]:
-        """All documents before they are split, empty ones too."""
+        """All documents, including empty ones, before they are divided into splits."""
         cfg = self.cfg
         for path in self.files:
             yield from readers.read(
@@ -194,7 +196,7 @@ class TextFiles(TextSource):
 
     @cached_property
     def _separated(self) -> bool:
-        """Whether the separator, if there is one, separates anything."""
+        """Whether the separator, if set, occurs in the files."""
         separator = self.cfg.separator
         texts = (path for path in self.files if split_ending(path)[0] == ".txt")
         return separator is None or any(readers.contains(path, separator) for path in texts)

@@ -24,10 +24,10 @@ _PARTS = ("train", "validation", "test")  # of the repo: 90, 5 and 5 % of the ch
 @register("dataset")
 @dataclass
 class TinyShakespeareConfig(DatasetConfig):
-    """One document, known by its checksum wherever it comes from."""
+    """One document, which is checked by its checksum."""
 
     name: str = "tiny_shakespeare"
-    path: str | None = None  # input.txt, or its folder; null asks the hub
+    path: str | None = None  # input.txt, or its folder; null downloads it from the hub
     repo: str = "karpathy/tiny_shakespeare"
     revision: str = "main"
 
@@ -50,7 +50,7 @@ class TinyShakespeareConfig(DatasetConfig):
 
 
 class TinyShakespeare(TextSource):
-    """The text in memory, cut where everybody cuts it."""
+    """The text in memory, cut at the usual places."""
 
     def __init__(self, cfg: TinyShakespeareConfig, file: Path | None) -> None:
         self.cfg = cfg
@@ -67,7 +67,7 @@ class TinyShakespeare(TextSource):
         return {"source": self.cfg.repo, **self._repo.rows.provenance}
 
     def documents(self, split: Split) -> Iterator[str]:
-        """One document; raises UserError if the text cannot be had, or is another one."""
+        """One document; raises UserError if the text cannot be read or its checksum differs."""
         cut = int(0.9 * len(self._text))
         yield self._text[:cut] if split == "train" else self._text[cut:]
 

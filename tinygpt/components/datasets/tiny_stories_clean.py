@@ -1,4 +1,4 @@
-"""The TinyStories that GPT-4 wrote, without copies and in ASCII, in one file."""
+"""The TinyStories written by GPT-4, without duplicates, in ASCII, in one file."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -14,27 +14,27 @@ from tinygpt.registry import register
 @register("dataset")
 @dataclass
 class HubConfig(DatasetConfig):
-    """A repo of the hub by its name.  Of parquet files only what is needed is downloaded."""
+    """A repo of the hub, by its name. Of parquet files only the needed row groups are loaded."""
 
-    # UTF-8 bytes of all rows to train on; known for presets as long as no field picks other rows
+    # UTF-8 bytes of all rows to train on; known for presets unless a field picks other rows
     train_bytes: ClassVar[int | None] = None
     _enough_for = 0  # tokens for which `settled` chose the fraction; not a field
 
     name: str = "hub"
     repo: str | None = None  # OWNER/NAME
-    path: str | None = None  # a folder laid out as the repo is; then the hub is not asked
-    subset: str | None = None  # one of the repo's configs; null takes its default
-    revision: str = "main"  # branch, tag or commit; only a commit never moves
-    text_column: str = "text"  # one row is one document; blank ones are left out
-    on_bad_text: str = "error"  # not UTF-8: error, replace (by U+FFFD), skip (the document)
+    path: str | None = None  # a local folder with the layout of the repo, read instead of the hub
+    subset: str | None = None  # one of the repo's configs; null uses its default
+    revision: str = "main"  # branch, tag or commit; branches and tags can change
+    text_column: str = "text"  # one row is one document; blank documents are left out
+    on_bad_text: str = "error"  # if not UTF-8: error, replace (by U+FFFD) or skip (the document)
     train_split: str = "train"
-    train_rows: str | None = None  # START:STOP, counted from 0; null takes all of the split
-    validation_split: str | None = "validation"  # null holds out a part of what is trained on
+    train_rows: str | None = None  # START:STOP, counted from 0; null uses the whole split
+    validation_split: str | None = "validation"  # null holds out a part of the training documents
     validation_rows: str | None = None
-    # first part of the rows to train on; auto, for presets: enough for the tokens of the run
+    # trains on this first part of the rows; auto, for presets: enough for the run's tokens
     fraction: int | float | str = 1.0
-    max_documents: int | None = None  # so many rows to train on, the first; instead of a fraction
-    validation_fraction: float = 0.05  # held out by hash where there is no such split
+    max_documents: int | None = None  # trains on this many of the first rows; instead of a fraction
+    validation_fraction: float = 0.05  # held out by hash if there is no validation split
 
     def __post_init__(self) -> None:
         self._check_fraction()
@@ -74,17 +74,17 @@ class HubConfig(DatasetConfig):
                 "type a number above 0 and at most 1"
             )
         elif self._size is None:
-            self.fraction = 1.0  # of the rows that were picked, or of a local copy
+            self.fraction = 1.0  # of the picked rows, or of a local copy
 
     @property
     def _size(self) -> int | None:
-        """UTF-8 bytes of the rows to train on, if they are those of the preset."""
+        """UTF-8 bytes of the rows to train on, if no field changes the preset's rows."""
         picked = ("repo", "path", "subset", "train_split", "train_rows", "max_documents")
         is_preset = all(getattr(self, name) == getattr(type(self), name) for name in picked)
         return self.train_bytes if is_preset else None
 
     def settled(self, *, tokens: int | None, bytes_per_token: float) -> "HubConfig":
-        """With `fraction=auto` as a number: all where the run's tokens are not known beforehand."""
+        """Replace `fraction=auto` by a number: 1 if the number of the run's tokens is not known."""
         if self.fraction != "auto" or self._size is None:
             return self
         if tokens is None:
@@ -112,7 +112,7 @@ class HubConfig(DatasetConfig):
         )
 
     def open(self) -> HubSource:
-        """Looks at nothing but the folder, if there is one; the text is loaded when it is read."""
+        """Checks the folder, if one is set; the text is loaded when it is read."""
         if self.path is None:
             assert self.repo is not None
             if Path(self.repo).exists():

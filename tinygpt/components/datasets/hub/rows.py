@@ -12,14 +12,14 @@ _BATCH_ROWS = 1000
 
 
 class Rows(ABC):
-    """One text column; `splits` are the names that the source has."""
+    """One text column; `splits` are the split names of the source."""
 
     splits: tuple[str, ...]
     provenance: Mapping[str, Any]
 
     @abstractmethod
     def n_rows(self, split: str) -> int:
-        """How many rows the split has."""
+        """Number of rows in the split."""
 
     @abstractmethod
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, int, Any]]:
@@ -27,11 +27,11 @@ class Rows(ABC):
 
     @abstractmethod
     def text_bytes(self, split: str, start: int, stop: int) -> int | None:
-        """About how many bytes the text of the rows has."""
+        """About how many bytes of text the rows hold."""
 
 
 class FileRows(Rows):
-    """Parquet files; opening it reads the footer of one, and checks the column."""
+    """Parquet files; opening reads the footer of one file and checks the column."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class FileRows(Rows):
 
 
 class ArrowRows(Rows):
-    """What a `datasets.DatasetBuilder` made of files of any kind."""
+    """The Arrow files that a `datasets.DatasetBuilder` made from files of any format."""
 
     def __init__(self, builder: Any, text_column: str, *, commit: str | None) -> None:
         self.splits = tuple(builder.info.splits)

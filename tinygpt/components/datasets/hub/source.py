@@ -1,4 +1,4 @@
-"""The documents of a repo of the hub, or of a local copy: which rows, of which files, in order."""
+"""The documents of a hub repo or of a local copy: chooses the rows and reads them in order."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class HubSource(TextSource):
-    """One column of a repo's files, in the order of their rows."""
+    """One column of a repo's files, in row order."""
 
     def __init__(self, cfg: "HubConfig") -> None:
         self.cfg = cfg
@@ -28,7 +28,7 @@ class HubSource(TextSource):
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The contents of a local copy, wherever it stands; else what is asked of the hub."""
+        """The contents of a local copy, without its path; else the repo and all fields."""
         cfg = self.cfg
         if self.folder:
             source: Any = local_files.digests(self.folder, local_files.files_in(self.folder))
@@ -47,7 +47,7 @@ class HubSource(TextSource):
         }
 
     def provenance(self) -> dict[str, Any]:
-        """Which copy was read, and which of its rows."""
+        """The copy and the rows that were read."""
         return {
             "source": str(self.folder or self.cfg.repo),
             **self.rows.provenance,
@@ -59,7 +59,7 @@ class HubSource(TextSource):
         }
 
     def documents(self, split: Split) -> Iterator[str]:
-        """Raises UserError when the text cannot be had, with what to type instead."""
+        """Raises UserError, with what to type instead, if the text cannot be read."""
         cfg = self.cfg
         passed = Sieve(cfg.on_bad_text)
         rows = self.rows.read(*self._range(split))
@@ -81,20 +81,20 @@ class HubSource(TextSource):
         return self._dropped.get(split, {})
 
     def n_documents(self, split: Split) -> int | None:
-        """Rows, blank ones too; not known where a hash decides, or where there may be fewer."""
+        """Rows, including blank ones; None if a hash divides them, or if there may be fewer."""
         if self._holds_out or (split == "train" and self.cfg.max_documents is not None):
             return None
         _, start, stop = self._range(split)
         return stop - start
 
     def utf8_bytes_estimate(self) -> int | None:
-        """From the footers of parquet files, else from what the repo's card says."""
+        """Estimated from the footers of parquet files, else from the repo's card."""
         splits: tuple[Split, ...] = ("train",) if self._holds_out else SPLITS
         sizes = [self.rows.text_bytes(*self._range(split)) for split in splits]
         return None if None in sizes else sum(size for size in sizes if size)
 
     def _range(self, split: Split) -> tuple[str, int, int]:
-        """The source's own split, and the rows of it from ... to ... that are read."""
+        """The name of the source's split, and the range of rows to read: start, stop."""
         cfg = self.cfg
         of_train = split == "train" or self._holds_out
         name = cfg.train_split if of_train else str(cfg.validation_split)
@@ -118,7 +118,7 @@ class HubSource(TextSource):
 
     @cached_property
     def rows(self) -> Rows:
-        """What can be read, all of it checked; downloads all of a repo that is not parquet."""
+        """The checked rows; downloads the whole repo if its files are not parquet."""
         cfg = self.cfg
         if self.folder:
             builder = client.local(self.folder, cfg.subset)
@@ -136,7 +136,7 @@ class HubSource(TextSource):
         return rows
 
     def _remote(self) -> tuple[Any, Rows | None]:
-        """A `datasets.DatasetBuilder`, and the rows if they can be had without downloading all."""
+        """A `datasets.DatasetBuilder`, and the rows if they need no download of the whole repo."""
         cfg = self.cfg
         assert cfg.repo is not None
         builder = listing = None

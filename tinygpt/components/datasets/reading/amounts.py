@@ -1,4 +1,4 @@
-"""How much of a source is read: the rules for fraction, max_documents and ranges of rows."""
+"""Rules for how much of a source is read: fraction, max_documents and ranges of rows."""
 
 import re
 
@@ -9,7 +9,7 @@ _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def check(fraction: float, max_documents: int | None) -> None:
-    """Raise UserError unless each is in range and at most one of them asks for less than all."""
+    """Raise UserError unless each is in range and at most one of them limits the amount."""
     check_range("dataset.fraction", fraction, above=0, high=1)
     if max_documents is not None:
         check_range("dataset.max_documents", max_documents, low=1)
@@ -21,7 +21,7 @@ def check(fraction: float, max_documents: int | None) -> None:
 
 
 def number(fraction: float | str, *, auto: bool) -> float:
-    """The fraction as a float; raises UserError for text. `auto`: whether that word is taken."""
+    """The fraction as a float; raises UserError for text. `auto`: whether that word is allowed."""
     if isinstance(fraction, bool | str):
         raise UserError(
             f"dataset.fraction={fraction} must be a number above 0 and at most 1, such as 0.1"
@@ -31,7 +31,7 @@ def number(fraction: float | str, *, auto: bool) -> float:
 
 
 def enough(needed: float) -> float:
-    """The fraction to take where about `needed` of the text is trained on.
+    """The fraction to prepare if training reads about `needed` of the text.
 
     A quarter is added, and the result is rounded up, so that runs of similar length share one
     prepared text.
@@ -40,12 +40,12 @@ def enough(needed: float) -> float:
 
 
 def first(n: int, fraction: float) -> int:
-    """How many of n are their first part: at least one, unless there is none."""
+    """The number of items in the first part of n items: at least one, unless n is zero."""
     return min(n, max(1, round(fraction * n)))
 
 
 def rows(field: str, typed: str | None) -> tuple[int, int | None]:
-    """(start, stop) of rows counted from 0, from text like 10000:20000; None: all, up to the end.
+    """(start, stop) of a range of rows such as 10000:20000, counted from 0; None means all rows.
 
     Raises UserError for anything else and for a range without rows.
     """

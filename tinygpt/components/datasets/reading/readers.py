@@ -64,7 +64,7 @@ def _txt(path: Path, file: BinaryIO, separator: str, sieve: Sieve) -> Iterator[s
 
 
 def _separated(file: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes]]:
-    """What stands between separators (b"": there are none), each with its offset, and in pieces."""
+    """The documents between separators (b"": no separator), in pieces, each with its offset."""
     pending, offset = b"", 0
     while chunk := file.read(_CHUNK):
         searched = max(0, len(pending) - len(separator) + 1)
@@ -91,7 +91,7 @@ def _pieces(offset: int, document: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _cut(document: bytes) -> int:
-    """Where the first piece ends: at the last end of a line in it, else between characters."""
+    """The end of the first piece: its last end of a line, else between two characters."""
     cut = document.rfind(b"\n", 0, PIECE) + 1
     if not cut:
         cut = PIECE

@@ -22,9 +22,9 @@ def story(seed: int, split: Split, index: int) -> Story:
 
 
 def bits_of(text: str) -> float:
-    """-log2 of the probability that the grammar tells this text, and then ends.
+    """-log2 of the probability that the grammar generates exactly this text.
 
-    Raises UserError where it never does.
+    Raises UserError if it cannot.
     """
     try:
         return STORYWORLD.read(text).bits
@@ -35,12 +35,12 @@ def bits_of(text: str) -> float:
 @register("dataset")
 @dataclass
 class StoryworldConfig(DatasetConfig):
-    """How many stories, and which."""
+    """The number of stories and their seed."""
 
     name: str = "storyworld"
-    seed: int = 0  # another seed: other stories in both splits, told by the same grammar
+    seed: int = 0  # another seed gives other stories in both splits, by the same grammar
     train_stories: int = 20_000  # more: less repetition in training; validation stays as it is
-    validation_stories: int = 500  # more: a steadier val/bpb, and each evaluation takes longer
+    validation_stories: int = 500  # more: less noise in val/bpb, and each evaluation takes longer
 
     def __post_init__(self) -> None:
         check_range("dataset.seed", self.seed, low=0)
@@ -52,7 +52,7 @@ class StoryworldConfig(DatasetConfig):
 
 
 class Storyworld(TextSource):
-    """Stories made when they are read; nothing is kept."""
+    """Stories generated when they are read; none are stored."""
 
     def __init__(self, config: StoryworldConfig) -> None:
         self.seed = config.seed

@@ -1,21 +1,21 @@
-"""Prose with choices in it: written at random, or read back to the choices that made it.
+"""A grammar of stories: it writes stories at random, and finds the choices that made a given story.
 
-A slot is a block of lines, one alternative a line, and a line is prose with four kinds of marks:
+A slot is a block of lines. Each line is one alternative: prose with four kinds of marks:
 
-    [a|b|c]     one of these; each may hold marks of its own
+    [a|b|c]     one of the options; options may contain marks
     {x:TOYS.a}  an entry of the lexicon TOYS that is not yet in this story, shown in its form `a`
                 and remembered as x; without a form the entry itself
     {x.his}     a form of the entry remembered as x
     <name:h>    the macro `name`, itself a block of lines, with h wherever it says @
     the door    a phrase with variants, such as "the [|old |heavy ]door", means those variants
 
-The k-th alternative has weight 1/sqrt(k), so what is written first is told most often.  A line may
-begin with `@word `: that is not prose, but what `say` returns so that the plot can branch on it.
+The k-th alternative has weight 1/sqrt(k), so the first one is the most frequent. A line may begin
+with a tag, `@word `. It is not part of the text: `say` returns it, so that the plot can branch.
 
-A plot is a function that calls `say` once per slot.  Every choice is therefore a piece of text, and
-the same plot run by a `Reader` recovers the choices from a text alone.  The reader insists that
-exactly one derivation of each slot fits, so what it reads has one derivation and an exact
-probability: the product of its choices.
+A plot is a function that calls `say` once per slot. Every choice therefore appears in the text, and
+a `Reader` that runs the same plot recovers the choices from the text alone. The reader requires
+that exactly one derivation of each slot fits, so each text has one derivation and an exact
+probability: the product of the probabilities of its choices.
 """
 
 import re
@@ -35,14 +35,14 @@ PRONOUNS = {
 
 @dataclass(frozen=True)
 class Story:
-    """A text, and -log2 of the probability that the grammar tells it."""
+    """A text, and -log2 of the probability that the grammar generates it."""
 
     text: str
     bits: float
 
 
 class NotAStory(ValueError):
-    """The text is not one that the grammar tells, or not in exactly one way."""
+    """The grammar cannot generate the text in exactly one way."""
 
 
 class Entry:
@@ -61,11 +61,11 @@ def _weight(k: int) -> float:
     return 1 / sqrt(k + 1)
 
 
-Env = dict[str, Entry]  # what a story has mentioned so far
+Env = dict[str, Entry]  # the entries a story has mentioned so far
 
 
 class Lexicon:
-    """Entries to draw from, the first the most likely."""
+    """Entries to draw from, the most likely first."""
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
@@ -73,11 +73,11 @@ class Lexicon:
         *self.edges, self.total = accumulate(self.weight.values())
 
     def free_weight(self, env: Env) -> float:
-        """The weight of the entries that the story has not mentioned."""
+        """Total weight of the entries that the story has not mentioned."""
         return self.total - sum(self.weight.get(entry, 0.0) for entry in env.values())
 
     def draw(self, random: Callable[[], float], env: Env) -> Entry:
-        """A free entry: drawing until one is free leaves the weights in proportion."""
+        """Draw until the entry is free, which keeps the weights of free entries in proportion."""
         taken = env.values()
         while True:
             entry = self.entries[bisect(self.edges, random() * self.total)]
@@ -163,7 +163,7 @@ Parts = tuple[Part, ...]
 def heads(parts: Parts, env: Env) -> Iterator[tuple[str, Parts, Env, list[float]]]:
     """Each way in which the parts can begin: text, what comes after it, memory, bits of choices.
 
-    The text is empty only where no part is left.
+    The text is empty only if no part is left.
     """
     if not parts:
         yield "", (), env, []
@@ -202,7 +202,7 @@ def readings(
 
 
 class Teller(ABC):
-    """What a plot talks to: `say` and `para` fill a slot, and return the tag of the line taken."""
+    """The interface for plots: `say` and `para` fill a slot and return the tag of its line."""
 
     def __init__(self, grammar: "Grammar") -> None:
         self.grammar = grammar
@@ -211,13 +211,13 @@ class Teller(ABC):
         self.separator = ""
 
     def say(self, lines: str) -> str:
-        """A slot that goes on in the same paragraph."""
+        """Fill a slot in the same paragraph."""
         tag = self.tell(self.grammar.compile(lines))
         self.separator = " "
         return tag
 
     def para(self, lines: str) -> str:
-        """A slot that opens a paragraph."""
+        """Fill a slot that begins a paragraph."""
         self.separator = "\n\n"
         return self.say(lines)
 
@@ -291,7 +291,7 @@ class Grammar:
         return Story("".join(writer.pieces), writer.bits)
 
     def read(self, text: str) -> Story:
-        """The story that the text tells; raises NotAStory."""
+        """The story with this text; raises NotAStory."""
         reader = Reader(self, text)
         self.plot(reader)
         if reader.position != len(text):

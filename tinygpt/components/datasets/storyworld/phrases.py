@@ -1,7 +1,7 @@
 """The phrases of storyworld: synonyms, macros, openings and the parts that many plots share.
 
-h is the hero, f a friend, g an older member of the family, and x the thing that comes early in
-every story and again in its last paragraph.  `grammar` documents how the lines are read.
+h is the hero, f a friend, g an older family member, and x the thing that appears early in every
+story and again in its last paragraph. `grammar` documents the syntax of the lines.
 """
 
 VARIANTS = {
@@ -13,7 +13,7 @@ VARIANTS = {
     "everybody": "[everybody|everyone]",
     "nobody": "[nobody|no one]",
     "somebody": "[somebody|someone]",
-    "All at once": "All at once",  # stays, as the phrase that begins first wins
+    "All at once": "All at once",  # unchanged; the phrase that begins first is matched
     "over the moon": "over the moon",
     "until dark": "until [dark|nightfall|sunset|dusk]",
     "all day": "all [day|day long|the day]",

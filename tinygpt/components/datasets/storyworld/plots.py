@@ -1,6 +1,6 @@
 """The plots of storyworld, one function each, and the grammar that tells them.
 
-The letters of `phrases` mean the same here.
+The letters have the same meaning as in `phrases`.
 """
 
 from collections.abc import Callable
@@ -265,7 +265,7 @@ happy friends|felt <glad>|was <glad>|did not mind at all|fell asleep with a smil
 
 
 def brave(t: Teller) -> None:
-    """Somebody afraid does it in the end, with a little thing to hold."""
+    """A child overcomes a fear with a small thing to hold."""
     t.say("""
         [The others|All the others|Everybody else|{h.His} friends] [liked it|laughed about it\
 |were not afraid|called {h.him} names], but {h} [always ran away|stayed behind|only watched\
@@ -325,7 +325,7 @@ table]. [Tomorrow|One day] {h.he} would [give|lend|show] it to [{f}|somebody who
 
 
 def making(t: Teller) -> None:
-    """Something is made for somebody, goes wrong, is mended and is used at the end."""
+    """A present is made, breaks, is mended and is used at the end."""
     t.say("""
         It was [almost |nearly |]{g.his} birthday[| and time was short], and {h} had [no money\
 |only one coin|an idea|a plan].
@@ -579,7 +579,7 @@ promises.
 
 
 def visit(t: Teller) -> None:
-    """A gift is carried to somebody of the family, with small dangers on the way."""
+    """A gift is carried to a family member, with small dangers on the way."""
     t.say("""
         {g.call} lived [far away|on the other side of the hills|in the next town|near {p2:PLACES}\
 |a long way off], and [they had not met for months|{h} missed {g.him}|{h} was <glad>|{g.he} was \
