@@ -1,4 +1,4 @@
-"""What every test may rely on: one CPU thread, a home of its own, no network, repeatable examples.
+"""Common setup of all tests: one CPU thread, a temporary home, no network, repeatable examples.
 
 The environment is set here, before a test module can import a library that reads it.
 """

@@ -1,4 +1,4 @@
-"""Run folders that look like those of training, made in no time."""
+"""Makes run folders like those of training, without training."""
 
 import json
 from pathlib import Path

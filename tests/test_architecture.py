@@ -1,4 +1,4 @@
-"""The shape of the source tree: who imports whom, what is quick to import, what is not written."""
+"""The source tree: which modules import which, imports that are fast, and forbidden code."""
 
 import ast
 import re

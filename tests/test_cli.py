@@ -1,4 +1,4 @@
-"""The command line: every mistake gets a line that helps, --help has it all, others may join."""
+"""The command line: helpful errors, complete --help, choices from other packages."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The command that compares runs: what it takes, and what it leaves when nobody reads it."""
+"""The compare command: its arguments, its output, and a reader that closes the pipe."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A command does its work even when nobody can read what it prints."""
+"""A command finishes its work even if its output cannot be written."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""`python -m tinygpt.data`: what it prints, draws and refuses."""
+"""`python -m tinygpt.data`: its output, its plot and its errors."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Texts for people."""
+"""Helpers that phrase errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A path may begin with ~ in every command and field."""
+"""Every command and every path field expands ~."""
 
 import shutil
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What every model offers by default, and what our own offer."""
+"""The defaults of LanguageModel, and what our models override."""
 
 import pytest
 import torch

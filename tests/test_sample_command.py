@@ -1,4 +1,4 @@
-"""The sample command: what may be typed, and what is written where, as it comes."""
+"""The sample command: its arguments, and where it writes its output."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""The real thing: what `tinygpt.train` leaves on the disk."""
+"""The train command end to end: the run folder that it writes."""
 
 import json
 import subprocess

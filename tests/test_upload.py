@@ -1,4 +1,4 @@
-"""What reaches W&B: from a run while it trains, and from its folder afterwards."""
+"""What W&B receives: during training, and by the upload command afterwards."""
 
 import json
 import os

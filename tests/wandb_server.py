@@ -1,4 +1,4 @@
-"""As much of W&B's server as a run needs; remembers what it was sent, and what it has of a run."""
+"""A small W&B server that records the requests and files it receives."""
 
 import gzip
 import json

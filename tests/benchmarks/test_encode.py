@@ -1,4 +1,4 @@
-"""The benchmark of encoding: what its figures mean, and that it runs."""
+"""The encoding benchmark: how its figures are computed, and that it runs."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The benchmark of training: what its figures mean, and that it runs."""
+"""The training benchmark: how its figures are computed, and that it runs."""
 
 import json
 import os

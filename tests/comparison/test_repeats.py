@@ -1,4 +1,4 @@
-"""A run counts once, however often its numbers are found."""
+"""Repeated results of the same run are counted once."""
 
 import json
 import shutil

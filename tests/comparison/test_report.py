@@ -1,4 +1,4 @@
-"""The page of a comparison: in a real browser, with hostile texts, and at size."""
+"""The comparison page: in a real browser, with hostile texts, and with many runs."""
 
 import json
 import shutil

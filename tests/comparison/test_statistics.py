@@ -1,4 +1,4 @@
-"""What a set of runs says."""
+"""Statistics and rankings over a set of runs."""
 
 import csv
 import io

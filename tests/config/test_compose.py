@@ -1,4 +1,4 @@
-"""From what is typed to configs: files and the command line in layers, sweeps, quoting, choices."""
+"""From settings to configs: precedence of files and command line, sweeps, quoting, choices."""
 
 import itertools
 import json

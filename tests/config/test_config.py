@@ -1,4 +1,4 @@
-"""A run's config: what its values mean, which are refused, and that a file gives it back."""
+"""A run's config: the meaning of values, refused values, and saving and loading."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Values that no run can have are refused in one line before anything is made."""
+"""Impossible values are refused with a one-line error before a run folder exists."""
 
 import copy
 import json

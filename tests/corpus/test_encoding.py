@@ -1,4 +1,4 @@
-"""Encoding on several processes: what comes back, and that no process is left behind.
+"""Encoding with several processes: the same tokens, and no process is left behind.
 
 The test file is also the program that the tests start and kill: see `main` at its end.
 """

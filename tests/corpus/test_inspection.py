@@ -1,4 +1,4 @@
-"""What is said of a corpus is so: counted by hand, from the text."""
+"""Statistics of a corpus equal counts made by hand from the text."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Copies are counted exactly, in the memory that was granted; long runs of words are found."""
+"""Copies are counted exactly within a memory limit; long common runs of words are found."""
 
 import tracemalloc
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Work that was ended at any moment goes on, damage is mended in place, a full disk is survived.
+"""Interrupted preparation continues, damaged files are made again, a full disk loses nothing.
 
 The test file is also the program that the tests start and kill: see `main` at its end.
 """

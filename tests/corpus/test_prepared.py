@@ -1,4 +1,4 @@
-"""Prepared tokens: what is in the files, when they are made again, and that they are never half.
+"""Prepared tokens: the files' content, when they are made again, and that they are complete.
 
 The test file is also the program that the tests start and kill: see `main` at its end.
 """

@@ -1,4 +1,4 @@
-"""The prompt that a dataset offers, and the command that uses it."""
+"""The example prompt of a dataset, and the sample command that uses it."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The files of prepared tokens: an array in pieces is the array, and damage does not go unseen."""
+"""The files of prepared tokens: shards read as one array, and damage is detected."""
 
 import errno
 import json

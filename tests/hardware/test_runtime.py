@@ -1,4 +1,4 @@
-"""The device that is asked for, or words that say why not."""
+"""The requested device, or an error that says why it is not available."""
 
 import platform
 import shutil

@@ -1,4 +1,4 @@
-"""Run folders: never shared, held by one process, and true about what ran and how it ended."""
+"""Run folders: unique, locked by one process, with a correct record of the run and its end."""
 
 import itertools
 import json

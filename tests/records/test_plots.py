@@ -1,4 +1,4 @@
-"""The picture of a run: it shows what was logged, whatever that is."""
+"""The plot of a run shows the logged values, including values that are not finite."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs as their folders tell of them."""
+"""Reading runs from their folders."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run's config is the one that it was trained with, or it is refused by file and field."""
+"""A saved config that was edited after the run began is refused, with file and field."""
 
 import re
 from collections.abc import Callable

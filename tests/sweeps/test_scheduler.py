@@ -1,4 +1,4 @@
-"""Many runs: what a sweep leaves on the disk, and how it goes on after any end."""
+"""Sweeps: their folders, and how they continue after any interruption."""
 
 import contextlib
 import json

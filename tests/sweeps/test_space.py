@@ -1,4 +1,4 @@
-"""What a sweep searches, from what was typed."""
+"""The search space of a sweep, from its settings."""
 
 import pytest
 from hypothesis import given

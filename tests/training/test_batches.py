@@ -1,4 +1,4 @@
-"""Which tokens a step sees, and that a validation pass is complete."""
+"""The tokens of each step, and that a validation pass covers every token once."""
 
 import numpy as np
 import pytest

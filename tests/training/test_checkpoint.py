@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, or not at all, whenever the process dies."""
+"""After a crash at any moment, the last complete checkpoint loads bit for bit."""
 
 import errno
 import itertools

@@ -1,4 +1,4 @@
-"""Run folders that were damaged after the run: a resume refuses or names it, and loses nothing."""
+"""Damaged run folders: a resume names or refuses the damage, and loses nothing."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""What is left of a run whose terminal closes, whose reader leaves, or that a signal ends."""
+"""Runs whose terminal closes, whose pipe breaks, or that get a signal."""
 
 import fcntl
 import json

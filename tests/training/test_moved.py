@@ -1,4 +1,4 @@
-"""A run goes on after its data moved, and from another folder."""
+"""A run can be resumed after its data moved, and from another working folder."""
 
 import json
 import shutil

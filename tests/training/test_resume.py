@@ -1,4 +1,4 @@
-"""A run that dies loses nothing: what goes on equals what never stopped, bit for bit."""
+"""A resumed run equals one that was never interrupted, bit for bit."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a resume may change, and what each change does."""
+"""Settings that a resume may change, and the effect of each."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The loop: what a step does, what is evaluated, and how a run ends."""
+"""The training loop: steps, evaluation, and the ends of a run."""
 
 import errno
 import json

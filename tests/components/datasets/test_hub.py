@@ -1,4 +1,4 @@
-"""The hub over real HTTP, from a server of our own: what is read, kept, refused and said."""
+"""Hub datasets over real HTTP from a local server: reading, caching, errors."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A part of a dataset of the hub: how much is downloaded, what is kept, what a bad network does.
+"""Parts of a hub dataset: bytes downloaded, what is cached, and network faults.
 
 Each case has a repo of its own, of which the hub counts the bytes, and all are read by one process.
 """

@@ -1,4 +1,4 @@
-"""The presets: tiny_shakespeare is cut where everybody cuts it, tiny_stories_clean by its rows."""
+"""The presets: tiny_shakespeare has its usual split, tiny_stories_clean its row ranges."""
 
 import hashlib
 import random

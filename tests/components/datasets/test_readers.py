@@ -1,4 +1,4 @@
-"""Files as they come: compressed, in broken encodings, larger than memory should be."""
+"""Readers: compressed files, broken encodings, and files larger than the memory limit."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Storyworld: its probabilities are exact, its stories hold together, and seeds decide all."""
+"""Storyworld: exact probabilities, consistent stories, and determinism by seed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The user's own files: what is read from them, how they are split, what is wrong with them."""
+"""Local text files: reading, splitting, and errors."""
 
 import csv
 import json

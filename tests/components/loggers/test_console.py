@@ -1,4 +1,4 @@
-"""The console: a bar on a terminal, plain lines in a pipe, and a terminal left as it was."""
+"""The console: a bar on a terminal, plain lines in a pipe, and a restored terminal."""
 
 import io
 import os

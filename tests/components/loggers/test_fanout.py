@@ -1,4 +1,4 @@
-"""Several loggers as one: same calls, same order, and the end reaches all."""
+"""Several loggers used as one: each gets every call in order, and all are finished."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TensorBoard: what its own reader finds in the run folder."""
+"""TensorBoard: its own reader finds the rows in the run folder."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""W&B: what the real client writes, and what a run costs where there is no network.
+"""W&B: what the real client sends, and bounded waits without a network.
 
 Each script runs in a process of its own, since the client reads its environment once.
 """

@@ -1,4 +1,4 @@
-"""Every schedule by hand, at the places where it turns, and what all of them share."""
+"""Every schedule equals values computed by hand at its turning points."""
 
 import math
 from itertools import pairwise

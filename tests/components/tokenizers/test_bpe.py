@@ -1,4 +1,4 @@
-"""What sentencepiece would get wrong by itself, and what the user is told."""
+"""BPE: cases that sentencepiece alone gets wrong, and errors."""
 
 import random
 import re

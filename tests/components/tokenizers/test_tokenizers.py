@@ -1,4 +1,4 @@
-"""What every tokenizer promises, whatever its kind."""
+"""Properties that every tokenizer has."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep run: slots, shares, and how their ends are told."""
+"""Launchers: slots, shares of the machine, and how the end of a run is reported."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Which configs a sweep tries."""
+"""Searches: the configs that a sweep tries."""
 
 from dataclasses import replace
 from pathlib import Path

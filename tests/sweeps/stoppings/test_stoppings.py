@@ -1,4 +1,4 @@
-"""Which runs of a sweep go on."""
+"""Stopping rules: the runs of a sweep that continue."""
 
 from collections.abc import Sequence
 from dataclasses import replace
