@@ -280,7 +280,7 @@ def exit_of(command: str) -> int | str | None:
 
 @pytest.mark.parametrize("command", BAD_COMMANDS)
 @pytest.mark.usefixtures("here")
-def test_a_bad_command_is_told_what_is_wrong_and_what_to_type(
+def test_a_bad_command_gets_an_error_with_what_to_type(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(Path().rglob("*"))
@@ -297,7 +297,7 @@ def test_a_bad_command_is_told_what_is_wrong_and_what_to_type(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_device_that_is_not_here_is_told_without_a_traceback(
+def test_a_device_that_is_not_here_is_reported_without_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     import torch
@@ -312,7 +312,7 @@ def test_a_device_that_is_not_here_is_told_without_a_traceback(
     assert "Traceback" not in printed
 
 
-def test_a_text_that_is_not_here_is_told_without_a_traceback(
+def test_a_text_that_is_not_here_is_reported_without_a_traceback(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_of("train dataset=text dataset.path=storeis.txt") == 2
@@ -516,7 +516,7 @@ def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> 
     )
 
 
-def test_a_script_adds_a_choice_and_other_commands_are_told_its_module(tmp_path: Path) -> None:
+def test_a_script_adds_a_choice_and_other_commands_are_given_its_module(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "my_optimizer.py").write_text(dedent(THEIRS))
     script = tmp_path / "lib" / "my_train.py"

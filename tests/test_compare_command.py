@@ -33,7 +33,7 @@ def refusal(typed: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--baseline", "a"], "settings are typed without dashes: baseline=a"),
     ],
 )
-def test_a_mistyped_comparison_is_told_what_to_type(
+def test_a_mistyped_comparison_gets_an_error_with_what_to_type(
     typed: list[str],
     words: str,
     capsys: pytest.CaptureFixture[str],
@@ -57,7 +57,7 @@ def test_a_folder_with_an_equals_sign_in_its_name_is_a_folder(
     assert "one configuration" in capsys.readouterr().out
 
 
-def test_the_page_is_written_also_if_nobody_reads_the_tables(tmp_path: Path) -> None:
+def test_the_page_is_written_even_if_the_tables_cannot_be_printed(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     ours, theirs = os.pipe()
     os.close(ours)

@@ -67,7 +67,7 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
         "command <&- >&- 2>&-",
     ],
 )
-def test_a_command_does_its_work_whatever_becomes_of_its_console(line: str, tmp_path: Path) -> None:
+def test_a_command_finishes_its_work_without_a_console(line: str, tmp_path: Path) -> None:
     done = shell(line, tmp_path)
     assert done.returncode == 0
     assert (tmp_path / "work").read_text() == "done"
@@ -125,7 +125,7 @@ def refusal(error: Exception, capsys: pytest.CaptureFixture[str]) -> tuple[objec
     return exit_info.value.code, capsys.readouterr().err
 
 
-def test_what_the_machine_refuses_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_system_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "a\x1b[2J.json")
     assert refusal(full, capsys) == (1, "error: a\\x1b[2J.json: No space left on device\n")
     memory = MemoryError("Unable to allocate 8 TiB")
@@ -151,7 +151,7 @@ def test_a_message_cannot_command_the_terminal(
     assert r"INFO a \x1b[2J b" in (tmp_path / "train.log").read_text()
 
 
-def test_a_log_that_cannot_be_written_is_said_once(
+def test_a_log_that_cannot_be_written_is_reported_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "train.log"
@@ -171,7 +171,7 @@ def test_a_log_that_cannot_be_written_is_said_once(
     assert errors == f"warning: {path} cannot be written: No space left on device\n"
 
 
-def test_torchrun_is_told_the_error_for_the_end_of_its_report(
+def test_torchrun_reports_the_error_of_the_rank(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))

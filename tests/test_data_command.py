@@ -63,7 +63,7 @@ def test_the_picture_goes_where_it_is_wanted(typed: list[str], tmp_path: Path) -
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_that_cannot_be_written_is_told_without_a_traceback(
+def test_a_picture_that_cannot_be_written_is_reported_without_a_traceback(
     typed: list[str], capsys: pytest.CaptureFixture[str], text_file: Path
 ) -> None:
     out = text_file / "mine.png"

@@ -59,7 +59,7 @@ def test_runs_are_found_by_what_they_are(
     assert names(listed(capsys, *typed)) == expected
 
 
-def test_what_can_go_on_is_said_with_the_command(
+def test_runs_that_can_be_resumed_are_listed_with_the_command(
     outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = listed(capsys)
@@ -129,7 +129,7 @@ def test_deleting_needs_a_yes_and_spares_what_runs(
         (["nowhere"], "nowhere holds no run"),
     ],
 )
-def test_a_mistyped_question_is_told_what_to_type(
+def test_a_mistyped_question_gets_an_error_with_what_to_type(
     outputs: Path, capsys: pytest.CaptureFixture[str], typed: list[str], words: str
 ) -> None:
     assert words in listed(capsys, *typed, code=2)

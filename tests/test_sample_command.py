@@ -201,7 +201,7 @@ def test_a_character_that_is_cut_off_is_shown_as_such(
     assert texts(written(run, capsys, prompt=["b", "a"], temperature=0)) == ["b\n", "a\ufffd\n"]
 
 
-def test_text_goes_on_past_the_context_window(
+def test_text_continues_past_the_context_window(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = TOKENIZER.encode("ab")

@@ -103,7 +103,7 @@ def test_what_memory_cannot_hold_is_refused_before_there_is_a_folder(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_typo_in_the_last_job_of_a_sweep_is_said_before_the_first_starts(tiny, tmp_path):
+def test_a_typo_in_the_last_job_of_a_sweep_is_reported_before_the_first_starts(tiny, tmp_path):
     run(["-m", *tiny, "optimizer.lr=1e-3,-1"], code=2)
     assert not (tmp_path / "outputs").exists()
 
@@ -128,7 +128,7 @@ def test_a_run_by_storyworld_reports_how_far_above_the_floor_it_stands(tmp_path)
     assert summary["val/bpb"] - summary["floor_bpb"] == summary["val/bpb_above_floor"] > 0
 
 
-def test_a_run_that_goes_on_keeps_its_choices_and_changes_single_fields(tiny, tmp_path, capsys):
+def test_a_run_that_is_resumed_keeps_its_choices_and_changes_single_fields(tiny, tmp_path, capsys):
     run(tiny)
     folder = only_run(tmp_path / "outputs")
     run([f"resume={folder}", "logger=wandb"], code=2)
@@ -139,7 +139,7 @@ def test_a_run_that_goes_on_keeps_its_choices_and_changes_single_fields(tiny, tm
 
 
 @pytest.mark.gcc
-def test_a_run_that_goes_on_says_what_computes_its_numbers_differently(tiny, tmp_path, capsys):
+def test_a_run_that_is_resumed_says_what_computes_its_numbers_differently(tiny, tmp_path, capsys):
     run(tiny)
     resume = [f"resume={only_run(tmp_path / 'outputs')}"]
     capsys.readouterr()

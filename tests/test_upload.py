@@ -106,7 +106,7 @@ def assert_all_is_there(sweep: Path, *, tags: list[str], project: str) -> None:
     assert exit_codes(Server.received, bad) == [1]
 
 
-def test_a_run_that_was_killed_online_goes_on_with_its_curve(
+def test_a_run_that_was_killed_online_continues_its_curve(
     tiny: list[str], tmp_path: Path, wandb_server: ThreadingHTTPServer
 ) -> None:
     url = f"http://127.0.0.1:{wandb_server.server_port}"
@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_online_goes_on_with_its_curve(
         (["--run", "x"], "--run is not a flag"),
     ],
 )
-def test_a_mistyped_upload_is_told_what_to_type(
+def test_a_mistyped_upload_gets_an_error_with_what_to_type(
     typed: list[str],
     words: str,
     capsys: pytest.CaptureFixture[str],

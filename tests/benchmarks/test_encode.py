@@ -82,7 +82,7 @@ def test_all_peers_that_are_installed_run(tmp_path: Path) -> None:
         ("--data . --json nowhere/out.json", "there is no folder nowhere; make it first"),
     ],
 )
-def test_what_is_mistyped_is_said_in_words(
+def test_a_mistyped_argument_is_reported(
     typed: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_info:

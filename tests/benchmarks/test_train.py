@@ -110,7 +110,7 @@ def test_rates_are_medians_over_rounds_and_ratios_are_of_medians() -> None:
     assert summary["peak_mem_vs_same_mode"] == 600 / 800
 
 
-def test_a_ratio_to_somebody_who_did_not_run_is_none() -> None:
+def test_a_ratio_to_a_library_that_did_not_run_is_none() -> None:
     rounds: dict[str, Any] = {"products": [{"bf16 1x1x1": 1e9}], "shipped": "nanogpt fp32"}
     alone = report.summarise(
         TINY, {"tinygpt auto": measured("fp32", 1)}, ours="tinygpt auto", **rounds
@@ -173,7 +173,7 @@ def test_a_shape_is_a_letter_or_its_six_numbers() -> None:
         ("--shapes 2x2x32x16x4x65 --set optimizer.lrr=1", "optimizer.lrr is not a field"),
     ],
 )
-def test_what_is_mistyped_is_said_in_words(
+def test_a_mistyped_argument_is_reported(
     typed: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in VARIABLES:

@@ -86,7 +86,7 @@ def test_a_seed_counts_once_and_what_is_left_out_is_said(
     assert len(report.content(found, x="tokens")["runs"]) == len(found.runs)
 
 
-def test_a_copy_is_told_from_a_repeat(tmp_path: Path) -> None:
+def test_a_copy_is_distinguished_from_a_repeat(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     shutil.copytree(run, tmp_path / "copy")
     make_run(tmp_path / "repeat")

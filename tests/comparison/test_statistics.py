@@ -204,7 +204,7 @@ def test_another_protocol_of_an_evaluation_is_another_table(tmp_path: Path) -> N
     assert len(compare(records, metric="choices/name").tables) == 2
 
 
-def test_a_metric_that_no_run_has_is_told_with_what_to_type(tmp_path: Path) -> None:
+def test_a_metric_that_no_run_has_is_reported_with_what_to_type(tmp_path: Path) -> None:
     records = runs_of(tmp_path, {1e-3: [1.0], 3e-3: [2.0]})
     with pytest.raises(UserError, match=r"python -m tinygpt.evaluate run=RUN suite=choices"):
         compare(records, metric="choices/name")

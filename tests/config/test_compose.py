@@ -155,7 +155,7 @@ def test_turning_off_one_of_two_horizons_of_a_file_leaves_the_other(tmp_path: Pa
     assert (trainer.max_steps, trainer.max_tokens) == (7, None)
 
 
-def test_a_field_of_a_file_that_a_typed_choice_replaces_is_told(
+def test_a_field_of_a_file_that_a_typed_choice_replaces_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console.log_to_console()
@@ -315,7 +315,7 @@ def test_a_path_needs_no_quotes(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["[a", "{a", "a]"])
-def test_a_text_that_looks_like_a_list_needs_quotes_and_is_told_which(path: str) -> None:
+def test_a_text_that_looks_like_a_list_needs_quotes_which_the_error_shows(path: str) -> None:
     words = mistake("dataset=text", f"dataset.path={path}")
     assert words == (
         f"'dataset.path={path}' cannot be read; for a text with brackets or commas in it type\n"
@@ -344,7 +344,7 @@ def test_a_list_of_texts_needs_no_quotes(typed: str, prompts: list[str]) -> None
 
 
 @pytest.mark.parametrize("typed", ["[Hi [x!]", "[a,,b!]", "[a, ,!]"])
-def test_a_list_that_cannot_be_read_is_told_with_a_list(typed: str) -> None:
+def test_an_unreadable_list_is_reported_with_an_example(typed: str) -> None:
     words = mistake(*TEXT, f"callback.sample.prompts={typed}")
     (advice,) = shlex.split(words.splitlines()[1])
     assert run_config(advice).callback["sample"].prompts == [typed[1:-1]]  # type: ignore[attr-defined]

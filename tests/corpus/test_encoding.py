@@ -76,7 +76,7 @@ class PickyConfig(CharConfig):
 """
 
 
-def test_what_a_tokenizer_refuses_in_another_process_is_said_here(
+def test_what_a_tokenizer_refuses_in_another_process_is_reported_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "picky_tokenizer.py").write_text(PICKY)

@@ -136,7 +136,7 @@ def test_the_numbers_survive_the_manifest() -> None:
     assert Overlap.from_dict(FOUND.to_dict()) == FOUND
 
 
-def test_the_numbers_are_told_with_the_size_of_the_sample() -> None:
+def test_the_numbers_are_shown_with_the_size_of_the_sample() -> None:
     assert FOUND.lines() == [
         "3 of 20,000 (<0.1 %) train documents repeat an earlier one",
         "9 of 450 (2 %) validation documents stand in train too, word for word",

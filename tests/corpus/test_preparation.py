@@ -123,7 +123,7 @@ def check_killed_at(cfg: PrepareConfig, at: int, whole: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("at", [3, 12, 21, 30, 43, 56])
-def test_work_that_was_killed_goes_on_to_the_same_bytes(
+def test_work_that_was_killed_continues_to_the_same_bytes(
     cfg: PrepareConfig, whole: dict[str, Any], at: int
 ) -> None:
     assert check_killed_at(cfg, at, whole)
@@ -131,7 +131,7 @@ def test_work_that_was_killed_goes_on_to_the_same_bytes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", [CharConfig(), BPEConfig(vocab_size=300)])
-def test_work_killed_at_every_operation_on_a_file_goes_on_to_the_same_bytes(
+def test_work_killed_at_every_operation_on_a_file_continues_to_the_same_bytes(
     cfg: PrepareConfig, tmp_path: Path, tokenizer: Any
 ) -> None:
     cfg = replace(cfg, tokenizer=tokenizer)
@@ -409,7 +409,7 @@ def full(disk: Path, text: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_work_of_several_processes_killed_at_random_moments_goes_on_to_the_same_bytes(
+def test_work_of_several_processes_killed_at_random_moments_continues_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, cache = tmp_path / "text.txt", tmp_path / "cache"

@@ -23,7 +23,7 @@ print("ready")
 """
 
 
-def test_where_there_is_no_terminal_a_line_is_said_every_few_seconds(
+def test_without_a_terminal_a_line_is_printed_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines: list[str] = []

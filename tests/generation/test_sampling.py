@@ -164,7 +164,7 @@ def test_dropout_is_off_while_sampling_and_the_mode_is_restored_after_an_error()
     assert model.training
 
 
-def test_it_goes_on_past_the_window_with_the_newest_half(model: GPT) -> None:
+def test_it_continues_past_the_window_with_the_newest_half(model: GPT) -> None:
     config = SamplingConfig(temperature=0, max_new_tokens=60)
     (sample,) = generate(model, [[1, 2]], config=config, seq_len=SEQ_LEN, eot_id=NO_EOT)
     window, expected = [NO_EOT, 1, 2], []

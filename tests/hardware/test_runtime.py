@@ -203,7 +203,7 @@ def test_the_loss_is_not_scaled_where_it_need_not_be() -> None:
 # Compilation
 
 
-def test_each_reason_not_to_compile_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_reason_not_to_compile_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2, 2)
 
     def note(**fields: str) -> str:

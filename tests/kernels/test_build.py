@@ -91,7 +91,7 @@ def test_an_intact_library_is_loaded_without_a_compiler_at_work(library: Path, f
 
 @pytest.mark.gcc
 @pytest.mark.usefixtures("quick_gcc")
-def test_nobody_else_may_write_into_the_cache(fresh: Path) -> None:
+def test_other_users_cannot_write_into_the_cache(fresh: Path) -> None:
     fresh.mkdir(parents=True)
     fresh.chmod(0o777)
     Build(torch.float32).finish()
@@ -135,7 +135,7 @@ def test_another_compiler_makes_another_library(
     assert len(list(fresh.iterdir())) == 2
 
 
-def test_without_gcc_it_is_said_and_the_formulas_are_used(
+def test_without_gcc_the_formulas_are_used_and_the_log_says_so(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(fresh))

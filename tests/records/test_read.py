@@ -35,7 +35,7 @@ def test_a_run_of_an_earlier_version_has_its_config_in_yaml_only(tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "x"}'])
-def test_a_damaged_folder_is_told_and_hides_no_other(tmp_path: Path, content: str) -> None:
+def test_a_damaged_folder_is_reported_and_hides_no_other(tmp_path: Path, content: str) -> None:
     bad, good = make_run(tmp_path / "bad"), make_run(tmp_path / "good")
     (bad / "run.json").write_text(content)
     first, second = read_runs([bad, good])
@@ -123,7 +123,7 @@ def test_rows_that_are_not_as_the_run_left_them_are_damage(
     assert read_run(make_run(tmp_path / "old")).status == "finished"  # without checksums
 
 
-def test_a_finished_run_without_a_summary_is_dead_and_told_how_to_complete_it(
+def test_a_finished_run_without_a_summary_is_listed_as_dead_with_how_to_complete_it(
     tmp_path: Path,
 ) -> None:
     run = read_run(make_run(tmp_path / "run", bpb=None))

@@ -78,7 +78,7 @@ def settings_in(tiny: list[str]) -> list[str]:
     return [*kept, "output_dir=outputs", "cache_dir=cache"]
 
 
-def test_a_sweep_is_frozen_isolated_and_goes_on_with_what_is_new(
+def test_a_sweep_keeps_its_configs_isolates_failures_and_adds_new_runs(
     run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
     settings = [*settings_in(tiny), "trainer.grad_clip=0", "optimizer.lr=1e-3,1e30"]
@@ -379,7 +379,7 @@ def kill_and_compare(
         assert losses(sweep / number) == losses(calm)
 
 
-def test_a_sweep_that_is_killed_whole_goes_on_to_the_same_bytes(
+def test_a_sweep_that_is_killed_whole_continues_to_the_same_bytes(
     run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
     kill_and_compare(run, tiny, tmp_path, [Moment(rows=20)])
@@ -399,7 +399,9 @@ def test_a_sweep_survives_kills_at_random_moments(
     kill_and_compare(run, tiny, tmp_path, starting + training, steps=steps)
 
 
-def test_ctrl_c_lets_the_runs_save_and_says_how_to_go_on(tiny: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_lets_the_runs_save_and_says_how_to_continue(
+    tiny: list[str], tmp_path: Path
+) -> None:
     settings = ["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2", "trainer.max_steps=100000"]
     process = subprocess.Popen(
         command(settings), cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -487,7 +489,7 @@ def test_a_run_that_had_not_begun_when_the_sweep_ended_is_judged_all_the_same(
     assert [command[-1] for command in launcher.commands] == ["until=4"]
 
 
-def test_a_run_that_was_killed_on_the_way_to_a_rung_goes_on_to_it(one_run: SweepFolder) -> None:
+def test_a_run_that_was_killed_before_a_rung_continues_to_it(one_run: SweepFolder) -> None:
     kill(one_run.runs[0].path)
     one_run.runs[0].refresh()
     launcher = Scripted(finish)
@@ -560,7 +562,7 @@ def refusal(settings: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ),
     ],
 )
-def test_a_mistyped_sweep_is_told_what_to_type_and_leaves_nothing(
+def test_a_mistyped_sweep_gets_an_error_with_what_to_type_and_leaves_nothing(
     typed: list[str],
     words: str,
     tiny: list[str],
@@ -620,7 +622,7 @@ def test_the_latest_sweep_is_that_of_the_run_that_began_last(
     assert find_sweep("latest", output_dir=tmp_path / "outputs") == old.path
 
 
-def test_a_sweep_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
+def test_a_sweep_of_an_earlier_version_is_recognized(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("command: x\njobs: {}\n")
     with pytest.raises(UserError, match="is a sweep of an earlier version"):
         SweepFolder(tmp_path)

@@ -653,7 +653,7 @@ NO_SPACE = os.strerror(errno.ENOSPC)
         (os, "fsync", OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))),
     ],
 )
-def test_a_full_disk_is_said_and_the_checkpoint_before_is_whole(
+def test_a_full_disk_is_reported_and_the_checkpoint_before_is_whole(
     tmp_path: Path, owner: object, write: str, error: Exception
 ) -> None:
     folder = tmp_path / "run" / "checkpoints"

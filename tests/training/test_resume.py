@@ -183,7 +183,7 @@ def test_five_steps_and_a_new_process_and_five_more_equal_ten(hard, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_compiled_run_goes_on_compiled_to_the_same_bits(hard, tmp_path):
+def test_a_compiled_run_resumes_compiled_to_the_same_bits(hard, tmp_path):
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     settings = [*(s for s in hard if "max_steps" not in s), "device.compile=always"]
     settings += ["schedule=constant", "schedule.warmup_ratio=0"]  # the same for both lengths
@@ -239,7 +239,7 @@ def test_a_hundred_processes_killed_anywhere_lose_nothing(hard, tmp_path):
     assert_same(straight, killed)
 
 
-def test_a_signal_saves_and_ends_and_the_run_goes_on(hard, tmp_path):
+def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(hard, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     settings = [s for s in hard if "max_steps" not in s]
     settings += ["trainer.max_steps=150", "trainer.eval_every=50", "trainer.save_every=1000"]
@@ -263,7 +263,7 @@ def test_a_signal_saves_and_ends_and_the_run_goes_on(hard, tmp_path):
     assert_same(straight, stopped)
 
 
-def test_a_finished_run_goes_on_only_to_a_longer_horizon(tiny, tmp_path, capfd):
+def test_a_finished_run_continues_only_to_a_longer_horizon(tiny, tmp_path, capfd):
     train_here(tiny)
     (run,) = (path.parent for path in (tmp_path / "outputs").glob("*/run.json"))
     before = json.loads((run / "run.json").read_text())

@@ -169,7 +169,7 @@ def test_a_run_by_steps_shows_a_curve_where_it_is_cheap(tiny):
     assert found == {10: 2, 20: 2, 30: 3, 50: 5, 399: 5, 480: 6, 1600: 20, 10**6: 20}
 
 
-def test_a_run_that_leaves_it_open_evaluates_logs_and_saves_without_being_told(tiny):
+def test_a_run_that_leaves_it_open_evaluates_logs_and_saves_by_its_own_defaults(tiny):
     open_ = [f"trainer.{name}_every=null" for name in ("eval", "log", "save")]
     folder = run([*tiny, *open_])
     found = rows(folder)

@@ -122,7 +122,7 @@ def test_the_part_is_at_least_a_quarter_larger_than_what_is_trained_on() -> None
         assert amounts.enough(needed) == min(s for s in steps if s >= min(needed * 1.25, 1))
 
 
-def test_what_is_taken_is_said_for_every_way_to_choose_it() -> None:
+def test_the_part_read_is_reported_for_every_way_to_choose_it() -> None:
     def amount(**fields: Any) -> str:
         return HubConfig(repo="a/b", **fields).amount().partition(": ")[2]
 

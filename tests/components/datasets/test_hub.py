@@ -134,7 +134,7 @@ def test_what_was_read_once_is_read_again_without_network(
     )
 
 
-def test_hf_hub_offline_asks_nobody(machine: Any, read: dict[str, dict[str, Any]]) -> None:
+def test_hf_hub_offline_sends_no_request(machine: Any, read: dict[str, dict[str, Any]]) -> None:
     calls = len(machine.hub.calls)
     cached, missing = machine.load(READ["plain"], {"repo": "someone/corrupt"}, offline=True)
     assert cached["train"] == read["plain"]["train"]

@@ -344,7 +344,7 @@ def test_pronouns_agree_with_the_people_of_the_story(told: list[Witness]) -> Non
     assert of_one_gender > 200
 
 
-def test_nobody_in_a_story_shares_a_name(told: list[Witness]) -> None:
+def test_no_two_characters_of_a_story_share_a_name(told: list[Witness]) -> None:
     people = {*GIRLS.entries, *BOYS.entries}
     for writer in told:
         found = [entry for entry in writer.env.values() if entry in people]

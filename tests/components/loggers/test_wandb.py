@@ -314,7 +314,7 @@ end(logger, "finished", {"val/bpb": 1.5})
     assert [row["_step"] for row in rows(records(tmp_path / "one"))] == list(range(1, 101))
 
 
-def test_an_exception_in_wandb_is_told_once_and_kills_nothing(tmp_path: Path) -> None:
+def test_an_exception_in_wandb_is_reported_once_and_ends_no_run(tmp_path: Path) -> None:
     script = """
 import wandb
 logger = begin("one", mode="offline")

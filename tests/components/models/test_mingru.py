@@ -59,7 +59,7 @@ def test_the_recurrent_form_equals_the_parallel_form(model: MinGRU, lengths: lis
     torch.testing.assert_close(torch.cat(pieces, 1), model(tokens))
 
 
-def test_its_memory_does_not_grow_and_a_text_goes_on_past_the_window(model: MinGRU) -> None:
+def test_its_memory_does_not_grow_and_text_continues_past_the_window(model: MinGRU) -> None:
     cache = model.new_cache()
     for _ in range(3):
         model(torch.randint(V, (2, T)), cache)

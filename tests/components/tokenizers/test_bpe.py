@@ -233,7 +233,7 @@ any_text = st.text(st.characters(), max_size=40)  # surrogates too
 
 @settings(max_examples=40)
 @given(texts=st.lists(any_text | any_text.map(lambda text: 3 * text), min_size=1, max_size=4))
-def test_any_documents_can_be_learned_from_or_are_refused_in_our_words(texts: list[str]) -> None:
+def test_any_documents_can_be_learned_from_or_are_refused_by_our_errors(texts: list[str]) -> None:
     try:
         size = suggested(BPEConfig(vocab_size=5000), texts)
     except AssertionError:  # the other error: no text
@@ -245,7 +245,7 @@ def test_any_documents_can_be_learned_from_or_are_refused_in_our_words(texts: li
         assert not any(tokenizer.eot_id in tokenizer.encode(text) for text in texts)
 
 
-def test_a_vocabulary_too_large_is_an_error_in_the_users_words() -> None:
+def test_a_vocabulary_too_large_is_an_error_about_the_field() -> None:
     expected = (
         "tokenizer.vocab_size=20000 is too large for this text; "
         "the largest that works is 284: type tokenizer.vocab_size=284"
@@ -254,7 +254,7 @@ def test_a_vocabulary_too_large_is_an_error_in_the_users_words() -> None:
         train("hello world", vocab_size=20_000)
 
 
-def test_a_vocabulary_too_small_is_an_error_in_the_users_words() -> None:
+def test_a_vocabulary_too_small_is_an_error_about_the_field() -> None:
     expected = (
         "tokenizer.vocab_size=260 is too small for this text; "
         "the smallest that works is 266: type tokenizer.vocab_size=266"

@@ -103,7 +103,7 @@ def test_gpus_that_were_chosen_before_are_the_ones_there_are(
         LocalConfig().build(folder=Path(), devices={"cuda"})
 
 
-def test_a_killed_process_is_told_by_its_signal_and_what_may_help(tmp_path: Path) -> None:
+def test_a_killed_process_is_reported_by_its_signal_with_advice(tmp_path: Path) -> None:
     launcher = Local(1, gpus=[])
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     launcher.start(run_in(tmp_path, "a"), [sys.executable, "-c", code])
@@ -164,7 +164,7 @@ def test_a_command_on_a_cluster_has_its_threads_and_its_words_are_kept(tmp_path:
     assert log.read_text() == "5\n"
 
 
-def test_a_job_of_submitit_runs_the_command_and_tells_its_end(tmp_path: Path) -> None:
+def test_a_job_of_submitit_runs_the_command_and_reports_its_end(tmp_path: Path) -> None:
     config = SlurmConfig(cluster="local", jobs=2)
     launcher = config.build(folder=tmp_path / "sweep", devices={"cpu"})
     (tmp_path / "sweep").mkdir()
@@ -195,7 +195,7 @@ def test_the_word_of_slurm_that_time_is_nearly_over_lets_a_run_save(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_task_of_ray_runs_the_command_and_tells_its_end(tmp_path: Path) -> None:
+def test_a_task_of_ray_runs_the_command_and_reports_its_end(tmp_path: Path) -> None:
     import ray
 
     launcher = RayConfig().build(folder=tmp_path, devices={"cpu"})

@@ -84,7 +84,7 @@ def test_optuna_learns_from_the_runs_and_ends_after_its_trials(tmp_path: Path) -
     assert late[5] < early[5]
 
 
-def test_optuna_goes_on_after_a_kill_as_if_there_had_been_none(tmp_path: Path) -> None:
+def test_optuna_suggests_the_same_after_a_kill(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole = optimise(tmp_path / "whole", [], total=12, stop_after=12)

@@ -53,7 +53,7 @@ def test_asha_looks_at_the_highest_rung_first() -> None:
     assert rule.promoted(trials, all_known=False) == [0, 2]
 
 
-def test_in_the_end_somebody_goes_on_and_the_others_are_dropped_with_their_places() -> None:
+def test_the_best_trial_continues_and_the_others_stop_with_their_places() -> None:
     rule = AshaConfig(reduction=3).build()
     trials = [trial(0, "paused", at_10=1.0), trial(1, "paused", at_10=2.0)]
     assert rule.dropped(trials, all_known=True) == {}  # not while one may still go on
