@@ -208,3 +208,28 @@ def test_a_long_text_is_cut_where_no_id_changes(
     assert max(map(len, hf._CUT.findall(text))) == limit
     assert tokenizer.encode(text[:-2500]) == expected[: len(tokenizer.encode(text[:-2500]))]
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_tokenizer_that_falls_back_to_bytes_gives_every_text_back(tmp_path: Path) -> None:
+    """The form in which a bpe tokenizer of tinygpt is exported."""
+    tokens = [
+        "<|endoftext|>",
+        "\n",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        " ",
+        "a",
+        "b",
+        " a",
+        "é",
+    ]
+    model = {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": [[" ", "a"]]}
+    special = {"id": 0, "content": "<|endoftext|>", "special": True, "normalized": False}
+    sides = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    content = {"added_tokens": [special | sides], "model": model | {"byte_fallback": True}}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"version": "1.0"} | content))
+    tokenizer = HFConfig(path=str(path)).train(iter(()))
+    assert tokenizer.encode(" ab\né") == [261, 260, 1, 262]
+    assert tokenizer.encode("\u2581") == [2 + byte for byte in "\u2581".encode()]
+    for text in (" a <0x0A> <|endoftext|>", "\ud83d\0\u2028", "\N{WOMAN}\N{ZERO WIDTH JOINER}"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -1,6 +1,7 @@
 """A tokenizer.json of the Hugging Face library `tokenizers`, such as GPT-2's, loaded unchanged.
 
-It must be byte-level: each byte has an id, so that every text comes back as it was.  The ids are
+It must be byte-level, or fall back to bytes as what tinygpt exports of its bpe does: each byte has
+an id, so that every text comes back as it was.  The ids are
 the library's own, with two exceptions: the name of a special token in a text is text, and the
 Unicode normalization (NFC) that some files ask for is left out, because it changes the text.
 """
@@ -76,14 +77,17 @@ class HFTokenizer(Tokenizer):
         added = self._library.get_added_tokens_decoder()
         self.eot = _end_of_text([t.content for t in added.values() if t.special], eot, where)
         vocabulary = self._library.get_vocab(with_added_tokens=True)
+        falls_back = (settings.get("model") or {}).get("byte_fallback") is True
+        bytes_of = _bytes_of_fallback if falls_back else _bytes_of
+        names = [f"<0x{byte:02X}>" for byte in range(256)] if falls_back else _CHARACTERS
         self.eot_id = vocabulary[self.eot]
         size = max(vocabulary.values()) + 1
         self._bytes = dict.fromkeys(range(size), b"")  # of a number that is no token, none
         for token, i in vocabulary.items():
-            self._bytes[i] = token.encode() if i in added else _bytes_of(token)
+            self._bytes[i] = token.encode() if i in added else bytes_of(token)
         self._bytes[self.eot_id] = b""
         self._sizes = np.array([len(part) for part in self._bytes.values()])
-        self._byte_ids = [vocabulary.get(character, -1) for character in _CHARACTERS]
+        self._byte_ids = [vocabulary.get(character, -1) for character in names]
         self._check()
 
     def _check(self) -> None:
@@ -255,6 +259,12 @@ def _bytes_of(token: str) -> bytes:
         return bytes(_BYTE[character] for character in token)
     except KeyError:  # no byte-level token, but a name
         return token.encode()
+
+
+def _bytes_of_fallback(token: str) -> bytes:
+    """The bytes of a piece of text, or the byte that a token such as <0x0A> stands for."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
+    return bytes([int(byte[1], 16)]) if byte else token.encode()
 
 
 def _fingerprint(content: bytes, eot: str) -> str:
