@@ -135,10 +135,17 @@ BAD_COMMANDS = {
     "experiment=NAME",
     "train ~callback.sample": "~callback.sample is not understood; list those that stay, or none: "
     "callback=[]",
-    "train init_from=gpt2": "init_from is not there yet: a run cannot begin with the weights of "
-    "another model",
-    "train --init_from=gpt2": "init_from is not there yet: a run cannot begin with the weights of "
-    "another model",
+    "train init_from=gpt2": "init_from=gpt2 is not a folder here, and weights are not downloaded; "
+    "get them with\n  hf download openai-community/gpt2 --include '*.json' '*.safetensors' "
+    "--local-dir gpt2\nand type init_from=gpt2",
+    "train init_from=scratch": "init_from=scratch: a run begins with random weights if it is left "
+    "out",
+    "train --init_from=gpt2": "--init_from=gpt2 is not a flag; settings are typed without dashes: "
+    "init_from=gpt2\n  python -m tinygpt.train --help lists what there is",
+    "train trainer.lora_rank=8": "trainer.lora_rank=8 adapts trained weights, and this run begins "
+    "with random ones; type init_from=RUN too",
+    "train trainer.lora_alpha=8": "trainer.lora_alpha=8 has no effect without trainer.lora_rank; "
+    "type trainer.lora_rank=8 too",
     # components
     "train components=[./my_rmsprop.py]": "components=./my_rmsprop.py is not the name of a module; "
     "type it as Python imports it, such as my_rmsprop for my_rmsprop.py, or my_package.rmsprop",

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from tinygpt import console, registry
 from tinygpt.cli.arguments import import_components
-from tinygpt.config import RunConfig, compose, overrides
+from tinygpt.config import RunConfig, overrides
 from tinygpt.errors import UserError, check_range, nearest
 from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.interchange import starting
 from tinygpt.records.find import find_run, find_runs, has_no_checkpoint
 from tinygpt.records.folder import new_run_id
 from tinygpt.records.read import RunRecord, read_run, read_runs
@@ -291,7 +292,7 @@ def run(settings: Sequence[str], *, quiet: bool = False) -> Run:
         job = launch.resumed(settings)
     else:
         (typed,) = overrides.jobs(settings, multirun=False)
-        cfg = compose.compose("train", typed)
+        cfg = starting.compose_run(typed)
         name = new_run_id()
         start = RunStart(cfg, Path(cfg.output_dir).expanduser() / name)
         job = launch.Job(start, typed, run_id=name)

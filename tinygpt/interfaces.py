@@ -224,6 +224,8 @@ class ModelConfig(ABC):
 
     # whether attention can be masked to each document: see `LanguageModel`
     masks_documents: ClassVar[bool] = False
+    # fields that the weights do not depend on, so they may be typed with init_from
+    changeable: ClassVar[tuple[str, ...]] = ("dropout",)
     name: str = MISSING
 
     @abstractmethod

@@ -6,8 +6,9 @@ from types import ModuleType
 
 from tinygpt import console
 from tinygpt.cli.arguments import parse_arguments
-from tinygpt.config import compose, overrides
+from tinygpt.config import overrides
 from tinygpt.errors import UserError
+from tinygpt.interchange import starting
 from tinygpt.sweeps import scheduler
 
 HELP = """\
@@ -39,7 +40,7 @@ def _main(arguments: Sequence[str]) -> int:
         raise UserError(f"{own[0]} is about several runs; type -m before it")
     if not args.multirun:
         (job,) = overrides.jobs(of_runs, multirun=False, config_dir=args.config_dir)
-        cfg = compose.compose("train", job, config_dir=args.config_dir)
+        cfg = starting.compose_run(job, config_dir=args.config_dir)
         _view().show(_view().plan(cfg))
     else:
         _view().plan_sweep(own, of_runs, args.config_dir)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tinygpt import console
 from tinygpt.cli.arguments import parse_arguments, print_config, print_help
-from tinygpt.config import compose, overrides
+from tinygpt.config import overrides
 from tinygpt.errors import UserError
 from tinygpt.hardware.ranks import Ranks
+from tinygpt.interchange import starting
 from tinygpt.records.folder import new_run_id
 from tinygpt.sweeps import scheduler
 from tinygpt.training import launch
@@ -40,7 +41,7 @@ def _main(arguments: Sequence[str]) -> int:
     for text in filter(scheduler.is_about_sweeps, args.settings):
         raise UserError(f"{text} is about several runs; type -m before it")
     (typed,) = overrides.jobs(args.settings, multirun=False, config_dir=args.config_dir)
-    cfg = compose.compose("train", typed, config_dir=args.config_dir)
+    cfg = starting.compose_run(typed, config_dir=args.config_dir)
     if args.cfg:
         return print_config(cfg)
     name = new_run_id()

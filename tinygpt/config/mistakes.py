@@ -34,7 +34,6 @@ PEERS_NAMES = {
 # names that other trainers have and that are not fields here
 NOT_FIELDS = {
     "until": "until=STEP pauses a run that goes on; type resume=RUN with it",
-    "init_from": "init_from is not there yet: a run cannot begin with the weights of another model",
 }
 
 

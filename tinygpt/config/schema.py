@@ -62,6 +62,14 @@ class TrainerConfig:
     # steps between checkpoints; null: every minute, less often for large models; the best stays too
     save_every: int | None = None
     keep_checkpoints: int = 1  # newest checkpoints to keep, besides the best
+    # names of parameters that do not train, such as [token_embedding,blocks.0.*]
+    freeze: list[str] = field(default_factory=list)
+    # train low-rank updates of matrices (LoRA) and nothing else; null trains all weights
+    lora_rank: int | None = None
+    lora_alpha: float | None = None  # strength of the updates; null is twice the rank
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["blocks.*"]
+    )  # linear layers with such updates
 
     def __post_init__(self) -> None:
         set_horizons = [name for name in HORIZONS if getattr(self, name) is not None]
@@ -94,7 +102,34 @@ class TrainerConfig:
             if value is not None:
                 check_range(f"trainer.{name}", value, low=1, high=high)
         check_range("trainer.grad_clip", self.grad_clip, low=0)
+        self._check_lora()
         self.grad_accum()
+
+    def _check_lora(self) -> None:
+        if self.lora_rank is not None:
+            check_range("trainer.lora_rank", self.lora_rank, low=1, high=10_000)
+            if self.lora_alpha is not None:
+                check_range("trainer.lora_alpha", self.lora_alpha, above=0)
+            if not self.lora_targets:
+                raise UserError(
+                    "trainer.lora_targets=[] leaves nothing to train; type names of linear layers, "
+                    "such as trainer.lora_targets=[blocks.*]"
+                )
+            return
+        for name, default in (("lora_alpha", None), ("lora_targets", ["blocks.*"])):
+            value = getattr(self, name)
+            if value != default:
+                shown = f"[{','.join(value)}]" if isinstance(value, list) else f"{value:g}"
+                raise UserError(
+                    f"trainer.{name}={shown} has no effect without trainer.lora_rank; type "
+                    "trainer.lora_rank=8 too"
+                )
+
+    @property
+    def alpha(self) -> float:
+        """LoRA's alpha: updates are multiplied by alpha / rank."""
+        assert self.lora_rank is not None
+        return 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
 
     def grad_accum(self, *, ranks: int = 1) -> int:
         """Forwards per optimizer update on each rank; raises UserError if not a whole number.
@@ -214,6 +249,9 @@ class RunConfig(PrepareConfig):
     device: DeviceConfig = field(default_factory=DeviceConfig)
     logger: dict[str, LoggerConfig] = field(default_factory=dict)
     callback: dict[str, CallbackConfig] = field(default_factory=dict)
+    # begin with trained weights: a run, or another tool's file or folder; the model and its
+    # tokenizer come from there, see docs/finetuning.md
+    init_from: str | None = None
     seed: int = 0  # of weights, data order and dropout; does not change the dataset
     output_dir: str = "outputs"  # the folder for run folders
     name: str | None = None  # your name for the run, shown with its id
@@ -224,6 +262,13 @@ class RunConfig(PrepareConfig):
         super().__post_init__()
         check_range("seed", self.seed, low=0, high=2**64 - 1)
         check_path("output_dir", self.output_dir)
+        if self.init_from is not None:
+            check_path("init_from", self.init_from)
+        elif self.trainer.lora_rank is not None:
+            raise UserError(
+                f"trainer.lora_rank={self.trainer.lora_rank} adapts trained weights, and this run "
+                "begins with random ones; type init_from=RUN too"
+            )
         if self.name is not None:
             _check_line("name", self.name, longest=MAX_NAME)
         for tag in self.tags:

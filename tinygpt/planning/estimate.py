@@ -16,7 +16,7 @@ from tinygpt.training.trial import MARGIN, Sizes, alone, candidates, timed, tria
 
 SECONDS = 8.0  # length of the timed steps
 WARM_S = 1.0  # seconds of warm-up steps before them
-OPTIMIZER_STATE = 12  # bytes per parameter in a checkpoint: the weight and Adam's two moments
+WEIGHT, MOMENTS = 4, 8  # bytes per parameter in a checkpoint; Adam's moments if it trains
 ROW_BYTES = 330  # size of a row of metrics
 
 
@@ -91,7 +91,7 @@ def _mean_step(trainer: Trainer, *, seconds: float) -> float:
 
 def checkpoint_bytes(count: Sizes) -> int:
     """Size of one checkpoint."""
-    return OPTIMIZER_STATE * count.total
+    return WEIGHT * count.total + MOMENTS * count.trainable
 
 
 def largest_that_fits(

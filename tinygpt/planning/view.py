@@ -7,6 +7,7 @@ import torch
 
 from tinygpt.config import RunConfig, compose, overrides
 from tinygpt.errors import UserError
+from tinygpt.interchange import starting
 from tinygpt.planning import estimate
 from tinygpt.planning.estimate import Measured
 from tinygpt.sweeps import scheduler
@@ -81,7 +82,7 @@ def plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> N
         raise UserError(
             f"search={cfg.search.name} chooses its configs on the way; plan one of them, without -m"
         )
-    configs = compose.compose_all("train", jobs, config_dir=config_dir)
+    configs = starting.compose_runs(jobs, config_dir=config_dir)
     launcher = cfg.launcher.build(folder=Path(), devices={c.device.type for c in configs})
     plans: dict[str, Plan] = {}
     total_s, disk = 0.0, 0
@@ -172,6 +173,8 @@ def show(plan: Plan) -> None:
         f"parameters  {count.total:,}: {count.embedding:,} embedding (vocabulary "
         f"{count.vocab_size:,}), {count.other:,} other"
     )
+    if count.trainable < count.total:
+        print(f"            {count.trainable:,} of them train")
     if plan.assumption:
         print(f"            {plan.assumption}")
     if tokens:

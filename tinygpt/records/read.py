@@ -25,7 +25,7 @@ _RUN_TYPES: dict[str, Any] = {
     **dict.fromkeys(("id", "group", "status", "error", "lost_rows", "command"), str),
     **dict.fromkeys(("created_at", "started_at", "ended_at", "first_checkpoint_at"), str),
     **dict.fromkeys(("config", "config_before", "derived", "data", "files"), dict),
-    **dict.fromkeys(("git", "versions"), dict),
+    **dict.fromkeys(("git", "versions", "init_from"), dict),
     "resumed": list,
 }
 _DERIVED_TYPES: dict[str, Any] = {

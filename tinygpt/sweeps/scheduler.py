@@ -12,6 +12,7 @@ from tinygpt import config, console, registry, signals
 from tinygpt.config import RunConfig, SweepConfig, choices, compose, overrides
 from tinygpt.errors import UserError
 from tinygpt.hardware.ranks import Ranks
+from tinygpt.interchange import starting
 from tinygpt.interfaces import Launcher, Search, Stopping, Trial
 from tinygpt.records.folder import new_run_id, source_state
 from tinygpt.sweeps.folder import (
@@ -104,7 +105,7 @@ def open_sweep(
     space = overrides.space(of_runs, config_dir=config_dir)
     path = outputs / f"{new_run_id()}_sweep"
     jobs = cfg.search.build(space, folder=path).planned()
-    configs = compose.compose_all("train", jobs, config_dir=config_dir)
+    configs = starting.compose_runs(jobs, config_dir=config_dir)
     _check_stopping(cfg, configs, space)
     devices = {c.device.type for c in configs} or {"auto"}
     launcher = cfg.launcher.build(folder=path, devices=devices)
@@ -193,7 +194,7 @@ def _add_new(
     jobs = cfg.search.build(space, folder=folder.path).planned()
     typed_before = [run.typed for run in folder.runs]
     new = [job for job in jobs if job not in typed_before]
-    configs = compose.compose_all("train", new, config_dir=config_dir)
+    configs = starting.compose_runs(new, config_dir=config_dir)
     # a run that leaves threads to the launcher was made already, with whatever threads
     known = {config_hash(run.cfg) for run in folder.runs}
     known |= {config_hash(run.cfg, with_threads=False) for run in folder.runs}
@@ -368,7 +369,7 @@ class Scheduler:
         if not self.exhausted:
             suggested = self.search.suggest(self._trials())
             if suggested is not None:
-                cfg = compose.compose("train", suggested, config_dir=self.config_dir)
+                cfg = starting.compose_run(suggested, config_dir=self.config_dir)
                 return self.folder.add(frozen(suggested, cfg, self.launcher))
             self.exhausted = True
             return self._next()

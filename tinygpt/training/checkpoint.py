@@ -82,7 +82,7 @@ class Checkpoints:
         """
         if not self.writes:
             for tensor in [
-                *_model_tensors(state.model).values(),
+                *model_tensors(state.model).values(),
                 *_optimizer_state(state)[0].values(),
             ]:
                 whole(tensor)
@@ -185,7 +185,7 @@ class _Snapshot:
     def of(cls, state: TrainState) -> "_Snapshot":
         """Copy the state; copies from a device are asynchronous until `copied` is called."""
         tensors, scalars = _optimizer_state(state)
-        (model, optimizer), copied = host_copies(_model_tensors(state.model), tensors)
+        (model, optimizer), copied = host_copies(model_tensors(state.model), tensors)
         plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _TENSORS}
         plain |= {"optimizer": scalars, "scaler": state.scaler.state_dict()}
         text = json.dumps(plain, indent=2)
@@ -210,7 +210,7 @@ def load_model(model: nn.Module, path: Path | None, ranks: Ranks | None = None) 
 
     With several ranks, only the main rank reads the file; the others pass None as `path`.
     """
-    own = _model_tensors(model)
+    own = model_tensors(model)
     saved = _SavedTensors(path and path / "model.safetensors", ranks or Ranks(alone=True))
     if saved.shapes.keys() != own.keys():
         odd = sorted(saved.shapes.keys() ^ own.keys())
@@ -271,7 +271,7 @@ class _SavedTensors:
         return handed_out(value, like, self._ranks)
 
 
-def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; a tied weight appears once."""
     persistent = model.state_dict(keep_vars=True)
     buffers = [(name, t) for name, t in model.named_buffers() if name in persistent]

@@ -33,8 +33,10 @@ _FROZEN = (
     "tokenizer",
     "model",
     "seed",
+    "init_from",
     "trainer.seq_len",
     "trainer.tokens_per_step",
+    *("trainer.freeze", "trainer.lora_rank", "trainer.lora_alpha", "trainer.lora_targets"),
     "trainer.eval_bytes",  # else the best val/bpb would be one of another text
 )
 _EXIT_CODES = {

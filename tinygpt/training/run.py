@@ -24,7 +24,9 @@ from tinygpt.interfaces import Callback, CallbackContext, Logger, Metrics, RunIn
 from tinygpt.records import plots
 from tinygpt.records.folder import RunFolder
 from tinygpt.training import trial
+from tinygpt.training.building import build_model, trainable
 from tinygpt.training.checkpoint import Checkpoints, load_state
+from tinygpt.training.initial import begin_with
 from tinygpt.training.start import RunStart
 from tinygpt.training.state import TrainState
 from tinygpt.training.trainer import Trainer
@@ -114,6 +116,7 @@ def _begun(start: RunStart, folder: RunFolder, trainer: Trainer) -> RunInfo:
     runtime, state = trainer.runtime, trainer.state
     derived = {
         "n_params": sum(p.numel() for p in state.model.parameters()),
+        "n_trainable": trainable(state.model),
         "flops_per_token": trainer.flops_per_token,
         "vocab_size": trainer.vocab_size,
         "world_size": runtime.ranks.size,
@@ -230,7 +233,7 @@ def _trainer(
     size = _micro_batch_size(start, runtime, vocab_size)
     cfg = replace(cfg, trainer=replace(cfg.trainer, micro_batch_size=size))
     torch.manual_seed(cfg.seed)
-    model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+    model = build_model(cfg, vocab_size)
     place = runtime.place(model)
     if ranks.size > 1:
         console.say(place)
@@ -239,6 +242,8 @@ def _trainer(
     saved = ranks.from_main(lambda: _newest(checkpoints, resumed))
     if saved:
         load_state(state, Path(saved) if ranks.is_main else None, ranks)
+    elif cfg.init_from is not None:
+        begin_with(cfg, model, prepared.tokenizer, folder=folder, ranks=ranks)
     if start.changed:
         state.stop_reason = None  # the settings that ended it may be other ones now
     return Trainer(
@@ -339,8 +344,10 @@ def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
     )
     epochs = (trainer.max_steps or 0) / trainer.batches.steps_per_epoch
     passes = f", {epochs:.1f} passes over the training text" if epochs > 1.05 else ""
+    n_params, n_trainable = derived["n_params"], derived["n_trainable"]
+    trains = "" if n_trainable == n_params else f", of which {n_trainable:,} train"
     console.say(
-        f"{derived['n_params']:,} parameters, vocabulary {derived['vocab_size']:,}, "
+        f"{n_params:,} parameters{trains}, vocabulary {derived['vocab_size']:,}, "
         f"{length} of {trainer.cfg.tokens_per_step:,} tokens{passes}\n"
         f"{hardware['device']} ({hardware['device_name']}), {hardware['precision']}, "
         f"{hardware['threads']} threads, kernels: {hardware['kernels']}; {trainer.compile_note}\n"

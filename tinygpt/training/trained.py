@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from tinygpt.components.models.parts.low_rank import merge
 from tinygpt.config import DeviceConfig, RunConfig
 from tinygpt.errors import UserError, check_choice
 from tinygpt.hardware.runtime import Runtime
@@ -13,6 +14,7 @@ from tinygpt.interfaces import Tokenizer
 from tinygpt.language_model import LanguageModel
 from tinygpt.records.read import read_record
 from tinygpt.records.saved_config import load_config
+from tinygpt.training.building import build_model
 from tinygpt.training.checkpoint import Checkpoints, load_model
 
 CHECKPOINTS = ("best", "latest")  # the lowest val/bpb, or the newest
@@ -23,7 +25,7 @@ class Trained:
     """What a run folder holds for writing and scoring text."""
 
     cfg: RunConfig
-    model: LanguageModel  # in evaluation mode, on `device`
+    model: LanguageModel  # in evaluation mode, on `device`, with adapters merged into its weights
     tokenizer: Tokenizer
     checkpoint: Path  # the folder that the weights are from
     runtime: Runtime
@@ -34,17 +36,19 @@ class Trained:
         return self.runtime.device
 
 
-def load_trained(
-    run: Path,
-    *,
-    checkpoint: str = "best",
-    device: str = "auto",
-    own_precision: bool = False,
-    warn: Callable[[str], None],
-) -> Trained:
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint of a run in main memory."""
+
+    cfg: RunConfig
+    model: LanguageModel  # with adapters merged into its weights
+    tokenizer: Tokenizer
+    checkpoint: Path
+
+
+def load_weights(run: Path, *, checkpoint: str, warn: Callable[[str], None]) -> Stored:
     """Load the weights and the tokenizer of a run; components must be registered.
 
-    With `own_precision` the runtime has the precision and kernels that the run trained with.
     Raises UserError for a damaged folder and for one without a checkpoint.
     """
     check_choice("checkpoint", checkpoint, CHECKPOINTS)
@@ -56,8 +60,6 @@ def load_trained(
             f"run={run} has no checkpoint to write with; go on training it with\n"
             f"  python -m tinygpt.train resume={run}"
         )
-    own = replace(cfg.device, type=device, parallel="auto")
-    runtime = Runtime(own if own_precision else DeviceConfig(type=device))
     tokenizer = cfg.tokenizer.load(run / "tokenizer")
     known = (read_record(run).get("data") or {}).get("tokenizer_fingerprint")
     if known not in (None, tokenizer.fingerprint()):
@@ -65,13 +67,33 @@ def load_trained(
             f"{run / 'tokenizer'} is not the tokenizer that the run was trained with; restore it "
             f"by going on with the run:\n  python -m tinygpt.train resume={run}"
         )
-    model = cfg.model.build(vocab_size=tokenizer.vocab_size, seq_len=cfg.trainer.seq_len)
+    model = build_model(cfg, tokenizer.vocab_size)
     load_model(model, saved)
     if not all(bool(p.isfinite().all()) for p in model.parameters()):
         raise UserError(
             f"run={run}: the weights of {saved.name} are not finite, so they cannot write; "
             "train again with a lower optimizer.lr"
         )
-    runtime.place_alone(model)
-    model.eval()
-    return Trained(cfg, model, tokenizer, saved, runtime)
+    merge(model)
+    return Stored(cfg, model, tokenizer, saved)
+
+
+def load_trained(
+    run: Path,
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    own_precision: bool = False,
+    warn: Callable[[str], None],
+) -> Trained:
+    """Load the weights and the tokenizer of a run onto a device; components must be registered.
+
+    With `own_precision` the runtime has the precision and kernels that the run trained with.
+    Raises UserError for a damaged folder and for one without a checkpoint.
+    """
+    stored = load_weights(run, checkpoint=checkpoint, warn=warn)
+    own = replace(stored.cfg.device, type=device, parallel="auto")
+    runtime = Runtime(own if own_precision else DeviceConfig(type=device))
+    runtime.place_alone(stored.model)
+    stored.model.eval()
+    return Trained(stored.cfg, stored.model, stored.tokenizer, stored.checkpoint, runtime)

@@ -55,6 +55,7 @@ class Trainer(Cadence):
         self.micro_batch_size = trainer_cfg.micro_batch_size
         self.pause_at = pause_at
         self.seed = cfg.seed
+        self.begins_trained = cfg.init_from is not None
         self.schedule = cfg.schedule
         self.runtime = runtime
         self.ranks = runtime.ranks
@@ -112,6 +113,8 @@ class Trainer(Cadence):
             self.checkpoints.settled(),
             self.runtime.adapted_to_load(),
         ):
+            if self.begins_trained and not state.last_eval:
+                self.log_beginning()
             while not self.done() and not self.interrupted and not self.paused:
                 row = self.train_step()  # advances state.step by one
                 self.agree(elapsed_s=time.perf_counter() - began)
@@ -131,6 +134,16 @@ class Trainer(Cadence):
                 self.evaluate()
             self.on_main(self._end_callbacks)
         return self.summary()
+
+    def log_beginning(self) -> None:
+        """Evaluate the weights that the run begins with, as the row of step 0, and save them.
+
+        They stay the best checkpoint if training does not improve on them.
+        """
+        row = {**self.evaluate(), "tokens": 0, "elapsed_s": self.state.elapsed_s}
+        self.logger.log(0, row)
+        self.state.rows_logged += 1
+        self.save()
 
     def agree(self, *, elapsed_s: float) -> None:
         """Share the main rank's clocks with all ranks, and any signal that a rank has received."""

@@ -21,6 +21,7 @@ from tinygpt.hardware.parallel import STATE_BYTES_PER_PARAMETER
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import SPLITS, Logger, Split
 from tinygpt.language_model import LanguageModel, activation_bytes
+from tinygpt.training.building import build_model, trainable
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.state import TrainState
 from tinygpt.training.trainer import Trainer
@@ -38,6 +39,7 @@ class Sizes:
     vocab_size: int
     embedding: int  # parameters of tokens and positions
     other: int
+    trainable: int  # of both, those that train
     flops_per_token: int
 
     @property
@@ -53,13 +55,13 @@ def sizes(cfg: RunConfig, vocab_size: int) -> Sizes:
     counts = {name: p.numel() for name, p in model.named_parameters()}
     embedding = sum(n for name, n in counts.items() if roles[name] == "embedding")
     other = sum(counts.values()) - embedding
-    return Sizes(vocab_size, embedding, other, model.flops_per_token())
+    return Sizes(vocab_size, embedding, other, trainable(model), model.flops_per_token())
 
 
 def _without_memory(cfg: RunConfig, vocab_size: int) -> LanguageModel:
     """The model on the meta device: its shapes alone."""
     with torch.device("meta"), _NoRandomNumbers():
-        return cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+        return build_model(cfg, vocab_size)
 
 
 class _NoRandomNumbers(TorchFunctionMode):
@@ -139,7 +141,7 @@ def trial(cfg: RunConfig, runtime: Runtime, vocab_size: int) -> Iterator[Trainer
         max_steps=1_000_000,
     )
     cfg = replace(cfg, trainer=length)
-    model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+    model = build_model(cfg, vocab_size)
     runtime.place(model)
     state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
     try:
@@ -245,8 +247,9 @@ def check_memory(cfg: RunConfig, *, ranks: int) -> None:
     free = free_memory()
     if free is None:
         return
-    n_params = sizes(cfg, vocab_size=1).total
-    needed = (4 if cfg.device.type == "cuda" else 8) * n_params
+    count = sizes(cfg, vocab_size=1)
+    n_params = count.total
+    needed = 4 * n_params + (0 if cfg.device.type == "cuda" else 4 * count.trainable)
     if needed > free:
         raise UserError(
             f"the model has {n_params:,} parameters or more, which need {needed / 1e9:,.0f} GB; "
@@ -266,17 +269,19 @@ def memory_estimate(cfg: RunConfig, vocab_size: int, size: int) -> int:
 
     Each parameter takes 16 bytes: the weight, its gradient and the two moments of AdamW, in fp32
     (Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, section 3.1, counts the same for mixed
-    precision). On top comes what autograd keeps between the forward and the backward of a micro
-    batch of `size` sequences, logits included, counted on meta tensors. Temporary memory of single
-    operations, and of torch itself, is left out: model=tiny in fp32 with 4,096 tokens in its
-    vocabulary took 21 MB for each sequence of 256, where this counts 16.
+    precision); one that does not train takes 4. On top comes what autograd keeps between the
+    forward and the backward of a micro batch of `size` sequences, logits included, counted on meta
+    tensors. Temporary memory of single operations, and of torch itself, is left out: model=tiny in
+    fp32 with 4,096 tokens in its vocabulary took 21 MB for each sequence of 256, where this counts
+    16.
     """
     model = _without_memory(cfg, vocab_size)
-    n_parameters = sum(p.numel() for p in model.parameters())
+    n_parameters, n_trainable = sum(p.numel() for p in model.parameters()), trainable(model)
     with torch.device("meta"):
         if cfg.device.precision in ("bf16", "fp16"):
             model.bfloat16()
         model.use_kernels(cfg.device.type == "cpu" and cfg.device.kernels != "torch")
         tokens = torch.zeros(size, cfg.trainer.seq_len, dtype=torch.int64)
         kept = activation_bytes(model, lambda: model.loss(tokens, tokens))
-    return STATE_BYTES_PER_PARAMETER * n_parameters + kept
+    frozen = 4 * (n_parameters - n_trainable)
+    return STATE_BYTES_PER_PARAMETER * n_trainable + frozen + kept
