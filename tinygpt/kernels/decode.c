@@ -126,12 +126,12 @@ outputs of vectors `first` to `first + count - 1`. */
 INLINE void tile(const int format, const int rows, const int first, const int count,
                  const void *restrict block, int64 stride, const float *restrict x, int64 x_stride,
                  int64 depth, float *restrict sums, int64 sums_stride) {
-    vec total[rows][count];
+    vec total[TILE_ROWS][VECTORS]; /* of constant size, so that it is in registers */
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < count; v++)
             total[r][v] = *(const vec_anywhere *)(sums + r * sums_stride + (first + v) * LANES);
     for (int64 k = 0; k < depth; k++) {
-        vec w[count];
+        vec w[VECTORS];
         UNROLL for (int v = 0; v < count; v++) w[v] = weight(format, block, stride, k, first + v);
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int v = 0; v < count; v++) total[r][v] += w[v] * x[r * x_stride + k];
