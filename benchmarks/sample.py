@@ -9,7 +9,8 @@ what is measured and how.
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,22 +48,21 @@ def _main(arguments: Sequence[str] | None) -> int:
         raise UserError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
     tasks = [Task(n, 1, shape.seq_len - 1) for n in args.sequences] + [Task(1, args.prompt, 1)]
     writers = _writers(args, shape, tasks)
+    contents: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="tinygpt-benchmark-") as folder:
-        seconds, memory, about, failed = measure(
-            writers, rounds=args.rounds, logs=args.logs or Path(folder)
-        )
-    summary = summarise(shape, seconds, memory=memory, details=about)
-    contents = report.about(about.pop("memory fp32")) | {
-        "nanogpt_commit": args.nanogpt and report.commit(args.nanogpt),
-        "llama2c_commit": args.llama2c and report.commit(args.llama2c),
-        "rounds": args.rounds,
-        **summary,
-        "failed": failed,
-    }
+        for measured in measure(writers, rounds=args.rounds, logs=args.logs or Path(folder)):
+            hardware = measured.about["memory fp32"]
+            contents = report.about(hardware) | {
+                "nanogpt_commit": args.nanogpt and report.commit(args.nanogpt),
+                "llama2c_commit": args.llama2c and report.commit(args.llama2c),
+                "rounds": len(measured.memory),
+                **summarise(shape, measured),
+                "failed": measured.failed,
+            }
+            if args.json:
+                report.write(args.json, contents)
     print_tables(args.shape, contents)
-    if args.json:
-        report.write(args.json, contents)
-    return 1 if failed else 0
+    return 1 if contents["failed"] else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,84 +112,83 @@ def _possible(project: str, tasks: Sequence[Task]) -> tuple[Task, ...]:
     return tuple(t for t in tasks if t.sequences <= most and not (no_prompt and t.prompt > 1))
 
 
-Seconds = dict[str, dict[str, list[float]]]  # by task and writer, of each round
+@dataclass
+class Measured:
+    """What is known after a round."""
+
+    seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # by task, writer
+    memory: list[float] = field(default_factory=list)  # bytes per second, of each round
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)  # what writers say of themselves
+    failed: dict[str, str] = field(default_factory=dict)
 
 
-def measure(
-    writers: Sequence[Writer], *, rounds: int, logs: Path
-) -> tuple[Seconds, list[float], dict[str, dict[str, Any]], dict[str, str]]:
-    """Seconds, bytes per second of memory by round, what writers say of themselves, failures."""
+def measure(writers: Sequence[Writer], *, rounds: int, logs: Path) -> Iterator[Measured]:
+    """Yield all that was measured after each round."""
     logs.mkdir(parents=True, exist_ok=True)
-    memory_writer = Writer("memory", "fp32", writers[0].shape)
+    memory = Writer("memory", "fp32", writers[0].shape)
     processes: dict[str, Process] = {}
-    seconds: Seconds = {}
-    about: dict[str, dict[str, Any]] = {}
-    memory: list[float] = []
-    failed: dict[str, str] = {}
+    result = Measured()
     try:
-        for writer in (memory_writer, *writers):
+        for writer in (memory, *writers):
             _note(f"{writer.name}: warming up")
             log = logs / f"{writer.name.replace(' ', '-')}.log"
             process = processes[writer.name] = Process(make, writer, log=log)
             try:
-                about[writer.name] = process.describe()
-                process.run(len(writer.tasks) - 1)  # the first token after a prompt is quick
+                result.about[writer.name] = process.describe()
+                process.run(len(writer.tasks) - 1)  # the last task is the shortest
             except Failed as error:
-                failed[writer.name] = str(error)
+                result.failed[writer.name] = str(error)
+        if memory.name in result.failed:
+            raise UserError(f"nothing can be measured: {result.failed[memory.name]}")
         for number in range(rounds):
             _note(f"round {number + 1} of {rounds}")
-            memory.append(processes[memory_writer.name].run(0).result)
-            for writer in [*writers[number % len(writers) :], *writers[: number % len(writers)]]:
-                for i, task in enumerate(writer.tasks):
-                    if writer.name in failed:
-                        continue
+            result.memory.append(processes[memory.name].run(0).result)
+            first = number % len(writers)
+            for writer in [*writers[first:], *writers[:first]]:
+                if writer.name not in result.failed:
                     try:
-                        taken = processes[writer.name].run(i).result
+                        _take_turn(writer, processes[writer.name], result)
                     except Failed as error:
-                        failed[writer.name] = str(error)
-                        continue
-                    seconds.setdefault(task.name, {}).setdefault(writer.name, []).append(taken)
+                        result.failed[writer.name] = str(error)
+            yield result
     finally:
         for process in processes.values():
             process.close()
         _note("")
-    return seconds, memory, about, failed
 
 
-def summarise(
-    shape: Shape,
-    seconds: Seconds,
-    *,
-    memory: Sequence[float],
-    details: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+def _take_turn(writer: Writer, process: Process, result: Measured) -> None:
+    for i, task in enumerate(writer.tasks):
+        seconds = process.run(i).result
+        result.seconds.setdefault(task.name, {}).setdefault(writer.name, []).append(seconds)
+
+
+def summarise(shape: Shape, measured: Measured) -> dict[str, Any]:
     """Medians, and the share of what memory allows: every step reads all weights and the cache.
 
     The cache holds half a window on average. Weights that stay in a CPU's cache from one step to
     the next are not read from memory, so that a share may be above 1.
     """
     tasks: dict[str, Any] = {}
-    bandwidth = median(memory)
-    for name, by_writer in seconds.items():
-        rows: dict[str, Any] = {}
-        is_first = name.startswith("first")
+    bandwidth, steps = median(measured.memory), shape.seq_len - 1
+    for name, by_writer in measured.seconds.items():
+        rows = tasks[name] = {}
         for writer, taken in by_writer.items():
-            sequences = 1 if is_first else int(name.split()[0])
-            steps = shape.seq_len - 1
+            rows[writer] = {"seconds": median(taken), "rounds": list(taken)}
+            if name.startswith("first"):
+                continue
+            sequences = int(name.split()[0])
             cache = sequences * shape.n_layer * shape.seq_len * shape.d_model * 4
-            read = details[writer]["weight_bytes"] + cache
-            rows[writer] = {"seconds": median(taken), "rounds": taken}
-            if not is_first:
-                rows[writer] |= {
-                    "tokens_per_sec": sequences * steps / median(taken),
-                    "best_tokens_per_sec": sequences * steps / min(taken),
-                    "share_of_memory": read * steps / median(taken) / bandwidth,
-                }
-        tasks[name] = rows
+            read = measured.about[writer]["weight_bytes"] + cache
+            rows[writer] |= {
+                "tokens_per_sec": sequences * steps / median(taken),
+                "best_tokens_per_sec": sequences * steps / min(taken),
+                "share_of_memory": read * steps / median(taken) / bandwidth,
+            }
     return {
-        "shape": vars(shape),
+        "shape": asdict(shape),
         "memory_bytes_per_sec": bandwidth,
-        "memory_rounds": list(memory),
+        "memory_rounds": list(measured.memory),
         "tasks": tasks,
     }
 

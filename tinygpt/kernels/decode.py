@@ -146,6 +146,7 @@ class TransformerDecoder:
         self._one_thread = ONE_THREAD
         self._lengths = [0] * n_slots
         self._vocab_size = len(network.token_embedding)
+        self._room = self._zeros(self._most_bytes(network))  # for the packed matrices
         layers = [self._layer(layer, network) for layer in network.layers]
         self._layers = (_Layer * len(layers))(*layers)
         self._decoder = self._described(network)
@@ -299,6 +300,18 @@ class TransformerDecoder:
             value_gate=self._copied(layer.value_gate),
         )
 
+    def _most_bytes(self, network: Network) -> int:
+        """Bytes that hold all packed matrices: one array, so that it has huge pages."""
+        of_layers = [
+            (layer.qkv, layer.out, layer.up, layer.down, layer.gate) for layer in network.layers
+        ]
+        matrices = [linear.weight for layer in of_layers for linear in layer if linear]
+        sizes = (
+            self._library.packed_bytes(*matrix.shape, self._format) + ALIGNMENT
+            for matrix in (*matrices, network.head)
+        )
+        return sum(sizes)
+
     def _interleaved(self, gate: Linear, up: Linear) -> Linear:
         """Rows of both (F, C) in turns, half a block of each, as `activate` in decode.c reads."""
         half = self._library.outs_per_block() // 2
@@ -323,7 +336,7 @@ class TransformerDecoder:
         size = self._library.packed_bytes(outs, depth, self._format)
         block = self._library.outs_per_block()
         padded = -(-outs // block) * block
-        weights = self._zeros(size)
+        weights, self._room = self._room, self._room + -(-size // ALIGNMENT) * ALIGNMENT
         scales = self._zeros(padded * 4) if self.weights == "int8" else None
         self._library.pack_matrix(
             weight.ctypes.data, outs, depth, self._format, weights, scales, torch.get_num_threads()
