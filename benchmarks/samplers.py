@@ -182,8 +182,8 @@ class _Transformers(_Tasks):
             eos_token_id=None,
         )
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[writer.weights]
-        self.model: Any = GPT2LMHeadModel(config)
-        self.model.eval()
+        model: Any = GPT2LMHeadModel(config)
+        self.model = model.eval()
         self.model.to(dtype)
 
     def describe(self) -> dict[str, Any]:

@@ -77,8 +77,8 @@ def test_logits_are_those_of_forward_for_every_architecture(fields) -> None:
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("fields", [SWITCHES["all"], {}], ids=["all switches", "gpt2"])
 def test_a_prompt_of_several_calls_is_read_as_by_steps(fields, weights) -> None:
-    model = built(seq_len=230, **fields)
-    tokens, decoder = some_tokens(230), decoder_of(model, weights=weights)
+    model = built(seq_len=270, **fields)
+    tokens, decoder = some_tokens(270), decoder_of(model, weights=weights)
     logits = decoder.prefill(0, tokens, every=True)
     assert (decoder.prefill(1, tokens[:150]) == logits[149]).all()
     for token, expected in zip(tokens[150:], logits[150:], strict=True):

@@ -156,44 +156,54 @@ INLINE void some_rows(const int format, int64 rows, const int first, const int c
 
 /* All four vectors of outputs, or two and two where registers are few. */
 INLINE void whole_block(const int format, int64 rows, const void *block, const float *x,
-                        int64 x_stride, int64 depth, float *sums) {
-    if (rows <= WIDE_ROWS)
-        some_rows(format, rows, 0, VECTORS, block, OUTS, x, x_stride, depth, sums, OUTS);
-    else
-        for (int half = 0; half < 2; half++)
-            if (half == 0)
-                some_rows(format, rows, 0, 2, block, OUTS, x, x_stride, depth, sums, OUTS);
-            else
-                some_rows(format, rows, 2, 2, block, OUTS, x, x_stride, depth, sums, OUTS);
+                        int64 x_stride, int64 depth, float *sums, int64 sums_stride) {
+    if (rows <= WIDE_ROWS) {
+        some_rows(format, rows, 0, VECTORS, block, OUTS, x, x_stride, depth, sums, sums_stride);
+        return;
+    }
+    some_rows(format, rows, 0, 2, block, OUTS, x, x_stride, depth, sums, sums_stride);
+    some_rows(format, rows, 2, 2, block, OUTS, x, x_stride, depth, sums, sums_stride);
 }
 
 static void whole_block_fp32(int64 rows, const void *block, const float *x, int64 x_stride,
                              int64 depth, float *sums) {
-    whole_block(FP32, rows, block, x, x_stride, depth, sums);
+    whole_block(FP32, rows, block, x, x_stride, depth, sums, OUTS);
 }
 
 static void whole_block_bf16(int64 rows, const void *block, const float *x, int64 x_stride,
                              int64 depth, float *sums) {
-    whole_block(BF16, rows, block, x, x_stride, depth, sums);
+    whole_block(BF16, rows, block, x, x_stride, depth, sums, OUTS);
 }
 
 static void whole_block_int8(int64 rows, const void *block, const float *x, int64 x_stride,
                              int64 depth, float *sums) {
-    whole_block(INT8, rows, block, x, x_stride, depth, sums);
+    whole_block(INT8, rows, block, x, x_stride, depth, sums, OUTS);
 }
+
+/* Weights of a block as floats, in parts of PART vectors that a tile reads: all four, or two halves
+one after the other, so that a half fills all sets of the L1 cache. */
+enum { PART = WIDE_ROWS == TILE_ROWS ? VECTORS : 2 };
 
 INLINE void widen_as(const int format, const void *block, int64 depth, float *panel) {
     for (int64 k = 0; k < depth; k++)
         UNROLL for (int v = 0; v < VECTORS; v++)
-            *(vec_anywhere *)(panel + k * OUTS + v * LANES) = weight(format, block, OUTS, k, v);
+            *(vec_anywhere *)(panel + (v / PART * depth + k) * PART * LANES + v % PART * LANES) =
+                weight(format, block, OUTS, k, v);
 }
 
-/* Weights of a block as floats. */
 static void widen(int64 format, const void *block, int64 depth, float *panel) {
-    if (format == BF16)
+    if (format == FP32)
+        widen_as(FP32, block, depth, panel);
+    else if (format == BF16)
         widen_as(BF16, block, depth, panel);
     else
         widen_as(INT8, block, depth, panel);
+}
+
+/* Some rows and a part of what `widen` made. */
+static void widened_part(int64 rows, const float *part, const float *x, int64 x_stride,
+                         int64 depth, float *sums) {
+    some_rows(FP32, rows, 0, PART, part, PART * LANES, x, x_stride, depth, sums, OUTS);
 }
 
 /* sums[r][o] = sum over k of x[r][k] * weight[k][o] for all rows and the outputs of one block. */
@@ -209,14 +219,13 @@ static void sum_block(int64 format, const char *block, int64 depth, const float 
     int64 tiles = round_up(rows, TILE_ROWS) / TILE_ROWS;
     for (int64 k = 0; k < depth; k += PANEL) {
         int64 part = lesser(PANEL, depth - k);
-        const char *held = block + k * OUTS * BYTES[format];
-        const float *weights = (const float *)held;
-        if (format != FP32) widen(format, held, part, panel), weights = panel;
-        for (int64 t = 0; t < tiles; t++) {
-            int64 r = t * rows / tiles, end = (t + 1) * rows / tiles;
-            whole_block_fp32(end - r, weights, x + r * x_stride + k, x_stride, part,
-                             sums + r * OUTS);
-        }
+        widen(format, block + k * OUTS * BYTES[format], part, panel);
+        for (int64 v = 0; v < VECTORS; v += PART)
+            for (int64 t = 0; t < tiles; t++) {
+                int64 r = t * rows / tiles, end = (t + 1) * rows / tiles;
+                widened_part(end - r, panel + v * part * LANES, x + r * x_stride + k, x_stride,
+                             part, sums + r * OUTS + v * LANES);
+            }
     }
 }
 
@@ -265,7 +274,8 @@ typedef struct {
     const decoder *d;
     const int64 *tokens, *slots, *positions;
     int64 rows;
-    int64 qkv_width, width, ff_width;         /* of rows */
+    int64 qkv_width, width, ff_width; /* of rows */
+    int64 stride; /* of rows of C that products read */
     float *qkv, *heads, *update, *ff, *first; /* first: values of the first layer */
     int threads;
     atomic_llong *tasks; /* a counter for each phase */
@@ -274,7 +284,7 @@ typedef struct {
 
 /* What a thread has for itself: the residual stream too, which every thread computes. */
 typedef struct {
-    float *x, *x0, *normed; /* (rows, C) */
+    float *x, *x0, *normed; /* (rows, C); `normed` at the call's stride */
     float *sums, *panel, *scores;
     int64 phase;
 } worker;
@@ -327,7 +337,7 @@ static void norm_one(const decoder *d, norm_parameters by, const float *x, float
 
 static void norm_rows(const call *c, norm_parameters by, const float *x, float *out, int64 rows) {
     int64 width = c->d->d_model;
-    for (int64 r = 0; r < rows; r++) norm_one(c->d, by, x + r * width, out + r * width, width);
+    for (int64 r = 0; r < rows; r++) norm_one(c->d, by, x + r * width, out + r * c->stride, width);
 }
 
 static void add_to(float *restrict x, const float *restrict update, int64 width) {
@@ -437,13 +447,13 @@ static void product(const call *c, worker *w, const matrix *m, const float *x, i
     end_phase(c, w);
 }
 
-/* Logits of `n` rows of x, (n, C). */
+/* Logits of `n` rows of x, at the call's stride. */
 static void head(const call *c, worker *w, const float *x, int64 n, float *logits) {
     const decoder *d = c->d;
     const matrix *m = &d->head;
     int64 blocks = round_up(m->outs, OUTS) / OUTS, bytes = OUTS * m->depth * BYTES[d->format];
     for (int64 block = take(c, w); block < blocks; block = take(c, w)) {
-        sum_block(d->format, (const char *)m->weights + block * bytes, m->depth, x, m->depth, n,
+        sum_block(d->format, (const char *)m->weights + block * bytes, m->depth, x, c->stride, n,
                   w->panel, w->sums);
         int64 first = block * OUTS, width = lesser(OUTS, m->outs - first);
         for (int64 r = 0; r < n; r++)
@@ -500,7 +510,7 @@ static void remember(const call *c, const worker *w, int64 layer, int64 row, int
             value[i] = l->value_mix[0] * value[i] + l->value_mix[1] * first[i];
     if (l->value_embedding) {
         const float *added = l->value_embedding + c->tokens[row] * kv_width + head * width;
-        const float *x = w->normed + row * d->d_model, *by = l->value_gate + head * d->gate_width;
+        const float *x = w->normed + row * c->stride, *by = l->value_gate + head * d->gate_width;
         float gate = 0;
         for (int64 i = 0; i < d->gate_width; i++) gate += x[i] * by[i];
         gate = 2 / (1 + exponential(-gate));
@@ -544,15 +554,14 @@ static void attend(const call *c, worker *w, int64 layer, int64 row, int64 head,
     }
     const float *keys = d->keys + at * key_width(d), *values = d->values + at * d->capacity * padded;
     for (int64 p = begin; p < end; p += OUTS)
-        for (int64 v = 0; v < VECTORS; v += 2) {
-            const float *block = keys + p * width + v * LANES;
-            some_rows(FP32, queries, 0, 2, block, OUTS, q, width, width,
-                      w->scores + p + v * LANES, stride);
-        }
+        whole_block(FP32, queries, keys + p * width, q, width, width, w->scores + p, stride);
     for (int64 i = 0; i < queries; i++)
         softmax(w->scores + i * stride, first, end, 1 / sqrtf((float)width));
     memset(w->sums, 0, (size_t)(queries * padded) * sizeof *w->sums);
     int64 o = 0;
+    for (; queries <= WIDE_ROWS && o + OUTS <= padded; o += OUTS)
+        some_rows(FP32, queries, 0, VECTORS, values + first * padded + o, padded,
+                  w->scores + first, stride, end - first, w->sums + o, padded);
     for (; o + 2 * LANES <= padded; o += 2 * LANES)
         some_rows(FP32, queries, 0, 2, values + first * padded + o, padded, w->scores + first,
                   stride, end - first, w->sums + o, padded);
@@ -560,7 +569,7 @@ static void attend(const call *c, worker *w, int64 layer, int64 row, int64 head,
         some_rows(FP32, queries, 0, 1, values + first * padded + o, padded, w->scores + first,
                   stride, end - first, w->sums + o, padded);
     for (int64 i = 0; i < queries; i++)
-        memcpy(c->heads + row * d->d_model + (query + i) * width, w->sums + i * padded,
+        memcpy(c->heads + row * c->stride + (query + i) * width, w->sums + i * padded,
                (size_t)width * sizeof *q);
 }
 
@@ -597,18 +606,18 @@ static void read_rows(const call *c, worker *w, const int64 *wanted, int64 n_wan
             for (int64 i = 0; i < size; i++)
                 w->x[i] = l->shortcut[0] * w->x[i] + l->shortcut[1] * w->x0[i];
         norm_rows(c, l->attention_norm, w->x, w->normed, c->rows);
-        product(c, w, &l->qkv, w->normed, width, PLAIN, c->qkv, c->qkv_width);
+        product(c, w, &l->qkv, w->normed, c->stride, PLAIN, c->qkv, c->qkv_width);
         attention(c, w, layer);
-        product(c, w, &l->out, c->heads, width, PLAIN, c->update, c->width);
+        product(c, w, &l->out, c->heads, c->stride, PLAIN, c->update, c->width);
         add_update(c, w, l->attention_post_norm);
         norm_rows(c, l->mlp_norm, w->x, w->normed, c->rows);
-        product(c, w, &l->up, w->normed, width, d->feedforward, c->ff, c->ff_width);
+        product(c, w, &l->up, w->normed, c->stride, d->feedforward, c->ff, c->ff_width);
         product(c, w, &l->down, c->ff, c->ff_width, PLAIN, c->update, c->width);
     }
     if (n_wanted == 0) return;
     add_update(c, w, d->layers[d->n_layer - 1].mlp_post_norm);
     for (int64 i = 0; i < n_wanted; i++)
-        norm_one(d, d->norm, w->x + wanted[i] * width, w->normed + i * width, width);
+        norm_one(d, d->norm, w->x + wanted[i] * width, w->normed + i * c->stride, width);
     head(c, w, w->normed, n_wanted, logits);
 }
 
@@ -632,12 +641,14 @@ int decode(const decoder *d, const int64 *tokens, const int64 *slots, const int6
     int64 kv_width = d->n_kv_head * d->d_head;
     c.qkv_width = round_up(d->d_model + 2 * kv_width, OUTS);
     c.width = round_up(d->d_model, OUTS);
-    c.ff_width = round_up(d->d_ff, OUTS);
+    /* rows that products read are apart by no power of two, which would share sets of a cache */
+    c.ff_width = round_up(d->d_ff, OUTS) + ALIGNMENT / 4;
+    c.stride = round_up(d->d_model, ALIGNMENT / 4) + ALIGNMENT / 4;
     int64 phases = 6 * d->n_layer + 1;
-    int64 shared = rows * (c.qkv_width + d->d_model + c.width + c.ff_width + kv_width);
+    int64 shared = rows * (c.qkv_width + c.stride + c.width + c.ff_width + kv_width);
     int64 sums = greater(rows * OUTS, TILE_ROWS * value_width(d));
     int64 scores = greater(TILE_ROWS * round_up(d->capacity, OUTS), d->d_model);
-    int64 own = 3 * rows * d->d_model + sums + scores + OUTS * PANEL;
+    int64 own = rows * (2 * d->d_model + c.stride) + sums + scores + OUTS * PANEL;
     int64 bytes = (shared + threads * own) * (int64)sizeof(float) + phases * (int64)sizeof *c.tasks +
                   (int64)sizeof(meeting) + (8 + 7 * threads) * ALIGNMENT;
     char *allocated = malloc((size_t)bytes);
@@ -649,7 +660,7 @@ int decode(const decoder *d, const int64 *tokens, const int64 *slots, const int6
     c.tasks = (atomic_llong *)part_of(&memory, phases * 2);
     memset((void *)c.tasks, 0, (size_t)phases * sizeof *c.tasks);
     c.qkv = part_of(&memory, rows * c.qkv_width);
-    c.heads = part_of(&memory, rows * d->d_model);
+    c.heads = part_of(&memory, rows * c.stride);
     c.update = part_of(&memory, rows * c.width);
     c.ff = part_of(&memory, rows * c.ff_width);
     c.first = d->n_layer > 1 && d->layers[1].value_mix ? part_of(&memory, rows * kv_width) : NULL;
@@ -663,7 +674,7 @@ int decode(const decoder *d, const int64 *tokens, const int64 *slots, const int6
         worker w = {.phase = 0};
         w.x = part_of(&part, rows * d->d_model);
         w.x0 = d->layers[0].shortcut ? part_of(&part, rows * d->d_model) : NULL;
-        w.normed = part_of(&part, rows * d->d_model);
+        w.normed = part_of(&part, rows * c.stride);
         w.sums = part_of(&part, sums);
         w.scores = part_of(&part, scores);
         w.panel = part_of(&part, OUTS * PANEL);

@@ -9,7 +9,7 @@ that the model has no such part. */
 
 enum { FP32, BF16, INT8 };          /* how the weights of matrices are held */
 enum { GELU, GELU_ERF, RELU2, SWIGLU }; /* feed-forward layers */
-enum { MAX_ROWS = 96, NGRAMS = 7 }; /* tokens of one call; tables of n-grams */
+enum { NGRAMS = 7 };                    /* most tables of n-grams */
 
 /* y[j] = scales[j] * (sum over k of weights[j][k] * x[k]) + bias[j]; packed by `pack_matrix`. */
 typedef struct {

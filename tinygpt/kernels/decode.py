@@ -19,7 +19,7 @@ from tinygpt.kernels import library as compiled
 
 FORMATS = ("fp32", "bf16", "int8")  # of the weights in matrices, in the order of decode.h
 FEEDFORWARDS = ("gelu", "gelu_erf", "relu2", "swiglu")  # the same
-MAX_ROWS = 96  # tokens of one call
+MAX_ROWS = 256  # tokens of one call, which bounds its scratch memory
 ALIGNMENT = 64
 # multiplications of a call below which a second thread takes longer to begin than it saves
 ONE_THREAD = 300_000
@@ -164,8 +164,10 @@ class TransformerDecoder:
             raise ValueError(f"{len(tokens)} tokens do not fit into seq_len={self.capacity}")
         self._lengths[slot] = 0
         logits = []
-        for first in range(0, len(tokens), MAX_ROWS):
-            part = tokens[first : first + MAX_ROWS]
+        n_calls = -(-len(tokens) // MAX_ROWS)
+        at_once = -(-len(tokens) // n_calls)  # each call reads all weights
+        for first in range(0, len(tokens), at_once):
+            part = tokens[first : first + at_once]
             positions = range(first, first + len(part))
             is_last = first + len(part) == len(tokens)
             wanted = range(len(part)) if every else range(len(part) - 1, len(part))[:is_last]
