@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.shapes import Shape
 from tinygpt.errors import UserError
@@ -182,9 +182,8 @@ class _Transformers(_Tasks):
             eos_token_id=None,
         )
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[writer.weights]
-        model: Any = GPT2LMHeadModel(config)
-        self.model = model.eval()
-        self.model.to(dtype)
+        model = cast(Any, GPT2LMHeadModel(config))  # its stubs lack types
+        self.model = model.eval().to(dtype)
 
     def describe(self) -> dict[str, Any]:
         size = {"fp32": 4, "bf16": 2}[self.writer.weights]
