@@ -239,8 +239,9 @@ BAD_COMMANDS = {
     "sample top_k=0": "top_k=0 must be at least 1",
     "sample top_k=few": "top_k=few is of the wrong type: the field takes a whole number or null",
     "sample promt=x": "promt is not a field; did you mean prompt?\n  fields: checkpoint, "
-    "components, device, max_new_tokens, num_samples, output_dir, prompt, run, seed, temperature, "
-    "top_k, top_p",
+    "components, device, ...",
+    "sample prompt=a prompt_file=b": "prompt= and prompt_file= both say what to continue; ...",
+    "sample out=x interactive=true": "out= has no use with interactive=true, which reads ...",
     "sample out_dir=here": "out_dir is not a field of tinygpt; here it is run=",
     "sample --prompt hello": "--prompt is not a flag; settings are typed without dashes: "
     "prompt=hello\n  python -m tinygpt.sample --help lists what there is",

@@ -1,7 +1,13 @@
 """The sample command: its arguments, and where it writes its output."""
 
 import io
+import json
+import os
+import re
+import signal
 import sys
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +20,8 @@ from tinygpt.components.models.gpt_torch import GPT
 from tinygpt.components.tokenizers.char import CharConfig, CharTokenizer
 from tinygpt.config import compose
 from tinygpt.errors import UserError
+from tinygpt.generation.engine import FinishedEvent, TokenEvent
+from tinygpt.generation.view import Progress, Speed, has_colours
 from tinygpt.records.folder import RunFolder
 from tinygpt.sample import SampleConfig, parse, write
 from tinygpt.training.checkpoint import Checkpoints
@@ -35,7 +43,7 @@ def test_everything_behind_the_first_equals_sign_is_the_value() -> None:
 
 def test_values_have_types_and_the_others_their_defaults() -> None:
     assert parse([]) == SampleConfig()
-    assert (SampleConfig().run, SampleConfig().prompt) == ("latest", [""])
+    assert (SampleConfig().run, SampleConfig().prompt) == ("latest", [])
     settings = parse(["top_k=null", "top_p=0.9", "temperature=1e-1", "num_samples=3", "device=cpu"])
     assert settings == SampleConfig(
         top_k=None, top_p=0.9, temperature=0.1, num_samples=3, device="cpu"
@@ -55,6 +63,21 @@ def test_values_have_types_and_the_others_their_defaults() -> None:
         (["num_samples=many"], "num_samples=many is of the wrong type: the field takes a whole"),
         (["num_samples=null"], "num_samples="),
         (["temperature=-1"], "temperature=-1.0 must be at least 0"),
+        (["min_p=2"], "min_p=2.0 must be at most 1"),
+        (["logprobs=-1"], "logprobs=-1 must be at least 0"),
+        (["logit_bias=5"], "logit_bias=5: '5' is not TOKEN:BIAS; type such as logit_bias=13:-100"),
+        (["logit_bias=a:1"], "logit_bias=a:1: 'a:1' is not TOKEN:BIAS"),
+        (["stop="], "stop= has no value"),
+        (["show=colours"], "show=colours is not a choice"),
+        (["weights=int4"], "weights=int4 is not a choice; did you mean weights=int8?"),
+        (["prompt=a", "prompt_file=b"], "prompt= and prompt_file= both say what to continue"),
+        (["interactive=true", "prompt=a"], "prompt= has no use with interactive=true"),
+        (["interactive=true", "num_samples=2"], "num_samples= has no use with interactive=true"),
+        (["interactive=true", "out=x"], "out= has no use with interactive=true"),
+        (["temperature=0", "num_samples=2"], "num_samples=2 texts are all the same at temperature"),
+        (["temperature=0", "top_p=0.9"], "top_p=0.9 changes nothing at temperature=0"),
+        (["out=x", "show=logprobs"], "out= writes the samples and shows none"),
+        (["logprobs=3"], "logprobs=3 is neither shown nor written; type show=logprobs or out=FILE"),
         (["checkpoint=newest"], "checkpoint=newest is not a choice"),
         (["device=gpu"], "device=gpu is not a choice"),
     ],
@@ -63,6 +86,14 @@ def test_what_is_not_understood_is_refused_as_typed(arguments: list[str], messag
     with pytest.raises(UserError) as error:
         parse(arguments)
     assert str(error.value).startswith(message)
+
+
+def test_stop_strings_and_biases_are_typed_as_they_are() -> None:
+    settings = parse(["stop=, ", "stop=\n\n", "logit_bias=13:-100,4:2.5", "ignore_eot=true"])
+    assert settings.stop == [", ", "\n\n"]
+    assert settings.logit_bias == {13: -100.0, 4: 2.5}
+    assert parse(["logit_bias={7: -1e2}"]).logit_bias == {7: -100.0}
+    assert settings.ignore_eot is True
 
 
 # A run to sample from
@@ -166,7 +197,11 @@ def test_prompts_and_what_follows_are_written_and_nothing_else(
         "\n--- sample 4\na🙂ßéb\n"  # from the beginning of a document
         "\n--- sample 5\nb\n"
     )
-    assert errors == f"{spelled}, step-00000001, on cpu\n"
+    first, last = errors.splitlines()
+    assert first == f"{spelled}, step-00000001, on cpu"
+    assert re.fullmatch(
+        r"21 tokens in \d+\.\d\d s, [\d,]+ tok/s, the first after \d\.\d{3} s", last
+    )
 
 
 def test_a_character_appears_whole_as_soon_as_its_last_byte_is_there(
@@ -237,6 +272,147 @@ def test_best_is_the_lowest_validation_loss_and_latest_the_newest(
     assert texts(written(run, capsys, prompt=["x"])) == ["xb\n"]
 
 
+# Prompts from a file, samples into a file
+
+
+def test_prompts_come_from_lines_and_from_json(
+    spelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, values = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    lines.write_bytes(b"\xef\xbb\xbfa\r\n\n xa\nb")
+    values.write_text('"a\\nb"\n\n{"prompt": "", "id": 7}\n')
+    found = written(spelled, capsys, prompt_file=str(lines), temperature=0)
+    assert texts(found) == ["a🙂ßéb\n", " xa🙂ßéb\n", "b\n"]
+    found = written(spelled, capsys, prompt_file=str(values), temperature=0)
+    assert texts(found) == ["a\nb\n", "a🙂ßéb\n"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, "none.txt cannot be read: No such file"),
+        ("empty.txt", b"\n \n", "empty.txt holds no prompt; write one on each line"),
+        ("latin.txt", b"caf\xe9\n", "latin.txt is not UTF-8 text (byte 3); convert it"),
+        ("bad.jsonl", b'"a"\n{a}\n', "bad.jsonl, line 2: not JSON: Expecting property name"),
+        ("bad.jsonl", b'{"text": "a"}', "bad.jsonl, line 1: a line must be a text, or an object"),
+    ],
+)
+def test_a_prompt_file_without_prompts_is_refused_before_torch_is_loaded(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        write(SampleConfig(run="nothing", prompt_file=str(path)))
+    assert str(error.value).startswith(f"prompt_file={tmp_path}/{message}")
+
+
+def test_samples_are_written_as_json_lines_with_what_made_them(
+    spelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "samples.jsonl"
+    settings = {"stop": ["éb"], "logprobs": 2, "temperature": 0}
+    printed = written(spelled, capsys, prompt=["a", "x\u2028\udcff", "a"], out=str(out), **settings)
+    assert printed == f"3 samples are in {out}\n"
+    assert [*tmp_path.iterdir()] == [out]
+    first, second, third = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    assert first["prompt"] == third["prompt"] == "a"
+    assert (first["sample"], third["sample"]) == (0, 1)
+    assert second["prompt"] == "x\u2028\udcff"
+    assert first["text"] == "🙂ß"
+    assert TOKENIZER.decode(first["tokens"]) == "🙂ßéb"
+    assert first["finish_reason"] == "stop"
+    assert len(first["logprobs"]) == len(first["top_logprobs"]) == len(first["tokens"])
+    assert first["top_logprobs"][0][0] == [first["tokens"][0], first["logprobs"][0]]
+    assert first["settings"]["stop"] == ["éb"]
+    assert first["settings"]["weights"] == "auto"
+    assert (first["run"], first["checkpoint"]) == (str(spelled), "step-00000001")
+
+
+def test_a_file_of_samples_is_whole_or_absent_and_replaces_none(
+    random: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "samples.jsonl"
+    out.write_text("mine")
+    with pytest.raises(UserError, match=r"out=.* exists, and samples are not mixed"):
+        write(SampleConfig(run="nothing", out=str(out)))
+    assert out.read_text() == "mine"
+    with pytest.raises(UserError, match=r"there is no folder .*/none; make it"):
+        write(SampleConfig(run="nothing", out=str(tmp_path / "none" / "samples.jsonl")))
+    out.unlink()
+    settings = SampleConfig(
+        run=str(random), out=str(out), num_samples=3, max_new_tokens=10**9, ignore_eot=True
+    )
+
+    def interrupt() -> None:  # as Ctrl-C does, once there is a file
+        while not (tmp_path / "samples.jsonl.partial").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        write(settings)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_progress_of_a_file_is_reported_now_and_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    speed = Speed()
+    progress = Progress(2, speed, every_s=0)
+    for event in (TokenEvent(0, 5, "a"), FinishedEvent(0, "eot", "")):
+        speed.add(event)
+        progress.add(event)
+    progress.close()
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("0 of 2 samples, 1 token in ")
+    assert re.fullmatch(r"1 of 2 samples, 1 token in .* tok/s, the first after .* s", second)
+
+
+# Surprise
+
+
+def test_log_probabilities_are_rows_where_there_are_no_colours(
+    spelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = written(spelled, capsys, prompt=["é"], temperature=0, show="logprobs", logprobs=1)
+    prompt, head, row, end = texts(output)[0].splitlines()
+    assert (prompt, head, end) == ("é", " logprob       p  token", "ended: eot")
+    assert re.fullmatch(r" -0\.\d{4}  (0\.\d{4})  \"b\" +of \"b\" \1", row)
+    rows = texts(written(spelled, capsys, prompt=["a"], temperature=0, show="logprobs"))[0]
+    tokens = ['"🙂"', "id 13", "id 4", "id 10", "id 16", '"é"', '"b"']
+    assert re.findall(r"-?\d\.\d{4}  \d\.\d{4}  (.*)", rows) == tokens
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_surprise_is_a_colour(
+    random: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    settings = SampleConfig(
+        run=str(random), prompt=["a"], device="cpu", show="logprobs", temperature=30, top_k=None
+    )
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    write(settings)
+    shown = sys.stdout.getvalue()  # type: ignore[attr-defined]
+    assert (
+        capsys.readouterr().err.splitlines()[1].startswith("surprise in bits:  0 to 1  \x1b[30;48")
+    )
+    assert "\x1b[30;48;5;" in shown
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    settings.show = "text"
+    write(settings)
+    assert re.sub(r"\x1b\[[\d;]*m", "", shown) == sys.stdout.getvalue()  # type: ignore[attr-defined]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not has_colours(sys.stdout)
+
+
 # What goes wrong
 
 
@@ -291,4 +467,4 @@ def test_help_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     sample.main(["--help"])
     text = capsys.readouterr().out
     for name in vars(SampleConfig()):
-        assert f"  {name}" in text
+        assert f"\n  {name}=" in text

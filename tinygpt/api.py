@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -22,7 +22,8 @@ from tinygpt import console, registry
 from tinygpt.cli.arguments import import_components
 from tinygpt.config import RunConfig, overrides
 from tinygpt.errors import UserError, check_range, nearest
-from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.generation.engine import Event, Sample, TokenEvent, generate, open_engine
+from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.interchange import starting
 from tinygpt.records.find import find_run, find_runs, has_no_checkpoint
 from tinygpt.records.folder import new_run_id
@@ -154,38 +155,122 @@ class Run:
         *,
         num_samples: int = 1,
         on_text: Callable[[int, str], None] | None = None,
+        weights: str = "auto",
         **sampling: Any,
     ) -> list[str]:
         """Generate `num_samples` continuations of each prompt; returns them without the prompt.
 
         `sampling` takes the fields of SamplingConfig, such as temperature, top_k and seed.
-        `on_text(index, text so far)` is called after each token.
+        `on_text(index, text so far)` is called after each token. `weights` is auto, fp32, bf16 or
+        int8, as in the sample command.
         """
-        names = [f.name for f in fields(SamplingConfig)]
-        for name in sampling:
-            if name not in names:
-                match = nearest(name, names)
-                hint = f"; did you mean {match}?" if match else ""
-                raise UserError(f"{name} is not a field of sampling{hint}\n  fields: {names}")
-        check_range("num_samples", num_samples, low=1)
-        tokenizer = self.tokenizer
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        written: dict[int, list[int]] = {}
+        so_far: dict[int, str] = {}
 
-        def on_token(index: int, token: int) -> None:
-            written.setdefault(index, []).append(token)
-            if on_text:
-                on_text(index, tokenizer.decode(written[index]))
+        def on_event(index: int, event: Event) -> None:
+            so_far[index] = so_far.get(index, "") + event.text
+            if on_text and (event.text or isinstance(event, TokenEvent)):
+                on_text(index, so_far[index])
 
-        samples = generate(
-            self.model,
-            [tokenizer.encode(text) for text in prompts for _ in range(num_samples)],
-            config=SamplingConfig(**sampling),
-            seq_len=self._trained.cfg.trainer.seq_len,
-            eot_id=tokenizer.eot_id,
-            on_token=on_token if on_text else None,
+        made = self._samples(
+            prompt, num_samples=num_samples, on_event=on_event, weights=weights, sampling=sampling
         )
-        return [tokenizer.decode(ids) for ids in samples]
+        return [sample.text for sample in made]
+
+    def samples(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        num_samples: int = 1,
+        logprobs: int | None = None,
+        weights: str = "auto",
+        **sampling: Any,
+    ) -> list[Sample]:
+        """As `generate`, but with tokens and the reason for the end of each text.
+
+        `logprobs` adds the log-probability of each token and of that many likeliest ones.
+        """
+        if logprobs is not None:
+            check_range("logprobs", logprobs, low=0)
+        return self._samples(
+            prompt, num_samples=num_samples, logprobs=logprobs, weights=weights, sampling=sampling
+        )
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        logprobs: int | None = None,
+        weights: str = "auto",
+        **sampling: Any,
+    ) -> Iterator[Event]:
+        """Generate one continuation; yields a TokenEvent for each token, then a FinishedEvent."""
+        config, trained = _sampling_config(sampling), self._trained
+        engine = open_engine(
+            trained.model,
+            trained.tokenizer,
+            seq_len=trained.cfg.trainer.seq_len,
+            n_sequences=1,
+            weights=weights,
+        )
+        engine.submit(trained.tokenizer.encode(prompt), config, logprobs=logprobs)
+        return engine.events()
+
+    def score(
+        self, prompt: str, continuations: Sequence[str], *, weights: str = "fp32"
+    ) -> list[float]:
+        """Nats of each continuation after the prompt: minus the log of its probability.
+
+        Prompt and continuation are encoded separately. See `tinygpt.generation.scoring.score`.
+        """
+        from tinygpt.generation.scoring import score
+
+        trained, encode = self._trained, self.tokenizer.encode
+        engine = open_engine(
+            trained.model,
+            trained.tokenizer,
+            seq_len=trained.cfg.trainer.seq_len,
+            n_sequences=max(1, len(continuations)),
+            weights=weights,
+        )
+        ids = [encode(text) for text in continuations]
+        return score(engine.decoder, encode(prompt), ids, eot_id=self.tokenizer.eot_id)
+
+    def _samples(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_samples: int,
+        weights: str,
+        sampling: Mapping[str, Any],
+        logprobs: int | None = None,
+        on_event: Callable[[int, Event], None] | None = None,
+    ) -> list[Sample]:
+        config = _sampling_config(sampling)
+        check_range("num_samples", num_samples, low=1)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        encoded = [self.tokenizer.encode(text) for text in prompts]
+        return generate(
+            self.model,
+            self.tokenizer,
+            [ids for ids in encoded for _ in range(num_samples)],
+            config=config,
+            seq_len=self._trained.cfg.trainer.seq_len,
+            logprobs=logprobs,
+            weights=weights,
+            on_event=on_event,
+        )
+
+
+def _sampling_config(sampling: Mapping[str, Any]) -> SamplingConfig:
+    names = [f.name for f in fields(SamplingConfig)]
+    for name in sampling:
+        if name not in names:
+            match = nearest(name, names)
+            hint = f"; did you mean {match}?" if match else ""
+            raise UserError(f"{name} is not a field of sampling{hint}\n  fields: {names}")
+    config = SamplingConfig(**sampling)
+    config.check_used()
+    return config
 
 
 class Ranking:

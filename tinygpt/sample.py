@@ -1,21 +1,43 @@
 """Sample: continue prompts with the model of a run folder, on any device."""
 
-import codecs
-import io
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinygpt import config, console, registry
 from tinygpt.cli.arguments import component_names, parse_settings
-from tinygpt.errors import as_typed, check_choice, check_path, check_range, visible
-from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.errors import UserError, check_choice, check_path, check_range, visible
+from tinygpt.files import replacing
+from tinygpt.generation.engine import Engine, Event, open_engine, samples
+from tinygpt.generation.interactive import interact
+from tinygpt.generation.prompt_file import read_prompts
+from tinygpt.generation.records import record_line
+from tinygpt.generation.sampling import SamplingConfig
+from tinygpt.generation.view import (
+    ColourView,
+    InOrder,
+    Progress,
+    RowView,
+    Speed,
+    TextView,
+    View,
+    has_colours,
+    legend,
+)
 from tinygpt.records.find import find_run, has_no_checkpoint
 
+if TYPE_CHECKING:
+    from tinygpt.training.trained import Trained
+
 # names of fields in other trainers, and ours
-PEERS_NAMES = {"out_dir": "run", "start": "prompt"}
+PEERS_NAMES = {
+    **{"out_dir": "run", "start": "prompt", "n": "num_samples", "max_tokens": "max_new_tokens"},
+    **{"file": "prompt_file", "typical": "typical_p", "repeat_penalty": "repetition_penalty"},
+}
+REPEATABLE = ("prompt", "stop")
 _HELP = """\
 python -m tinygpt.sample run=outputs/RUN [prompt=TEXT ...] [FIELD=VALUE ...]
 
@@ -23,6 +45,9 @@ Generates text with a trained model. For several prompts, type prompt=A prompt=B
 
   python -m tinygpt.sample run=latest prompt="Once upon a time" temperature=0.8 top_k=50
   python -m tinygpt.sample run=outputs/RUN prompt="Tom said" num_samples=3 seed=1
+  python -m tinygpt.sample run=latest interactive=true
+  python -m tinygpt.sample run=latest prompt_file=prompts.txt out=samples.jsonl
+  python -m tinygpt.sample run=latest prompt="Once" show=logprobs
 
 Fields
 """
@@ -33,21 +58,74 @@ class SampleConfig(SamplingConfig):
     """Which run to sample from, and how."""
 
     run: str = "latest"  # a run folder; latest is the newest in output_dir
-    prompt: list[str] = field(default_factory=lambda: [""])  # "" starts a new document
+    prompt: list[str] = field(default_factory=list)  # without one, a new document begins
+    # a file with a prompt on each line; in FILE.jsonl, a JSON text or {"prompt": TEXT}
+    prompt_file: str | None = None
     num_samples: int = 1  # texts for each prompt
+    interactive: bool = False  # read prompts from the keyboard, until Ctrl-D
+    # text, or logprobs: how surprising each token is, in colours on a terminal, else in rows
+    show: str = "text"
+    # also the log-probability of each token and of this many likeliest ones: in out, or in rows
+    logprobs: int | None = None
+    # write the samples into this new file as JSON lines, and print none
+    out: str | None = None
+    # fp32, bf16 or int8 of weights that compiled kernels read; auto leaves it to the model
+    weights: str = "auto"
     checkpoint: str = "best"  # best has the lowest val/bpb; latest is the newest
     device: str = "auto"  # auto, cpu, cuda or mps; may differ from the training device
     output_dir: str = "outputs"
-    # your own modules that define the run's components, such as [my_rmsprop]
+    # your own modules that define the run's components, such as [my_sgd]
     components: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_used()
         check_range("num_samples", self.num_samples, low=1, high=1_000_000)
+        if self.logprobs is not None:
+            check_range("logprobs", self.logprobs, low=0)
         check_path("run", self.run)
         check_path("output_dir", self.output_dir)
+        for name in ("prompt_file", "out"):
+            if (path := getattr(self, name)) is not None:
+                check_path(name, path)
+        check_choice("show", self.show, ("text", "logprobs"))
+        check_choice("weights", self.weights, ("auto", "fp32", "bf16", "int8"))
         check_choice("checkpoint", self.checkpoint, ("best", "latest"))
         check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.prompt and self.prompt_file:
+            raise UserError(
+                "prompt= and prompt_file= both say what to continue; type one of them, or write "
+                "the prompt into the file"
+            )
+        typed = {
+            "prompt": bool(self.prompt),
+            "prompt_file": self.prompt_file is not None,
+            "num_samples": self.num_samples > 1,
+            "out": self.out is not None,
+        }
+        for name in (name for name, is_typed in typed.items() if self.interactive and is_typed):
+            raise UserError(
+                f"{name}= has no use with interactive=true, which reads prompts from the keyboard "
+                "and prints a text for each; leave out one of the two"
+            )
+        if self.temperature == 0 and self.num_samples > 1:
+            raise UserError(
+                f"num_samples={self.num_samples} texts are all the same at temperature=0; leave "
+                "out one of the two"
+            )
+        if self.out is not None and self.show != "text":
+            raise UserError(
+                "out= writes the samples and shows none, so show=logprobs has no use; type "
+                "logprobs=0 for the log-probabilities in the file"
+            )
+        if self.logprobs is not None and self.out is None and self.show == "text":
+            raise UserError(
+                f"logprobs={self.logprobs} is neither shown nor written; type show=logprobs or "
+                "out=FILE with it"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(arguments: Sequence[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(_HELP + "\n".join(_field_lines()))
+        from tinygpt.cli.help import field_lines
+
+        print(_HELP + "\n".join(field_lines("  ", "", SampleConfig)))
         return
     console.log_to_console()
     console.printing_the_result()
@@ -73,21 +153,42 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
         "sample",
         arguments,
         names=[f.name for f in fields(SampleConfig)],
-        repeatable=("prompt",),
+        repeatable=REPEATABLE,
         may_be_empty=("prompt",),
         peers_names=PEERS_NAMES,
     )
-    values: dict[str, Any] = {"prompt": typed.pop("prompt")} if "prompt" in typed else {}
+    values: dict[str, Any] = {name: typed.pop(name) for name in REPEATABLE if name in typed}
     for (text,) in [typed.pop("components")] if "components" in typed else []:
         values["components"] = component_names(f"components={text}")
+    for (text,) in [typed.pop("logit_bias")] if "logit_bias" in typed else []:
+        values["logit_bias"] = _biases(text)
     for key, (text,) in typed.items():
         value = None if text in ("null", "None") else text
         values[key] = config.convert(SampleConfig, key, value, field_name=key)
     return SampleConfig(**values)
 
 
+def _biases(text: str) -> dict[int, float]:
+    """The biases in `13:-100,42:5`, by token."""
+    biases: dict[int, float] = {}
+    for part in text.strip().removeprefix("{").removesuffix("}").split(","):
+        token, _, bias = part.partition(":")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise UserError(
+                f"logit_bias={text}: {part.strip()!r} is not TOKEN:BIAS; type such as "
+                "logit_bias=13:-100,42:5, with ids of tokens"
+            ) from None
+    return biases
+
+
 def write(settings: SampleConfig) -> None:
-    """Generate the samples and print each token at once."""
+    """Generate the samples and print them as they are written, or write them to a file."""
+    out = None if settings.out is None else _new_file(settings.out)
+    prompts = settings.prompt or [""]
+    if settings.prompt_file is not None:
+        prompts = read_prompts(Path(settings.prompt_file).expanduser(), field="prompt_file")
     registry.import_all()
     registry.import_components(settings.components)
     outputs = Path(settings.output_dir).expanduser()
@@ -98,69 +199,121 @@ def write(settings: SampleConfig) -> None:
     trained = load_trained(
         run, checkpoint=settings.checkpoint, device=settings.device, warn=console.warn
     )
-    tokenizer = trained.tokenizer
-    prompts = [prompt for prompt in settings.prompt for _ in range(settings.num_samples)]
-    writer = _Writer(prompts, tokenizer.decode_bytes)
-    print(f"{run}, {trained.checkpoint.name}, on {trained.device}", file=sys.stderr)
-    generate(
+    settings.check_vocabulary(trained.tokenizer.vocab_size)
+    n_samples = len(prompts) * settings.num_samples
+    engine = open_engine(
         trained.model,
-        [tokenizer.encode(prompt) for prompt in prompts],
-        config=settings,
+        trained.tokenizer,
         seq_len=trained.cfg.trainer.seq_len,
-        eot_id=tokenizer.eot_id,
-        on_token=writer.token,
+        n_sequences=1 if settings.interactive else n_samples,
+        weights=settings.weights,
     )
-    writer.close()
+    print(f"{run}, {trained.checkpoint.name}, on {trained.device}", file=sys.stderr)
+    if settings.interactive:
+        interact(engine, _view(settings, trained), settings, logprobs=_logprobs(settings))
+    elif out is None:
+        _print_samples(engine, prompts, settings, trained)
+    else:
+        _write_samples(engine, prompts, settings, trained, out)
 
 
-class _Writer:
-    """Prints samples as they are generated; a character appears once all its bytes are known.
-
-    Control characters are shown as escapes.
-    """
-
-    def __init__(self, prompts: Sequence[str], decode_bytes: Any) -> None:
-        self.prompts = prompts
-        self.decode_bytes = decode_bytes
-        self.sample = -1
-        self.pending: list[int] = []  # tokens that have not yet decoded to a byte
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        # "\r\n" becomes a newline, even if its two characters come from different tokens
-        self.decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-
-    def token(self, sample: int, token: int) -> None:
-        """Print one more token of a sample."""
-        while self.sample < sample:  # also skips samples that ended without a token
-            self.next_sample()
-        self.pending.append(token)
-        if data := self.decode_bytes(self.pending):
-            self.pending = []
-            print(visible(self.decoder.decode(data)), end="", flush=True)
-
-    def next_sample(self) -> None:
-        """End the current sample and print the prompt of the next one."""
-        if self.sample >= 0:
-            self._end_sample()
-        self.pending = []
-        self.sample += 1
-        prompt = visible(self.prompts[self.sample])
-        print(f"\n--- sample {self.sample + 1}\n{prompt}", end="", flush=True)
-
-    def close(self) -> None:
-        """Print the prompts of samples that ended without a token, and end the last sample."""
-        while self.sample < len(self.prompts) - 1:
-            self.next_sample()
-        self._end_sample()
-
-    def _end_sample(self) -> None:
-        print(visible(self.decoder.decode(b"", final=True)))
-        self.decoder.reset()
+def _new_file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.exists():
+        raise UserError(f"out={text} exists, and samples are not mixed; type another name")
+    if not path.parent.is_dir():
+        raise UserError(f"out={text}: there is no folder {path.parent}; make it, or type another")
+    return path
 
 
-def _field_lines() -> list[str]:
-    defaults = SampleConfig(prompt=[])
-    shown = {f.name: getattr(defaults, f.name) for f in fields(SampleConfig)}
-    return [f"  {name}={as_typed(value) if value != [] else ''}" for name, value in shown.items()]
+def _logprobs(settings: SampleConfig) -> int | None:
+    return settings.logprobs or 0 if settings.show == "logprobs" else settings.logprobs
+
+
+def _view(settings: SampleConfig, trained: "Trained") -> View:
+    if settings.show == "text":
+        return TextView()
+    if settings.logprobs or not has_colours(sys.stdout):
+        return RowView(trained.tokenizer)
+    print(legend(), file=sys.stderr)
+    return ColourView()
+
+
+def _encoded(
+    prompts: Sequence[str], settings: SampleConfig, trained: "Trained"
+) -> Iterator[list[int]]:
+    for prompt in prompts:
+        ids = trained.tokenizer.encode(prompt)
+        yield from (ids for _ in range(settings.num_samples))
+
+
+def _print_samples(
+    engine: Engine, prompts: Sequence[str], settings: SampleConfig, trained: "Trained"
+) -> None:
+    speed = Speed()
+    repeated = (prompt for prompt in prompts for _ in range(settings.num_samples))
+    show = InOrder(_view(settings, trained), repeated)
+
+    def on_event(index: int, event: Event) -> None:
+        speed.add(event)
+        show(index, event)
+
+    made = samples(
+        *(engine, _encoded(prompts, settings, trained)),
+        config=settings,
+        logprobs=_logprobs(settings),
+        on_event=on_event,
+    )
+    for _ in made:
+        pass
+    print(speed, file=sys.stderr)
+
+
+def _write_samples(
+    engine: Engine,
+    prompts: Sequence[str],
+    settings: SampleConfig,
+    trained: "Trained",
+    out: Path,
+) -> None:
+    n_samples = len(prompts) * settings.num_samples
+    drawing = {f.name: getattr(settings, f.name) for f in fields(SamplingConfig)}
+    provenance = {
+        "settings": {**drawing, "weights": settings.weights},
+        "run": str(trained.checkpoint.parent.parent),
+        "checkpoint": trained.checkpoint.name,
+    }
+    speed = Speed()
+    progress = Progress(n_samples, speed)
+
+    def on_event(index: int, event: Event) -> None:
+        speed.add(event)
+        progress.add(event)
+
+    made = samples(
+        *(engine, _encoded(prompts, settings, trained)),
+        config=settings,
+        logprobs=settings.logprobs,
+        on_event=on_event,
+    )
+    repeats: Counter[str] = Counter()
+    try:
+        with replacing(out) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+            for index, sample in enumerate(made):
+                prompt = prompts[index // settings.num_samples]
+                line = record_line(
+                    sample,
+                    prompt=prompt,
+                    repeat=repeats[prompt],
+                    has_logprobs=settings.logprobs is not None,
+                    provenance=provenance,
+                )
+                repeats[prompt] += 1
+                file.write(line)
+    finally:
+        progress.close()
+    print(f"{n_samples:,} samples are in {visible(str(out))}")
+    print(speed, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -60,11 +60,11 @@ def text(entry: str) -> str:
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
         lines += _group(group, " ".join(starred) or "(none yet)")
     lines += ["", "Fields, and those of each choice"]
-    lines += _fields("  ", "", compose.CONFIG_CLASSES[entry])
+    lines += field_lines("  ", "", compose.CONFIG_CLASSES[entry])
     if entry == "train":
         lines += [
-            *_fields("  ", "trainer.", TrainerConfig),
-            *_fields("  ", "device.", DeviceConfig),
+            *field_lines("  ", "trainer.", TrainerConfig),
+            *field_lines("  ", "device.", DeviceConfig),
         ]
     for kind in (kind for kind in registry.KINDS if kind in groups):
         for name, cls in registry.classes(kind).items():
@@ -73,7 +73,7 @@ def text(entry: str) -> str:
             title = (
                 f"{kind}={name}" if name in groups[kind] else f"{kind}: each is a {name}, such as"
             )
-            lines += [f"  {title}", *_fields("    ", prefix, cls)]
+            lines += [f"  {title}", *field_lines("    ", prefix, cls)]
     if entry == "train":
         lines += ["", *_of_sweeps()]
     return "\n".join([*lines, "", _FLAGS])
@@ -87,10 +87,10 @@ def _of_sweeps() -> Iterator[str]:
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
         more = " latest new FOLDER" if group == "sweep" else ""
         yield from _group(group, f"{' '.join(starred)}{more}")
-    yield from _fields("  ", "", compose.CONFIG_CLASSES["sweep"])
+    yield from field_lines("  ", "", compose.CONFIG_CLASSES["sweep"])
     for kind in registry.SWEEP_KINDS:
         for name, cls in registry.classes(kind).items():
-            if fields_of := _fields("    ", f"{kind}.", cls):
+            if fields_of := field_lines("    ", f"{kind}.", cls):
                 yield f"  {kind}={name}"
                 yield from fields_of
 
@@ -107,7 +107,7 @@ def _group(group: str, options: str) -> list[str]:
     )
 
 
-def _fields(indent: str, prefix: str, cls: type) -> list[str]:
+def field_lines(indent: str, prefix: str, cls: type) -> list[str]:
     """Help lines for the fields of a config class: name, default, and meaning."""
     comments = _comments(cls)
     hints = {field.name: field.type for field in fields(cls)}
@@ -166,13 +166,14 @@ def _comments(cls: type) -> dict[str, str]:
 
 def _defaults(cls: type) -> Iterator[tuple[str, str]]:
     """The fields that are not groups, with their defaults as a user would type them."""
-    hidden = {*registry.KINDS, *registry.SWEEP_KINDS, "trainer", "device"}
-    if cls is not RunConfig:  # a component's `name` is set by its YAML
-        hidden.add("name")
+    groups = {*registry.KINDS, *registry.SWEEP_KINDS, "trainer", "device"}
     for field in fields(cls):
-        if field.name in hidden:
-            continue
         value = field.default_factory() if field.default_factory is not MISSING else field.default
+        is_text = isinstance(value, str) and value != "???"
+        if field.name in groups and not is_text:
+            continue
+        if field.name == "name" and cls is not RunConfig:  # a component's is set by its YAML
+            continue
         if value == "???":
             yield field.name, "..."
         else:

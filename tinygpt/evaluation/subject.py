@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from tinygpt.corpus.prepared import Prepared, prepare
 from tinygpt.errors import UserError
-from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.generation.engine import generate
+from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.records.read import read_run
 from tinygpt.training.batches import eval_batches
 from tinygpt.training.losses import ModelLoss, bits_per_byte, mean_nats
@@ -181,10 +182,11 @@ class Subject(Scorer):
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[int]]:
         """New tokens for each prompt."""
-        return generate(
+        samples = generate(
             self.model,
+            self.tokenizer,
             [self.tokenizer.encode(prompt) for prompt in prompts],
             config=sampling,
             seq_len=self.seq_len,
-            eot_id=self.tokenizer.eot_id,
         )
+        return [sample.tokens for sample in samples]

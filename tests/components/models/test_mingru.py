@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.generation.vocabulary import Pieces
 from tinygpt.components.models.mingru import MinGRUConfig
 from tinygpt.components.models.mingru_torch import MinGRU
 from tinygpt.components.models.parts.recurrence import MinGRULayer, scan
 from tinygpt.errors import UserError
-from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.generation.engine import generate
+from tinygpt.generation.sampling import SamplingConfig
 
 V, T = 50, 13
 
@@ -66,12 +68,12 @@ def test_its_memory_does_not_grow_and_text_continues_past_the_window(model: MinG
         assert [state.shape for state in cache] == [(2, 12)] * 2
     config = SamplingConfig(temperature=0, max_new_tokens=3 * T)
     prompt = torch.randint(1, V, (2 * T,)).tolist()
-    (sample,) = generate(model, [prompt], config=config, seq_len=T, eot_id=0)
+    (sample,) = generate(model, Pieces.of_ids(V), [prompt], config=config, seq_len=T)
     tokens = [0, *prompt]
-    for token in sample:  # each is the likeliest after all that came before
+    for token in sample.tokens:  # each is the likeliest after all that came before
         assert int(model(torch.tensor([tokens]))[0, -1].argmax()) == token
         tokens.append(token)
-    assert sample
+    assert sample.tokens
 
 
 def test_a_token_changes_nothing_before_itself(model: MinGRU) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinygpt.errors import UserError, check_range
-from tinygpt.generation.sampling import SamplingConfig, generate
+from tinygpt.generation.engine import generate
+from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.interfaces import Callback, CallbackConfig, CallbackContext, Metrics
 from tinygpt.registry import register
 
@@ -22,7 +23,7 @@ class SampleConfig(SamplingConfig, CallbackConfig):
     name: str = "sample"
     # "" begins a new document; null: the first words of a validation document
     prompts: list[str] | None = None
-    num_samples: int = 1  # texts per prompt; each costs max_new_tokens forwards
+    num_samples: int = 1  # texts per prompt
 
     def __post_init__(self) -> None:
         self.check_sampling("callback.sample.")
@@ -34,6 +35,7 @@ class SampleConfig(SamplingConfig, CallbackConfig):
             )
 
     def build(self, context: CallbackContext) -> Sample:
+        self.check_vocabulary(context.tokenizer.vocab_size, "callback.sample.")
         return Sample(self, context)
 
 
@@ -50,16 +52,12 @@ class Sample(Callback):
         prompts = [prompt for prompt in chosen for _ in range(self.config.num_samples)]
         prompt_ids = [tokenizer.encode(prompt) for prompt in prompts]
         samples = generate(
-            state.model,
-            prompt_ids,
-            config=self.config,
-            seq_len=self.context.seq_len,
-            eot_id=tokenizer.eot_id,
+            state.model, tokenizer, prompt_ids, config=self.config, seq_len=self.context.seq_len
         )
         texts = [
-            # replace: tokenizer.decode may give a lone surrogate, which a file cannot hold
-            tokenizer.decode_bytes(ids + new).decode("utf-8", "replace")
-            for ids, new in zip(prompt_ids, samples, strict=True)
+            # replace: the tokens of a prompt may hold a lone surrogate, which a file cannot
+            tokenizer.decode_bytes(ids).decode("utf-8", "replace") + sample.text
+            for ids, sample in zip(prompt_ids, samples, strict=True)
         ]
         path = self.context.folder / "samples" / f"step-{state.step:08d}.txt"
         path.parent.mkdir(exist_ok=True)
