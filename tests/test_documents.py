@@ -128,7 +128,8 @@ def test_a_data_command_of_the_documents_composes(arguments):
 
 @pytest.mark.parametrize("arguments", commands("sample"), ids=" ".join)
 def test_a_sample_command_of_the_documents_is_understood(arguments):
-    assert sample.parse(arguments).prompt == ["Once upon a time"]
+    settings = sample.parse(arguments)
+    assert settings.prompt == ([] if settings.interactive else ["Once upon a time"])
 
 
 def test_the_readme_shows_commands_of_every_kind():
@@ -161,7 +162,7 @@ def test_every_page_of_docs_is_linked_from_the_readme():
 
 def test_the_python_snippets_of_the_documents_run(tmp_path):
     code = ""
-    for page in (ROOT / "README.md", ROOT / "docs/python.md"):
+    for page in (ROOT / "README.md", ROOT / "docs/python.md", ROOT / "docs/sampling.md"):
         for snippet in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
             code += snippet.replace("outputs/RUN", "latest").replace("max_steps=100", "max_steps=2")
     few = ', "model.n_layer=1", "dataset.train_stories=100", "dataset.validation_stories=2"'

@@ -396,7 +396,14 @@ def test_on_a_terminal_surprise_is_a_colour(
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     settings = SampleConfig(
-        run=str(random), prompt=["a"], device="cpu", show="logprobs", temperature=30, top_k=None
+        run=str(random),
+        prompt=["a"],
+        device="cpu",
+        show="logprobs",
+        temperature=30,
+        top_k=None,
+        ignore_eot=True,
+        max_new_tokens=40,
     )
     monkeypatch.setattr(sys, "stdout", Terminal())
     write(settings)
