@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -71,9 +71,15 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(text_file: Path, tmp_path: Path) -> list[str]:
+def tiny(tiny_in: Callable[[Path], list[str]], tmp_path: Path) -> list[str]:
     """Settings of a run that takes a fraction of a second."""
-    return [
+    return tiny_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_in(text_file: Path) -> Callable[[Path], list[str]]:
+    """Settings of such a run in a folder of the caller."""
+    return lambda folder: [
         "dataset=text",
         f"dataset.path={text_file}",
         "dataset.separator='\\n\\n'",
@@ -93,8 +99,8 @@ def tiny(text_file: Path, tmp_path: Path) -> list[str]:
         "trainer.eval_bytes=null",
         "trainer.log_every=1",
         "trainer.save_every=5",
-        f"output_dir={tmp_path / 'outputs'}",
-        f"cache_dir={tmp_path / 'cache'}",
+        f"output_dir={folder / 'outputs'}",
+        f"cache_dir={folder / 'cache'}",
     ]
 
 

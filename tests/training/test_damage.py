@@ -24,12 +24,20 @@ def main(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     return code
 
 
-@pytest.fixture
-def run(tiny: list[str], tmp_path: Path) -> Path:
-    """A finished run of 10 steps with a row for each."""
-    assert main(train.main, tiny) == 0
-    (path,) = (found.parent for found in (tmp_path / "outputs").glob("*/run.json"))
+@pytest.fixture(scope="module")
+def finished(
+    tiny_in: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    assert main(train.main, tiny_in(folder)) == 0
+    (path,) = (found.parent for found in (folder / "outputs").glob("*/run.json"))
     return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of 10 steps with a row for each."""
+    return shutil.copytree(finished, tmp_path / "outputs" / finished.name)
 
 
 def steps(run: Path) -> list[int]:

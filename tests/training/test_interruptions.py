@@ -61,6 +61,7 @@ def assert_saved(folder: Path, name: str) -> None:
     assert "Traceback" not in log
 
 
+@pytest.mark.slow  # a broken pipe and a signal each have a test that is not
 def test_ctrl_c_under_tee_saves(endless: list[str], tmp_path: Path) -> None:
     process = start("train | tee copy", endless, cwd=tmp_path, stdout=subprocess.DEVNULL)
     (folder,) = wait_for_rows(tmp_path / "outputs")

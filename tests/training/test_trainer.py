@@ -45,16 +45,22 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(newest / "model.safetensors")
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(tiny):
-    first, again = weights(run(tiny)), weights(run(tiny))
+@pytest.fixture(scope="module")
+def plain(tiny_in, tmp_path_factory) -> Path:
+    """A run of the tiny settings."""
+    return run(tiny_in(tmp_path_factory.mktemp("plain")))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(plain, tiny):
+    first, again = weights(plain), weights(run(tiny))
     other = weights(run([*tiny, "seed=1"]))
     for name, tensor in first.items():
         assert torch.equal(tensor, again[name])
     assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
 
 
-def test_the_result_does_not_depend_on_the_micro_batch(tiny):
-    wide, narrow = run(tiny), run([*tiny, "trainer.micro_batch_size=1"])
+def test_the_result_does_not_depend_on_the_micro_batch(plain, tiny):
+    wide, narrow = plain, run([*tiny, "trainer.micro_batch_size=1"])
     for name, tensor in weights(wide).items():
         torch.testing.assert_close(weights(narrow)[name], tensor, rtol=1e-4, atol=1e-6)
     for a, b in zip(rows(wide), rows(narrow), strict=True):
@@ -123,11 +129,11 @@ def test_each_horizon_ends_the_run_where_it_says(tiny):
     n_windows = (prepared(tiny).splits["train"].tokens - 1) // 16
     assert steps("trainer.max_tokens=448") == 7
     assert steps("trainer.max_epochs=0.1") == round(0.1 * n_windows / 4)
-    assert steps("trainer.max_time=1s") > 3
 
 
 def test_a_run_by_the_clock_stops_soon_after_it(tiny):
     folder = run([*without_horizon(tiny), "trainer.max_time=1s"])
+    assert rows(folder)[-1]["step"] > 3
     assert 1.0 <= json.loads((folder / "summary.json").read_text())["elapsed_s"] < 3.0
 
 
@@ -284,8 +290,8 @@ def test_bits_per_byte_of_an_untrained_model_is_that_of_a_uniform_guess(tiny):
     assert row["val/bpb"] == pytest.approx(nats / math.log(2) / info.utf8_bytes, rel=1e-9)
 
 
-def test_evaluation_equals_a_plain_pass_one_window_at_a_time(tiny):
-    folder = run(tiny)
+def test_evaluation_equals_a_plain_pass_one_window_at_a_time(plain, tiny):
+    folder = plain
     cfg, data = compose.compose("train", tiny), prepared(tiny)
     model = cfg.model.build(vocab_size=data.tokenizer.vocab_size, seq_len=16)
     model.load_state_dict(weights(folder), strict=False)
@@ -333,8 +339,8 @@ def test_a_callback_may_end_the_run_and_its_reason_is_kept(tiny):
     assert max((folder / "checkpoints").iterdir()).name == f"step-{summary['step']:08d}"
 
 
-def test_bf16_trains_to_about_the_same_loss(tiny):
-    exact, rounded = run(tiny), run([*tiny, "device.precision=bf16"])
+def test_bf16_trains_to_about_the_same_loss(plain, tiny):
+    exact, rounded = plain, run([*tiny, "device.precision=bf16"])
     assert rows(rounded)[-1]["val/loss"] == pytest.approx(rows(exact)[-1]["val/loss"], rel=0.02)
     assert all(tensor.dtype == torch.float32 for tensor in weights(rounded).values())
 
@@ -414,15 +420,15 @@ def test_after_three_and_a_half_epochs_and_a_resume_no_window_was_seen_more_than
     assert seen.total() == 6 * round(3.5 * n / 6)
 
 
-def test_windows_that_begin_with_documents_are_another_run_on_the_same_prepared_tokens(tiny):
+def test_windows_that_begin_with_documents_are_another_run_on_the_same_prepared_tokens(plain, tiny):
     packed, document = prepared(tiny), prepared([*tiny, "dataset.window=document"])
     assert packed.folder == document.folder
-    losses = [rows(run(s))[-1]["train/loss"] for s in (tiny, [*tiny, "dataset.window=document"])]
-    assert losses[0] != losses[1]
+    other = run([*tiny, "dataset.window=document"])
+    assert rows(other)[-1]["train/loss"] != rows(plain)[-1]["train/loss"]
 
 
-def test_masked_documents_change_what_is_learned_and_how_it_is_evaluated(tiny):
-    folder, plain = run([*tiny, "dataset.mask_documents=true"]), run(tiny)
+def test_masked_documents_change_what_is_learned_and_how_it_is_evaluated(plain, tiny):
+    folder = run([*tiny, "dataset.mask_documents=true"])
     assert rows(folder)[-1]["train/loss"] != rows(plain)[-1]["train/loss"]
     cfg, data = compose.compose("train", tiny), prepared(tiny)
     model = cfg.model.build(vocab_size=data.tokenizer.vocab_size, seq_len=16)
@@ -447,6 +453,6 @@ def test_masked_documents_change_what_is_learned_and_how_it_is_evaluated(tiny):
     assert rows(folder)[-1]["val/loss"] == pytest.approx(nats / (len(tokens) - 1), rel=1e-5)
 
 
-def test_rows_say_which_share_of_the_time_the_data_took(tiny):
-    ratios = [row["perf/data_wait_ratio"] for row in rows(run(tiny))]
+def test_rows_say_which_share_of_the_time_the_data_took(plain):
+    ratios = [row["perf/data_wait_ratio"] for row in rows(plain)]
     assert all(0 < ratio < 1 for ratio in ratios)
