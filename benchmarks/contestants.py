@@ -34,6 +34,9 @@ EVAL_BYTES = 100_000  # validation text, as much as trainer.eval_bytes reads by 
 # first character by UTF-8 length: ASCII, or 4-byte ideographs; no blanks, newlines or surrogates
 _FIRST_CHARACTERS = {1: 0x21, 4: 0x20000}
 _MOST_ASCII = 94
+MODELS = ("gpt2", "llama", "qwen3", "arcee", "modern")
+OPTIMIZERS = ("adamw", "lion", "muon")
+GROUPED = ("qwen3", "arcee")  # models that have half as many heads of keys and values
 _NOT_CHARACTERS = 17  # ids of the char tokenizer that are not characters
 
 # how CPU threads wait for each other, by environment variables that OpenMP reads when it is loaded;
@@ -71,6 +74,41 @@ class Mode:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """An architecture and optimizer of tinygpt, at the width of a shape."""
+
+    model: str = "gpt2"
+    optimizer: str = "adamw"
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """Parse `llama` or `llama+muon`; raises UserError."""
+        model, _, optimizer = text.partition("+")
+        if model not in MODELS or optimizer not in ("", *OPTIMIZERS):
+            raise UserError(
+                f"--models {text} is not a model; models are {', '.join(MODELS)}, and behind + "
+                f"an optimizer: {', '.join(OPTIMIZERS)}; for example llama+muon"
+            )
+        return cls(model, optimizer or "adamw")
+
+    def __str__(self) -> str:
+        return self.model if self.optimizer == "adamw" else f"{self.model}+{self.optimizer}"
+
+    def settings(self, shape: Shape) -> list[str]:
+        """Settings for `python -m tinygpt.train`."""
+        typed = [
+            f"model={self.model}{'' if self.model == 'gpt2' else '_nano'}",
+            f"model.n_layer={shape.n_layer}",
+            f"model.n_head={shape.n_head}",
+            f"model.d_model={shape.d_model}",
+            f"optimizer={self.optimizer}",
+        ]
+        if self.model in GROUPED:
+            typed.append(f"model.n_kv_head={max(1, shape.n_head // 2)}")
+        return typed
+
+
+@dataclass(frozen=True)
 class Contestant:
     """A project and its mode; the contestant's process builds its training step from this."""
 
@@ -79,6 +117,7 @@ class Contestant:
     shape: Shape
     device: str  # cpu or cuda
     settings: list[str] = field(default_factory=list)  # of tinygpt, as typed
+    variant: Variant = field(default_factory=Variant)  # of tinygpt
     tokens: Path | None = None  # for other projects: the prepared tokens, uint16
     checkout: Path | None = None  # of nanogpt
     wait: str = "auto"  # of WAITS
@@ -86,7 +125,9 @@ class Contestant:
     @property
     def name(self) -> str:
         """The name in the tables."""
-        return f"{self.project} {self.mode}" + f", {self.wait}" * (self.wait != "auto")
+        variant = "" if self.variant == Variant() else f"{self.variant} "
+        name = f"{self.project} {variant}{self.mode}"
+        return name + f", {self.wait}" * (self.wait != "auto")
 
 
 def make_text(path: Path, *, vocab_size: int) -> None:
@@ -112,7 +153,9 @@ def _bytes_per_token(vocab_size: int) -> int:
     return 1 if vocab_size <= _NOT_CHARACTERS + _MOST_ASCII else 4
 
 
-def settings(shape: Shape, text: Path, *, folder: Path) -> list[str]:
+def settings(
+    shape: Shape, text: Path, *, folder: Path, variant: Variant | None = None
+) -> list[str]:
     """Settings with which `python -m tinygpt.train` trains this shape on this text."""
     share = EVAL_BYTES / (N_TOKENS * _bytes_per_token(shape.vocab_size))
     return [
@@ -120,10 +163,7 @@ def settings(shape: Shape, text: Path, *, folder: Path) -> list[str]:
         f"dataset.path={text}",
         f"dataset.validation_fraction={share:.6f}",
         "tokenizer=char",
-        "model=gpt2",
-        f"model.n_layer={shape.n_layer}",
-        f"model.n_head={shape.n_head}",
-        f"model.d_model={shape.d_model}",
+        *(variant or Variant()).settings(shape),
         f"trainer.seq_len={shape.seq_len}",
         f"trainer.micro_batch_size={shape.sequences}",
         f"trainer.tokens_per_step={shape.tokens_per_step}",
@@ -190,6 +230,9 @@ class _TinyGPT:
         assert vocab_size == shape.vocab_size
         torch.manual_seed(cfg.seed)
         model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
+        # the causal half of attention, as in shapes.py
+        causal = 6 * shape.n_layer * shape.seq_len * shape.d_model
+        self.flops_per_token = model.flops_per_token() - causal
         model.to(self.runtime.device)
         self.state = TrainState(model, cfg.optimizer.build(model), self.runtime.scaler())
         self.trainer = Trainer(
@@ -208,6 +251,8 @@ class _TinyGPT:
         hardware = self.runtime.describe()
         return {
             "precision": hardware["precision"],
+            "kernels": hardware["kernels"],
+            "flops_per_token": self.flops_per_token,
             "compile": self.trainer.compile_note,
             "threads": torch.get_num_threads(),
         }

@@ -59,17 +59,18 @@ def summarise(
 
     def contestant(name: str) -> dict[str, Any]:
         m = measured[name]
+        flops = m.details.get("flops_per_token", shape.flops_per_token)
         return {
             **m.details,
             "precision": m.precision,
             "tokens_per_sec": medians[name],
             "best_tokens_per_sec": max(rates[name]),
-            "mfu": mfu(shape, medians[name], peak_flops=peak),
+            "mfu": mfu(flops, medians[name], peak_flops=peak),
             "mfu_by_round": median(
-                mfu(shape, rate, peak_flops=of_round)
+                mfu(flops, rate, peak_flops=of_round)
                 for rate, of_round in zip(rates[name], m.peaks, strict=True)
             ),
-            "best_mfu": mfu(shape, max(rates[name]), peak_flops=peak),
+            "best_mfu": mfu(flops, max(rates[name]), peak_flops=peak),
             "peak_mem_bytes": m.peak_mem_bytes,
             "rounds": [
                 {"steps": steps, "seconds": seconds}
@@ -101,9 +102,9 @@ def summarise(
     }
 
 
-def mfu(shape: Shape, tokens_per_sec: float, *, peak_flops: float) -> float:
+def mfu(flops_per_token: float, tokens_per_sec: float, *, peak_flops: float) -> float:
     """Model FLOPs utilization: the model's FLOP/s as a share of the peak."""
-    return tokens_per_sec * shape.flops_per_token / peak_flops
+    return tokens_per_sec * flops_per_token / peak_flops
 
 
 def about(hardware: Mapping[str, Any]) -> dict[str, Any]:

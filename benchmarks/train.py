@@ -19,11 +19,14 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.contestants import (
+    MODELS,
+    OPTIMIZERS,
     WAITS,
     Contestant,
     Matmul,
     MatmulWork,
     Mode,
+    Variant,
     make,
     make_text,
     settings,
@@ -52,6 +55,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     shapes = args.shapes or (CUDA_SHAPES if args.device == "cuda" else CPU_SHAPES)
     named = {text: parse(text) for text in shapes.split(",")}
     ours = [Mode.parse(text, auto=True) for text in dict.fromkeys(args.ours.split(","))]
+    variants = [Variant.parse(text) for text in dict.fromkeys(args.models.split(","))]
     peer_modes = [Mode.parse(text, auto=False) for text in dict.fromkeys(args.modes.split(","))]
     if args.nanogpt and not (args.nanogpt / "model.py").is_file():
         raise UserError(
@@ -81,6 +85,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         "seconds_per_round": args.seconds,
         "nanogpt_commit": args.nanogpt and report.commit(args.nanogpt),
         "settings": args.set,
+        "models": [str(variant) for variant in variants],
         "busy_processes": args.busy,
         "busy_period_s": args.busy_period,
         "shapes": {},
@@ -93,7 +98,13 @@ def _main(arguments: Sequence[str] | None) -> int:
             common = text_and_settings(shape, Path(folder), args.set)
             tokens = prepared_tokens(common, Path(folder))
             contestants = [
-                Contestant("tinygpt", mode, shape, args.device, settings=common, wait=wait)
+                Contestant(
+                    *("tinygpt", mode, shape, args.device),
+                    settings=text_and_settings(shape, Path(folder), args.set, variant),
+                    variant=variant,
+                    wait=wait,
+                )
+                for variant in variants
                 for mode in ours
                 for wait in waits
             ] + [
@@ -140,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODES",
         help="modes of tinygpt: auto or any of --modes; ratios use the first (default: auto)",
     )
+    add(
+        "--models",
+        default="gpt2",
+        help=f"architectures of tinygpt, of {', '.join(MODELS)}, each perhaps with an optimizer of "
+        f"{', '.join(OPTIMIZERS)} behind +: gpt2,llama,llama+muon (default: gpt2)",
+    )
     add("--modes", default=PEER_MODES, help="modes of the other projects (default: all)")
     add(
         "--set",
@@ -175,11 +192,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def text_and_settings(shape: Shape, folder: Path, extra: Sequence[str]) -> list[str]:
+def text_and_settings(
+    shape: Shape, folder: Path, extra: Sequence[str], variant: Variant | None = None
+) -> list[str]:
     """Settings for tinygpt; writes a text with the right vocabulary size to the folder."""
     text = folder / "random.txt"
     make_text(text, vocab_size=shape.vocab_size)
-    return [*settings(shape, text, folder=folder), *extra]
+    return [*settings(shape, text, folder=folder, variant=variant), *extra]
 
 
 def prepared_tokens(typed: Sequence[str], folder: Path) -> Path:

@@ -17,7 +17,7 @@ import torch
 from benchmarks import report
 from benchmarks.command import Run
 from benchmarks.command import summarise as summarise_command
-from benchmarks.contestants import Mode
+from benchmarks.contestants import Contestant, Mode, Variant
 from benchmarks.processes import Process, busy
 from benchmarks.shapes import SHAPES, Shape, parse
 from benchmarks.train import main, prepared_tokens, text_and_settings
@@ -25,6 +25,7 @@ from tests.benchmarks.variables import Variables
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.config import compose
 from tinygpt.corpus.prepared import prepare
+from tinygpt.errors import UserError
 from tinygpt.hardware.waiting import VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -277,3 +278,16 @@ def test_a_contestant_gets_its_own_environment(tmp_path: Path) -> None:
     finally:
         process.close()
     assert dict(os.environ) == before
+
+
+def test_every_model_of_a_benchmark_is_measured_at_the_width_of_the_shape() -> None:
+    for text in ("gpt2", "llama", "qwen3", "arcee", "modern+muon"):
+        variant = Variant.parse(text)
+        cfg = compose.compose("train", ["dataset=storyworld", *variant.settings(SHAPES["b"])])
+        assert (cfg.model.n_layer, cfg.model.d_model, cfg.model.dropout) == (6, 384, 0)
+        assert str(variant) == text
+        name = "tinygpt auto" if text == "gpt2" else f"tinygpt {text} auto"
+        mode = Mode.parse("auto", auto=True)
+        assert Contestant("tinygpt", mode, TINY, "cpu", variant=variant).name == name
+    with pytest.raises(UserError, match="models are gpt2, llama, qwen3, arcee, modern"):
+        Variant.parse("lama")

@@ -60,6 +60,11 @@ static void fused(int64 rows, int64 width, int64 threshold, int threads) {
     check(swiglu(a, bias, b, NULL, other, rows, width, threads));
     check(slope_backward(b, a, sums, rows, width, threads));
     check(slopes_backward(b, a, other, more, sums, rows, width, threads));
+    float *d = floats(size), *d_x = floats(size);
+    float *two = floats(2), *of_two = floats(2), *d_x0 = floats(size);
+    check(mix(x, y, two, d, rows, width, threads));
+    check(mix_backward(d, x, y, two, d_x, d_x0, of_two, rows, width, threads));
+    check(softcap(a, b, 15, rows, width, threads));
     check(cross_entropy(a, targets, mean, 0, rows, width, threads));
     check(cross_entropy(a, targets, mean, 0.5f, rows, width, threads));
     targets[rows - 1] = width;

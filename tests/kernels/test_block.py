@@ -160,6 +160,39 @@ def test_in_bfloat16_blocks_of_presets_are_as_near_as_autocast_is(kind: str, fus
 
 
 @pytest.mark.gcc
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"x0_shortcut": True},
+        {"logit_softcap": 5.0},
+        {"embedding_norm": True},
+        {"embedding_norm": True, "norm_gain": False, "x0_shortcut": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("fused", [torch.float32], indirect=True)
+def test_what_surrounds_fused_blocks_is_that_of_autograd(around, fused: None) -> None:
+    fields = KINDS["llama"] | around
+    model: GPT = GPTConfig(n_layer=2, n_head=2, d_model=24, **fields).build(
+        vocab_size=30, seq_len=40
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    tokens = torch.randint(0, 30, (3, 41))
+
+    def found() -> list[Tensor]:
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        return [part.detach().double() for part in (loss, *gradients)]
+
+    assert model.use_kernels(True) == []
+    ours = found()
+    model.double().use_kernels(False)
+    for part, exact in zip(ours, found(), strict=True):
+        assert (part - exact).norm() < 2e-5 * (exact.norm() + 0.1)
+
+
+@pytest.mark.gcc
 @pytest.mark.parametrize("preset", ["llama", "qwen3", "arcee", "modern"])
 @pytest.mark.parametrize("fused", [torch.float32], indirect=True)
 def test_a_preset_learns_fused_what_it_learns_by_autograd(preset: str, fused: None) -> None:

@@ -1,9 +1,12 @@
 """The library of kernels: compiled once, kept, checked before it is loaded."""
 
 import _ctypes
+import ctypes
 import os
+import platform
 import shlex
 import shutil
+import subprocess
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +15,10 @@ import pytest
 import torch
 
 from tinygpt import kernels
-from tinygpt.kernels import Formulas, build
+from tinygpt.kernels import Dropout, Formulas, build
 from tinygpt.kernels.build import Build, NotBuiltError
+from tinygpt.kernels.formulas import Norm
+from tinygpt.kernels.fused import Fused
 
 
 @pytest.fixture(autouse=True)
@@ -168,3 +173,29 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(NotBuiltError, match=r"\.cache/tinygpt"):
         Build(torch.float32).finish()
+
+
+@pytest.mark.gcc
+@pytest.mark.parametrize("march", ["x86-64", "x86-64-v3"])
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these flags are for x86-64")
+def test_kernels_for_older_cpus_compute_the_same(march: str, tmp_path: Path) -> None:
+    """x86-64-v3 has AVX2; x86-64 has neither, and compiles the plain C that other CPUs get."""
+    source = next(path for path in build.SOURCES if path.name == "fused.c")
+    made = tmp_path / "fused.so"
+    flags = [*build.FLAGS, f"-march={march}", "-fopenmp", "-fPIC", "-c", str(source)]
+    subprocess.run(["gcc", *flags, "-o", str(made.with_suffix(".o"))], check=True)
+    subprocess.run(["gcc", "-shared", str(made.with_suffix(".o")), "-o", str(made)], check=True)
+    older, exact = Fused(ctypes.CDLL(str(made)), torch.float32), Formulas()
+    torch.manual_seed(0)
+    drop = Dropout(key=5, stream=3, threshold=6554)
+    update, x, gain = torch.randn(20, 150), torch.randn(20, 150), torch.randn(150)
+    by, wide = Norm(gain, None, 1e-5, rms=True), gain.double()
+    total, normed = older.add_and_norm(update, None, x, by, drop)
+    given = (update.double(), None, x.double(), by._replace(gain=wide), drop)
+    expected, parts = exact.add_and_norm(*given)
+    torch.testing.assert_close((total, *normed), tuple(t.float() for t in (expected, *parts)))
+    y = older.swiglu_(x.clone(), None, update.clone(), gain)
+    exact_y = exact.swiglu_(x.double(), None, update.double(), wide)
+    torch.testing.assert_close(y, tuple(t.float() for t in exact_y))
+    p, _ = older.causal_softmax_(x[None, :, :20].contiguous())
+    torch.testing.assert_close(p, exact.causal_softmax_(x[None, :, :20].double())[0].float())

@@ -191,6 +191,25 @@ def test_gelu_is_right_far_from_zero(dtype: torch.dtype) -> None:
     assert slope.tolist() == [[*4 * [pytest.approx(0, abs=1e-11)], 0.5, 1, 1, 1, 1]]
 
 
+@pytest.mark.gcc
+@given(seed=seeds, dtype=dtypes, rows=sizes, width=sizes)
+def test_mixtures_and_capped_logits_are_those_of_the_formulas(
+    seed: int, dtype: torch.dtype, rows: int, width: int
+) -> None:
+    torch.manual_seed(seed)
+    given = (*random(2, rows, width).unbind(), random(2))
+    assert_near(fused(dtype).mix(*given), EXACT.mix(*in_float64(given)), sums=9)
+    d = random(rows, width)
+    found = fused(dtype).mix_backward(d, *given)
+    expected = EXACT.mix_backward(*in_float64((d, *given)))
+    for ours, exact in zip(found, expected, strict=True):
+        assert_near(ours, exact, sums=9 * rows * width)
+    ours = random(rows, width, dtype=dtype, scale=20)
+    exact = ours.double()
+    assert_near(fused(dtype).softcap_(ours, 15.0), EXACT.softcap_(exact, 15.0))
+    assert_near(ours, exact, sums=30)
+
+
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
     """B, T, H, G and D."""

@@ -156,8 +156,7 @@ class _BlockFunction(torch.autograd.Function):
         x2_in_shape = x2.view_as(x)
         if kind.sandwich:
             post2 = kind.norm(p.post_gain2, p.post_shift2)
-            total, of_post2 = _add_normed(kernels, hidden, down, x2, post2, drops[2])
-            total = total.view_as(x)
+            total, of_post2 = _add_normed(kernels, hidden, down, x2_in_shape, post2, drops[2])
         else:
             total = kernels.linear_add(hidden, down, x2_in_shape, drops[2])
         parts = (slopes, of_attention, of_post1, of_post2)
@@ -257,9 +256,10 @@ def _add_normed(
     drop: Dropout | None,
 ) -> tuple[Tensor, Normed]:
     """`residual` plus the norm of a linear layer's result; and that, with its statistics."""
-    update = kernels.linear_add(x, layer, torch.zeros_like(residual), drop)
+    zeros = residual.new_zeros(len(x), residual.size(-1))
+    update = kernels.linear_add(x, layer, zeros, drop)
     normed, mean, rstd = kernels.norm(update, by, x.dtype)
-    return residual + normed, (update, mean, rstd)
+    return residual + normed.view_as(residual), (update, mean, rstd)
 
 
 def _normed_backward(

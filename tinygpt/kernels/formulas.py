@@ -33,6 +33,13 @@ class Norm(NamedTuple):
     eps: float
     rms: bool = False
 
+    def to(self, dtype: torch.dtype) -> Norm:
+        """The same in another type."""
+        return self._replace(
+            gain=None if self.gain is None else self.gain.to(dtype),
+            shift=None if self.shift is None else self.shift.to(dtype),
+        )
+
 
 class Linear(NamedTuple):
     """A linear layer's weight, (outputs, inputs), and its bias."""
@@ -205,7 +212,7 @@ class Formulas:
         """`norm_backward` of the sum of `linear_backward` of all layers, as (d, weight) each."""
         d_normed = self.linear_backward(*layers[0])
         for d, weight in layers[1:]:
-            d_normed = torch.addmm(d_normed, d, weight.to(d.dtype))
+            d_normed.addmm_(d, weight.to(d.dtype))
         return self.norm_backward(d_normed, x, by, stats, residual)
 
     def attend(
@@ -328,6 +335,7 @@ class Formulas:
     def norm(self, x: Tensor, by: Norm, dtype: torch.dtype) -> Normed:
         """The norm of x (N, C), the result in `dtype`."""
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        by = by.to(exact.dtype)
         if not by.rms:
             normed, mean, rstd = torch.native_layer_norm(
                 exact, (x.size(-1),), by.gain, by.shift, by.eps
@@ -387,8 +395,9 @@ class Formulas:
         residual: MaybeTensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, gain and shift in `norm`; `residual` is added to that of x."""
-        d, gain = d_normed.to(stats[1].dtype), by.gain
-        x = x.to(stats[1].dtype)
+        exact = stats[1].dtype
+        d, x, by = d_normed.to(exact), x.to(exact), by.to(exact)
+        gain = by.gain
         if by.rms:
             unit = x * stats[1]
             d_unit = d if gain is None else d * gain
@@ -520,6 +529,29 @@ class Formulas:
         tokens = torch.arange(keys - queries, keys, device=p.device)
         rows = (n_time * torch.arange(len(p), device=p.device)[:, None] + tokens).flatten()
         return drop.factors(rows, keys).view(p.shape).to(p.dtype)
+
+    def mix(self, x: Tensor, x0: Tensor, weights: Tensor) -> Tensor:
+        """weights[0] x + weights[1] x0, of x and x0 (N, C)."""
+        return weights[0] * x + weights[1] * x0
+
+    def mix_backward(
+        self, d: Tensor, x: Tensor, x0: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, x0 and the weights in `mix`."""
+        d_weights = torch.stack(((d * x).sum(), (d * x0).sum()))
+        return weights[0] * d, weights[1] * d, d_weights
+
+    def softcap_(self, logits: Tensor, cap: float) -> Tensor:
+        """Replace logits l (N, V) by cap tanh(l / cap); returns the derivative."""
+        slope = torch.empty_like(logits)
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        rows = max(1, LOSS_ELEMENTS // logits.size(-1))  # so that copies stay in the caches
+        parts = zip(torch.split(logits, rows), torch.split(slope, rows), strict=True)
+        for part, part_slope in parts:
+            bent = (part.to(exact) / cap).tanh_()
+            part.copy_(bent * cap)
+            part_slope.copy_(bent.square_().neg_().add_(1))
+        return slope
 
     def cross_entropy_(self, logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
         """The sum of -log softmax at targets (N,) of logits (N, V), in their type or fp32.

@@ -515,6 +515,65 @@ int causal_softmax_backward(real *d, const real *p, real *dropped, int64 key, in
     return 0;
 }
 
+/* out = weights[0] x + weights[1] x0. */
+int mix(const float *x, const float *x0, const float *weights, float *out, int64 rows, int64 width,
+        int threads) {
+    float a = weights[0], b = weights[1];
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64 n = 0; n < rows; n++) {
+        const float *restrict row = x + n * width, *restrict row0 = x0 + n * width;
+        float *restrict to = out + n * width;
+#pragma omp simd
+        for (int64 c = 0; c < width; c++) to[c] = a * row[c] + b * row0[c];
+    }
+    return 0;
+}
+
+/* From d, the gradient of `mix`: those of x, x0 and the weights. */
+int mix_backward(const float *d, const float *x, const float *x0, const float *weights, float *d_x,
+                 float *d_x0, float *d_weights, int64 rows, int64 width, int threads) {
+    float a = weights[0], b = weights[1], *sums = sums_of_threads(2, threads);
+    if (!sums) return NO_MEMORY;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int k = 0; k < threads; k++) {
+        float *total = sums + 4 * k, *latest = total + 2;
+        for (int64 n = first_row(rows, k, threads); n < first_row(rows, k + 1, threads); n++) {
+            if (n % ROWS_PER_SUM == 0) fold(total, 2);
+            const float *restrict of = d + n * width, *restrict row = x + n * width;
+            const float *restrict row0 = x0 + n * width;
+            float *restrict to = d_x + n * width, *restrict to0 = d_x0 + n * width;
+            float dot = 0, dot0 = 0;
+#pragma omp simd reduction(+ : dot, dot0)
+            for (int64 c = 0; c < width; c++) {
+                dot += of[c] * row[c];
+                dot0 += of[c] * row0[c];
+                to[c] = a * of[c];
+                to0[c] = b * of[c];
+            }
+            latest[0] += dot;
+            latest[1] += dot0;
+        }
+    }
+    finish_sums(sums, d_weights, 2, threads);
+    return 0;
+}
+
+/* Replace logits l by cap * tanh(l / cap), and write the derivative. tanh(z) = 1 - 2 / (1 + e^2z). */
+int softcap(real *logits, real *slope, float cap, int64 rows, int64 width, int threads) {
+    float factor = 2 / cap;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64 n = 0; n < rows; n++) {
+        real *restrict row = logits + n * width, *restrict out = slope + n * width;
+#pragma omp simd
+        for (int64 c = 0; c < width; c++) {
+            float part = 1 / (1 + exponential(load(row[c]) * factor));
+            row[c] = store(cap * (1 - 2 * part));
+            out[c] = store(4 * part * (1 - part));
+        }
+    }
+    return 0;
+}
+
 /* nats (N) = -log softmax(logits)[target] for logits (N, V). Unless `scale` is 0, the logits are
 overwritten with the gradient of scale times the sum of nats. */
 int cross_entropy(real *logits, const int64_t *targets, float *nats, float scale, int64 rows,

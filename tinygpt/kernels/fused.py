@@ -42,6 +42,9 @@ class Fused(Formulas):
         "merge_heads": "asfi nnnnnn",
         "causal_softmax": "aat nnn nnnnn",
         "causal_softmax_backward": "aaa nnn nnnn",
+        "mix": "xxxx nn",
+        "mix_backward": "xxxx xxx nn",
+        "softcap": "aaf nn",
         "cross_entropy": "atxf nn",
     }
 
@@ -210,6 +213,23 @@ class Fused(Formulas):
         given = (d, probabilities, None if drop is None else dropped, *numbers(drop))
         self._call("causal_softmax_backward", *given, *d.shape, n_time or d.size(2))
         return d, dropped
+
+    def mix(self, x: Tensor, x0: Tensor, weights: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        self._call("mix", x, x0, weights, out, *x.shape)
+        return out
+
+    def mix_backward(
+        self, d: Tensor, x: Tensor, x0: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        d_x, d_x0, d_weights = torch.empty_like(d), torch.empty_like(d), torch.empty_like(weights)
+        self._call("mix_backward", d, x, x0, weights, d_x, d_x0, d_weights, *d.shape)
+        return d_x, d_x0, d_weights
+
+    def softcap_(self, logits: Tensor, cap: float) -> Tensor:
+        slope = torch.empty_like(logits)
+        self._call("softcap", logits, slope, cap, *logits.shape)
+        return slope
 
     def cross_entropy_(self, logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
         targets = targets.contiguous()

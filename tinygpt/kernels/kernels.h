@@ -47,6 +47,11 @@ int causal_softmax(real *scores, real *dropped, const int64 *starts, int64 key, 
 int causal_softmax_backward(real *d, const real *p, real *dropped, int64 key, int64 stream,
                             int64 threshold, int64 matrices, int64 queries, int64 keys, int64 time,
                             int threads);
+int mix(const float *x, const float *x0, const float *weights, float *out, int64 rows, int64 width,
+        int threads);
+int mix_backward(const float *d, const float *x, const float *x0, const float *weights, float *d_x,
+                 float *d_x0, float *d_weights, int64 rows, int64 width, int threads);
+int softcap(real *logits, real *slope, float cap, int64 rows, int64 width, int threads);
 int cross_entropy(real *logits, const int64_t *targets, float *nats, float scale, int64 rows,
                   int64 width, int threads);
 

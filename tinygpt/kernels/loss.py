@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinygpt.kernels import compute_dtype, kernels_for
-from tinygpt.kernels.formulas import LOSS_ELEMENTS
 
 
 class Blocks(NamedTuple):
@@ -54,18 +53,6 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(x, weight, targets, dtype, needs_grad, softcap)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
 
 
-def _cap_(logits: Tensor, softcap: float) -> Tensor:
-    """Cap the logits (N, V) in place; the slopes by which the gradients are to be multiplied."""
-    slope = torch.empty_like(logits)
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    rows = max(1, LOSS_ELEMENTS // logits.size(-1))  # so that copies in `exact` stay in the caches
-    for part, part_slope in zip(torch.split(logits, rows), torch.split(slope, rows), strict=True):
-        bent = (part.to(exact) / softcap).tanh_()
-        part.copy_(bent * softcap)
-        part_slope.copy_(bent.square_().neg_().add_(1))
-    return slope
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -92,7 +79,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             block = slice(start, start + rows)
             x_block = x[block].to(dtype)
             logits = kernels.linear(x_block, w)
-            slope = None if softcap is None else _cap_(logits, softcap)
+            slope = None if softcap is None else kernels.softcap_(logits, softcap)
             scale = 1 / n_tokens if needs_grad else None
             nats += kernels.cross_entropy_(logits[:, :n_vocab], targets[block], scale)
             if needs_grad:  # logits are their own gradients now; those of the zeros are still 0

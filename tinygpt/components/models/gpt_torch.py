@@ -27,7 +27,10 @@ from tinygpt.components.models.parts.positions import Rotation, rotation
 from tinygpt.kernels import NotBuiltError, fuses
 from tinygpt.kernels.block import BlockKind, BlockParameters, Masks, block_forward
 from tinygpt.kernels.decode import TransformerDecoder
+from tinygpt.kernels.formulas import Norm
 from tinygpt.kernels.loss import linear_cross_entropy
+from tinygpt.kernels.stream import mix
+from tinygpt.kernels.stream import norm as fused_norm
 from tinygpt.language_model import Decoder, LanguageModel, Role
 
 if TYPE_CHECKING:
@@ -122,7 +125,9 @@ class Block(nn.Module):
         x0 (B, T, C) is the first block's x.  With `masks` the kernels run the block; otherwise
         autograd does, with the arguments of `Attention`.
         """
-        if self.shortcut is not None:
+        if self.shortcut is not None and masks is not None and fuses(x):
+            x = mix(x, x0, self.shortcut)
+        elif self.shortcut is not None:
             x = self.shortcut[0] * x + self.shortcut[1] * x0
         if masks is not None:
             parameters = self.kernel_parameters()
@@ -345,7 +350,14 @@ class GPT(LanguageModel):
             )
             if i == 0 and config.value_residual:
                 first_values = values
-        normed: Tensor = self.norm(x)
+        return self._normed(x, self.norm, cache)
+
+    def _normed(self, x: Tensor, module: nn.Module, cache: Cache | None) -> Tensor:
+        """A norm outside of blocks: LayerNorm is fused in torch, RMSNorm by our kernels."""
+        by_kernels = self.uses_kernels and cache is None and fuses(x)
+        if isinstance(module, nn.RMSNorm) and by_kernels:
+            return fused_norm(x, Norm(module.weight, None, self.config.norm_eps, rms=True))
+        normed: Tensor = module(x)
         return normed
 
     def _embedded(
@@ -362,5 +374,5 @@ class GPT(LanguageModel):
                 known = tokens if before is None else torch.cat((before, tokens), 1)
                 cache.newest = known[:, 1 - self.config.ngram :]
         if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
+            x = self._normed(x, self.embedding_norm, cache)
         return F.dropout(x, self.config.dropout, self.training)
