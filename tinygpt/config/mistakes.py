@@ -56,9 +56,6 @@ def check_choice(override: Override, options: Sequence[str], modules: Any = None
                     "config_file=FILE"
                 )
             raise UserError(f"{not_a_choice(group, typed, options)}{hint}")
-    if many and isinstance(value, list) and len({*value}) < len(value):
-        twice = next(name for name in value if value.count(name) > 1)
-        raise UserError(f"{override.input_line} names {twice} twice; type it once")
 
 
 def mistake_of(

@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -139,21 +140,23 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     A value, or an element of a list or sweep, that Hydra's grammar does not allow, such as a path
     with an umlaut, is taken as plain text.
     """
+    return [_parsed(_without_tilde(text)) for text in overrides]
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(text: str) -> Override:
     parser = OverridesParser.create()
-    parsed = []
-    for text in (_without_tilde(text) for text in overrides):
-        key, _, value = text.partition("=")
-        if not re.fullmatch(r"[\w-]+([./@][\w-]+)*", key) or key == text:
-            raise UserError(f"{text!r} is not understood; settings are typed as key=value")
-        try:
-            readable = _readable(parser, value)
-        except ValueError:  # Python's limit on the digits of an int
-            shown = f"{key}={shortened(value)}"
-            raise UserError(f"{shown} has too many digits; type 5M or 1e9") from None
-        if readable is None:
-            raise UserError(f"{text!r} cannot be read; {_how_to_quote(key, value)}")
-        parsed += parser.parse_overrides([text if readable == value else f"{key}={readable}"])
-    return parsed
+    key, _, value = text.partition("=")
+    if not re.fullmatch(r"[\w-]+([./@][\w-]+)*", key) or key == text:
+        raise UserError(f"{text!r} is not understood; settings are typed as key=value")
+    try:
+        readable = _readable(parser, value)
+    except ValueError:  # Python's limit on the digits of an int
+        shown = f"{key}={shortened(value)}"
+        raise UserError(f"{shown} has too many digits; type 5M or 1e9") from None
+    if readable is None:
+        raise UserError(f"{text!r} cannot be read; {_how_to_quote(key, value)}")
+    return parser.parse_overrides([text if readable == value else f"{key}={readable}"])[0]
 
 
 def _how_to_quote(key: str, value: str) -> str:
