@@ -41,6 +41,11 @@ found = {}
 def threads():
     return set(os.listdir("/proc/self/task"))
 
+def soon(true):
+    end = time.monotonic() + 10
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+
 def cpu_s_of_others():
     own = str(os.getpid())
     texts = [Path(f"/proc/self/task/{t}/schedstat").read_text() for t in threads() - {own}]
@@ -73,8 +78,7 @@ gomp = waiting.libgomp()
 idle, n_before = waiting.IdleThreads(gomp), len(threads())
 found["spin"] = waits_s()
 assert idle.start()
-while len(threads()) <= n_before + gomp.omp_get_num_procs():
-    time.sleep(0.01)
+soon(lambda: len(threads()) > n_before + gomp.omp_get_num_procs())
 found["sleep"] = waits_s()
 found["slept"] = trained("slept")
 idle.end()
@@ -88,10 +92,7 @@ cores = os.sched_getaffinity(0)
 for thread in before:  # all threads on one core: one waits while another one spins
     os.sched_setaffinity(int(thread), {min(cores)})
 found["contended"] = trained("contended", "trainer.max_steps=null", "trainer.max_time=1.5")
-for _ in range(500):
-    if not threads() - before:
-        break
-    time.sleep(0.01)
+soon(lambda: not threads() - before)
 found["threads left"] = len(threads() - before)
 Path(outputs / "found.json").write_text(json.dumps(found))
 """

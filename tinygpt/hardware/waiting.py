@@ -27,7 +27,7 @@ import torch
 
 from tinygpt import console
 
-INTERVAL_S = 0.2
+INTERVAL_S = 0.1
 MAX_COST = 0.001  # of one core, for the monitor; with many threads it measures less often
 # time in which a thread is ready to run and has no core, in seconds per second for all threads; one
 # busy process on two cores causes 0.7 while threads spin and 0.5 while they sleep
