@@ -27,7 +27,9 @@ import torch
 
 from tinygpt import console
 
-INTERVAL_S = 0.1
+INTERVAL_S = 0.1  # between two measurements
+SLEEPING_INTERVAL_S = 0.5  # the same while threads sleep: each one disturbs, and nothing is urgent
+FIND_THREADS_S = 1.0
 MAX_COST = 0.001  # of one core, for the monitor; with many threads it measures less often
 # time in which a thread is ready to run and has no core, in seconds per second for all threads; one
 # busy process on two cores causes 0.7 while threads spin and 0.5 while they sleep
@@ -151,15 +153,24 @@ class Monitor:
         self._idle.end()
 
     def _run(self) -> None:
-        policy = Policy()
-        delays, then = _delays_ns(), time.monotonic()
-        interval = INTERVAL_S
+        delays = Delays()
+        try:
+            self._watch(delays)
+        finally:
+            delays.close()
+
+    def _watch(self, delays: Delays) -> None:
+        policy, interval, sleeps = Policy(), 0.0, False
+        measured_at = threads_found_at = -math.inf
         while not self._ends.wait(interval):
             began = time.thread_time()
-            before, delays = delays, _delays_ns()
-            delayed_s = sum(delays[thread] - before.get(thread, 0) for thread in delays) / 1e9
-            before_then, then = then, time.monotonic()
-            sleeps = policy.decide(delayed_s / (then - before_then), now=then)
+            now = time.monotonic()
+            if now - threads_found_at >= FIND_THREADS_S:
+                delays.find_threads()
+                threads_found_at = now
+            delayed = delays.since_last_time_s() / (now - measured_at)
+            measured_at = now
+            sleeps = policy.decide(delayed, now=now)
             if sleeps and not self._idle.exist:
                 if not self._idle.start():
                     console.warn(f"{_BUSY}; {_CANNOT_SLEEP}")
@@ -168,7 +179,8 @@ class Monitor:
                     console.say(f"{_BUSY}: {_SLEEP}")
             elif not sleeps:
                 self._idle.end()
-            interval = max(INTERVAL_S, (time.thread_time() - began) / MAX_COST)
+            cost_s = time.thread_time() - began
+            interval = max(SLEEPING_INTERVAL_S if sleeps else INTERVAL_S, cost_s / MAX_COST)
 
 
 class Policy:
@@ -198,10 +210,40 @@ class Policy:
         return self._sleeps
 
 
-def _delays_ns() -> dict[str, int]:
-    """Nanoseconds for which each thread of this process has been ready to run without a core."""
-    delays = {}
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        with suppress(OSError):  # a thread that has ended
-            delays[path.parent.name] = int(path.read_bytes().split()[1])
-    return delays
+class Delays:
+    """For how long the threads of this process have been ready to run without a core."""
+
+    # reading a file in Python releases the lock of the interpreter, and then waits for a core to
+    # get it back, which the training would have to wait for; PyDLL's functions keep it
+    _pread = ctypes.PyDLL(None).pread if sys.platform == "linux" else None
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}  # descriptor of each thread's statistics
+        self._before: dict[str, int] = {}
+        self._buffer = ctypes.create_string_buffer(128)
+
+    def find_threads(self) -> None:
+        """Look for new threads; those that have ended are forgotten."""
+        found = set(os.listdir("/proc/self/task"))  # noqa: PTH208  # names, not paths
+        for thread in self._files.keys() - found:
+            os.close(self._files.pop(thread))
+        for thread in found - self._files.keys():
+            with suppress(OSError):  # it has ended
+                self._files[thread] = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
+
+    def since_last_time_s(self) -> float:
+        """Seconds of delay since the last call, the sum over all threads known to both calls."""
+        after = {}
+        for thread, file in self._files.items():
+            assert self._pread is not None
+            length = self._pread(file, self._buffer, len(self._buffer), ctypes.c_int64(0))
+            if length > 0:  # else it has ended
+                after[thread] = int(self._buffer.raw[:length].split()[1])
+        before, self._before = self._before, after
+        return sum(after[thread] - before[thread] for thread in after.keys() & before) / 1e9
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
