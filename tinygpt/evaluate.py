@@ -67,17 +67,18 @@ def _main(arguments: Sequence[str]) -> int:
         find_run(text, field="run", output_dir=outputs, obstacle=has_no_checkpoint)
         for text in typed.get("run", ["latest"])
     ]
+    runs = list({run.resolve(): run for run in runs}.values())
     from tinygpt.evaluation import battery  # imports torch, once the runs are found
     from tinygpt.evaluation.subject import Subject
     from tinygpt.records.evaluations import FOLDER
 
     found = {}
-    for run in runs:
+    for run, name in zip(runs, _names_of(runs), strict=True):
         subject = Subject(
             run, checkpoint=checkpoint, device=device, say=console.say, warn=console.warn
         )
-        out = Path(typed["out"][0]).expanduser() / run.name if "out" in typed else None
-        found[run.name] = battery.evaluate(
+        out = Path(typed["out"][0]).expanduser() / name if "out" in typed else None
+        found[name] = battery.evaluate(
             subject, suites, folder=out or run / FOLDER, again=again == "true"
         )
     print()
@@ -87,6 +88,15 @@ def _main(arguments: Sequence[str]) -> int:
     for note in dict.fromkeys(notes):
         print(visible(f"note: {note}"))
     return 0
+
+
+def _names_of(runs: Sequence[Path]) -> list[str]:
+    """The name of each run's folder, after as many of its parents as make the names different."""
+    places = [run.resolve().parts for run in runs]
+    n = 1
+    while len({parts[-n:] for parts in places}) < len(places):
+        n += 1
+    return ["/".join(parts[-n:]) for parts in places]
 
 
 def _suites(

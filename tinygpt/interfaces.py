@@ -379,7 +379,8 @@ class Findings:
 class EvaluationConfig(ABC):
     """Config of an evaluation suite: its fields set what is measured; `run` measures it.
 
-    Numbers are comparable if the suite's name, its `version`, its fields and the text are equal.
+    Numbers are comparable if the suite's name, its `version`, its fields, the text and the content
+    of its files are equal.
     """
 
     version: ClassVar[int] = 1  # raise it when equal settings give other numbers
@@ -392,6 +393,10 @@ class EvaluationConfig(ABC):
         Called before any suite runs.
         """
         return
+
+    def files(self) -> Sequence[Path]:
+        """The files that the numbers depend on besides the run; by default none."""
+        return ()
 
     @abstractmethod
     def run(self, subject: Subject) -> Findings:

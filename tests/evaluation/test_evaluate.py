@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tinygpt.evaluation.bits import window_nats
 from tinygpt.evaluation.minimal_pairs import Item
 from tinygpt.evaluation.scoring import compare_all, n_right
 from tinygpt.evaluation.subject import Subject
+from tinygpt.interfaces import Finding
 from tinygpt.records import evaluations
 
 STORIES = [story(0, "validation", number).text for number in range(80)]
@@ -270,3 +272,76 @@ def test_a_suite_of_ones_own_is_one_file(
         evaluate.main(typed)
     number = evaluations.read_all(run.path)["vowels"].numbers["nats_per_vowel"]
     assert number.value > 0
+
+
+def measured(run: Path, *typed: str) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        evaluate.main([f"run={run}", "suite=likelihood", "device=cpu", *typed])
+
+
+def test_a_changed_file_is_measured_again(run: tinygpt.Run, tmp_path: Path) -> None:
+    file, found = tmp_path / "own.txt", []
+    for text in ("Once upon a time", "zzzzzz qqqq"):
+        file.write_text(text)
+        measured(run.path, f"likelihood.on={file}", f"out={tmp_path}")
+        result = evaluations.read(tmp_path / run.path.name / "likelihood.json")
+        assert result is not None
+        found.append((result.numbers["bpb_on_file"].value, result.protocol_id))
+    (first, its_protocol), (second, other_protocol) = found
+    assert second != first
+    assert other_protocol != its_protocol
+
+
+def test_runs_of_the_same_name_keep_results_of_their_own(
+    run: tinygpt.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for sweep in ("a", "b"):
+        shutil.copytree(run.path, tmp_path / sweep / "0")
+    out = tmp_path / "results"
+    measured(tmp_path / "a" / "0", f"run={tmp_path / 'b' / '0'}", f"out={out}")
+    assert re.search(r"^ +a/0 +b/0$", capsys.readouterr().out, re.MULTILINE)
+    assert {str(path.relative_to(out)) for path in out.rglob("*.json")} == {
+        "a/0/likelihood.json",
+        "b/0/likelihood.json",
+    }
+
+
+def test_a_result_of_other_weights_is_not_taken_for_one_of_these(
+    run: tinygpt.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(run.path, f"out={tmp_path}")
+    path = tmp_path / run.path.name / "likelihood.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "weights_sha256": "0" * 64}))
+    capsys.readouterr()
+    measured(run.path, f"out={tmp_path}")
+    assert "measured before" not in capsys.readouterr().out
+    assert json.loads(path.read_text())["weights_sha256"] == content["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"numbers": {"bpb": {"value": "high"}}},
+        {"numbers": {"bpb": {"value": 1.0, "low": [], "high": 2.0}}},
+        {"protocol": {}},
+        {"protocol": None},
+        {"notes": [3]},
+        {"notes": None},
+    ],
+)
+def test_a_damaged_result_is_none(tmp_path: Path, damage: dict[str, object]) -> None:
+    result = evaluations.Result(
+        suite="likelihood",
+        protocol={"settings": {}, "text_sha256": ""},
+        checkpoint="step-1",
+        numbers={"bpb": Finding(1.0)},
+        examples={},
+        notes=[],
+        seconds=1.0,
+        made_by={},
+    )
+    path = evaluations.write(tmp_path, result)
+    assert evaluations.read(path) == result
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert evaluations.read(path) is None

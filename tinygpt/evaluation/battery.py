@@ -22,14 +22,14 @@ def evaluate(
 ) -> dict[str, Result]:
     """Run each suite and write its result to the folder at once; returns them by suite.
 
-    A suite that this checkpoint has a result of, with the same protocol, is not run unless `again`.
+    A suite that these weights have a result of, with the same protocol, is not run unless `again`.
     """
     found: dict[str, Result] = {}
-    checkpoint = subject.trained.checkpoint.name
+    checkpoint, weights = subject.trained.checkpoint.name, subject.weights_sha256()
     for config in suites:
         protocol = evaluations.protocol_of(config, subject.pinned.checksum)
         known = evaluations.read(folder / f"{config.name}.json")
-        same = known and (known.checkpoint, known.protocol) == (checkpoint, protocol)
+        same = known and (known.weights_sha256, known.protocol) == (weights, protocol)
         if known and same and not again:
             console.say(f"{config.name}: measured before, in {folder / config.name}.json")
             found[config.name] = known
@@ -51,6 +51,7 @@ def evaluate(
                 "python": platform.python_version(),
                 **subject.trained.runtime.describe(),
             },
+            weights_sha256=weights,
         )
         evaluations.write(folder, result)
         found[config.name] = result

@@ -5,6 +5,7 @@ B texts, T tokens, V vocabulary; scores are in nats.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -137,6 +138,11 @@ class Subject(Scorer):
         self.cfg = self.trained.cfg
         seq_len = self.cfg.trainer.seq_len
         super().__init__(self.trained.model, self.trained.tokenizer, seq_len=seq_len)
+
+    def weights_sha256(self) -> str:
+        """The sha256 of the checkpoint's weights, as the checkpoint lists it."""
+        sums = json.loads((self.trained.checkpoint / "checksums.json").read_text())
+        return str(sums["model.safetensors"])
 
     @cached_property
     def prepared(self) -> Prepared:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Result:
     notes: list[str]
     seconds: float
     made_by: dict[str, Any]  # versions and hardware
+    weights_sha256: str = ""  # of the checkpoint's model.safetensors
 
     @property
     def protocol_id(self) -> str:
@@ -41,12 +42,27 @@ class Result:
 def protocol_of(config: EvaluationConfig, text_sha256: str) -> dict[str, Any]:
     """All that must be equal for two numbers to be compared."""
     settings = {key: value for key, value in asdict(config).items() if key != "name"}
-    return {
+    protocol = {
         "suite": config.name,
         "version": config.version,
         "settings": settings,
         "text_sha256": text_sha256,
     }
+    if files := config.files():
+        protocol["files_sha256"] = _sha256(files)
+    return protocol
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """The sha256 of the list of the files' sha256; raises UserError if one cannot be read."""
+    sums = []
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                sums.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
 def protocol_id(protocol: Mapping[str, Any]) -> str:
@@ -73,9 +89,22 @@ def read(path: Path) -> Result | None:
         content = json.loads(path.read_bytes())
         numbers = {name: Finding(**of) for name, of in content.pop("numbers").items()}
         content.pop("protocol_id")
-        return Result(numbers=numbers, **content)
+        result = Result(numbers=numbers, **content)
+        return result if _is_complete(result) else None
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
+
+
+def _is_complete(result: Result) -> bool:
+    """Whether the parts that commands read are of their types."""
+    ends = [(number.value, number.low, number.high) for number in result.numbers.values()]
+    return (
+        all(isinstance(value, float | int) for value, _, _ in ends)
+        and all(isinstance(end, float | int | None) for _, *both in ends for end in both)
+        and isinstance(result.protocol.get("settings"), dict)
+        and "text_sha256" in result.protocol
+        and all(isinstance(note, str) for note in result.notes)
+    )
 
 
 def read_all(run: Path) -> dict[str, Result]:

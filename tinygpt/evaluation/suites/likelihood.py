@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -35,6 +36,10 @@ class LikelihoodConfig(EvaluationConfig):
     def check(self) -> None:
         """See EvaluationConfig."""
         self.text()
+
+    def files(self) -> Sequence[Path]:
+        """See EvaluationConfig."""
+        return [] if self.on is None else [Path(self.on).expanduser()]
 
     def text(self) -> str | None:
         """The content of the file; raises UserError if it cannot be read or holds nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +47,11 @@ class TasksConfig(EvaluationConfig):
             raise UserError("suite=tasks needs task files; type tasks.folder=FOLDER")
         if not Path(self.folder).expanduser().is_dir():
             raise UserError(f"tasks.folder={self.folder} is not a folder")
+
+    def files(self) -> Sequence[Path]:
+        """See EvaluationConfig."""
+        folder = Path(self.folder or "").expanduser()
+        return sorted(path for path in folder.rglob("*") if path.is_file())
 
     def run(self, subject: Subject) -> Findings:
         from tinygpt.evaluation.harness import measure
