@@ -129,7 +129,10 @@ def test_nothing_that_is_read_can_run_code(path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     ["from tinygpt.registry import import_all; import_all()"]
-    + [f"import tinygpt.{name}" for name in ("cli.main", "train", "prepare", "data", "sample")],
+    + [
+        f"import tinygpt.{name}"
+        for name in ("cli.main", "train", "prepare", "data", "sample", "export")
+    ],
 )
 def test_listing_the_choices_imports_no_heavy_library(statement: str) -> None:
     code = f"{statement}; import sys; print(*sys.modules)"

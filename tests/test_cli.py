@@ -383,7 +383,7 @@ def test_the_console_script_lists_its_commands(
     assert console_script("trian", monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == (
         "error: trian is not a command; did you mean tinygpt train?\n"
-        "  commands: train, prepare, data, sample, plan, compare, runs, upload\n"
+        "  commands: train, prepare, data, sample, evaluate, export, plan, compare, runs, upload\n"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs_on_disk import make_run
-from tinygpt import compare, evaluate, runs, sample, upload
+from tinygpt import compare, evaluate, export, runs, sample, upload
 from tinygpt.config import compose, overrides
 from tinygpt.config.choices import CONF
 from tinygpt.language_model import LanguageModel
@@ -132,9 +132,24 @@ def test_a_sample_command_of_the_documents_is_understood(arguments):
     assert settings.prompt == ([] if settings.interactive else ["Once upon a time"])
 
 
+@pytest.mark.parametrize("arguments", commands("export"), ids=" ".join)
+def test_an_export_command_of_the_documents_is_understood(arguments):
+    assert export.parse(arguments).run in ("outputs/RUN", "latest")
+
+
 def test_the_readme_shows_commands_of_every_kind():
     assert len(commands("train")) >= 8
-    for entry in ("prepare", "data", "sample", "evaluate", "plan", "compare", "runs", "upload"):
+    for entry in (
+        "prepare",
+        "data",
+        "sample",
+        "evaluate",
+        "plan",
+        "compare",
+        "runs",
+        "upload",
+        "export",
+    ):
         assert commands(entry), entry
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from tinygpt.comparison.statistics import Comparison
     from tinygpt.components.loggers.jsonl import Row
+    from tinygpt.interchange.export.write import Export
     from tinygpt.interfaces import Tokenizer
     from tinygpt.language_model import LanguageModel
     from tinygpt.training.trained import Trained
@@ -259,6 +260,44 @@ class Run:
             weights=weights,
             on_event=on_event,
         )
+
+    def export(
+        self,
+        to: str,
+        *,
+        out: str | Path | None = None,
+        dtype: str = "fp32",
+        license: str = "unknown",
+    ) -> Export:
+        """Write the model for another tool, like `python -m tinygpt.export`, and check it there.
+
+        `to` is hf, gguf, llama2c or onnx; `out` a folder, by default exports/FORMAT in the run's;
+        `dtype` fp32 or fp16. Print the result to see what was checked. Raises UserError for a
+        model that the format cannot hold.
+        """
+        from tinygpt.interchange.export.settings import ExportConfig
+
+        settings = ExportConfig(to, None if out is None else str(out), dtype, license)
+        from tinygpt.interchange.export.source import Source
+        from tinygpt.interchange.export.write import export
+        from tinygpt.training.trained import load_weights
+
+        registry.import_all()
+        trained = load_weights(self.path, checkpoint=self._checkpoint, warn=console.warn)
+        best = self._checkpoint == "best"
+        source = Source(
+            run=self.path,
+            checkpoint=trained.checkpoint.name,
+            cfg=trained.cfg,
+            model=trained.model.eval(),
+            tokenizer=trained.tokenizer,
+            prompts=tuple((self.record.run.get("data") or {}).get("prompts") or ()),
+            bpb=self.summary.get("best_val_bpb" if best else "val/bpb"),
+            dtype=dtype,
+            license=license,
+        )
+        folder = Path(settings.out).expanduser() if settings.out else self.path / "exports" / to
+        return export(source, to=to, out=folder)
 
 
 def _sampling_config(sampling: Mapping[str, Any]) -> SamplingConfig:

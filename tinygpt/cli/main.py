@@ -13,6 +13,7 @@ COMMANDS = {
     "data": "show statistics of a dataset and its tokens; choose a vocabulary",
     "sample": "write text with a trained model",
     "evaluate": "measure what trained models can do, offline, with intervals",
+    "export": "write a trained model for transformers, llama.cpp, llama2.c or onnxruntime",
     "plan": "estimate the memory, disk and time of a run or a sweep",
     "compare": "rank runs and sweeps, with confidence intervals over seeds; draw their curves",
     "runs": "list, find and delete runs",

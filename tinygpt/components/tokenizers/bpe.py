@@ -73,6 +73,11 @@ class BPETokenizer(Tokenizer):
     def vocab_size(self) -> int:
         return len(self._pieces)
 
+    @property
+    def pieces(self) -> list[str]:
+        """The piece of each id, as sentencepiece writes it: with U+2581 for a space."""
+        return list(self._pieces)
+
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self.encode_batch([text]).ids.tolist()
         return ids

@@ -65,6 +65,7 @@ class HFTokenizer(Tokenizer):
                 settings["normalizer"] = None
             settings |= {"truncation": None, "padding": None, "post_processor": None}
             self._library = Library.from_str(json.dumps(settings))
+            self.settings: dict[str, Any] = settings  # a tokenizer.json, as it is used here
         except Exception as error:  # the library raises no narrower one
             reason = " ".join(str(error).split())
             raise UserError(
@@ -79,7 +80,7 @@ class HFTokenizer(Tokenizer):
         vocabulary = self._library.get_vocab(with_added_tokens=True)
         falls_back = (settings.get("model") or {}).get("byte_fallback") is True
         bytes_of = _bytes_of_fallback if falls_back else _bytes_of
-        names = [f"<0x{byte:02X}>" for byte in range(256)] if falls_back else _CHARACTERS
+        names = [f"<0x{byte:02X}>" for byte in range(256)] if falls_back else BYTE_CHARACTERS
         self.eot_id = vocabulary[self.eot]
         size = max(vocabulary.values()) + 1
         self._bytes = dict.fromkeys(range(size), b"")  # of a number that is no token, none
@@ -250,8 +251,8 @@ def _byte_characters() -> Iterator[str]:
             odd += 1
 
 
-_CHARACTERS = list(_byte_characters())
-_BYTE = {character: byte for byte, character in enumerate(_CHARACTERS)}
+BYTE_CHARACTERS = list(_byte_characters())
+_BYTE = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
 def _bytes_of(token: str) -> bytes:

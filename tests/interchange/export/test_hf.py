@@ -1,0 +1,171 @@
+"""Exports for transformers, loaded by it."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.interchange.export.models import source
+from tinygpt.errors import UserError
+from tinygpt.interchange.export.source import Source, logits_of
+from tinygpt.interchange.export.write import export
+
+GREEDY = "greedy text equal for 3 of 3 prompts"
+
+
+def loaded(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval().float()
+
+
+def difference(exported: Source, folder: Path) -> float:
+    """The largest difference of logits."""
+    tokens = exported.windows()
+    with torch.no_grad():
+        theirs = loaded(folder)(tokens).logits
+    return float((theirs - logits_of(exported.reference, tokens)).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("model", "switches", "tokenizer", "dtype", "hf_class"),
+    [
+        ("nano", (), "bpe", "fp32", "GPT2LMHeadModel"),
+        ("nano", ("model.feedforward=gelu_erf",), "byte", "fp16", "GPT2LMHeadModel"),
+        ("llama_nano", ("model.tied=false",), "char", "fp32", "LlamaForCausalLM"),
+        ("qwen3_nano", (), "byte", "fp32", "Qwen3ForCausalLM"),
+        ("arcee_nano", (), "hf", "fp32", "ArceeForCausalLM"),
+    ],
+)
+def test_transformers_computes_the_same(
+    model: str, switches: tuple[str, ...], tokenizer: str, dtype: str, hf_class: str, tmp_path: Path
+) -> None:
+    exported = source(tmp_path / "run", model, *switches, tokenizer=tokenizer, dtype=dtype)
+    done = export(exported, to="hf", out=tmp_path / "out")
+    name, ids, logits, greedy = done.checks
+    assert name.endswith(hf_class)
+    assert ids == "ids equal for 109 of 109 texts, which decode to themselves"
+    assert float(re.findall(r"at most (\S+),", logits)[0]) < 1e-4
+    assert greedy == GREEDY
+    assert difference(exported, tmp_path / "out") < 1e-4
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {t.dtype for t in stored.values()} == {
+        {"fp32": torch.float32, "fp16": torch.float16}[dtype]
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "switches", "changes"),
+    [
+        ("nano", ("model.norm_eps=0.1",), {"layer_norm_epsilon": None}),
+        ("nano", (), {"activation_function": "gelu"}),
+        ("llama_nano", ("model.rope_base=50.0",), {"rope_parameters": None, "rope_theta": None}),
+        ("llama_nano", ("model.norm_eps=0.1",), {"rms_norm_eps": None}),
+        ("llama_nano", (), {"tie_word_embeddings": None}),
+        ("llama_nano", ("model.bias=true",), {"attention_bias": None}),
+        ("llama_nano", ("model.bias=true",), {"mlp_bias": None}),
+        ("arcee_nano", (), {"hidden_act": "silu"}),
+        ("qwen3_nano", ("model.rope_base=50.0",), {"rope_parameters": None, "rope_theta": None}),
+    ],
+)
+def test_a_key_that_would_load_without_an_error_is_needed(
+    model: str, switches: tuple[str, ...], changes: dict[str, Any], tmp_path: Path
+) -> None:
+    exported = source(tmp_path / "run", model, *switches)
+    export(exported, to="hf", out=tmp_path / "out")
+    path = tmp_path / "out" / "config.json"
+    content = json.loads(path.read_text())
+    assert changes.keys() <= content.keys()
+    left = {key: value for key, value in (content | changes).items() if value is not None}
+    path.write_text(json.dumps(left))
+    assert difference(exported, tmp_path / "out") > 1e-4
+
+
+def test_weights_that_are_not_transposed_load_without_an_error_and_differ(tmp_path: Path) -> None:
+    exported = source(tmp_path / "run")
+    export(exported, to="hf", out=tmp_path / "out")
+    path = tmp_path / "out" / "model.safetensors"
+    tensors = load_file(path)
+    name = "transformer.h.0.attn.c_proj.weight"  # is square
+    save_file(tensors | {name: tensors[name].t().contiguous()}, path, metadata={"format": "pt"})
+    assert difference(exported, tmp_path / "out") > 1e-2
+
+
+def test_the_settings_of_the_tokenizer_are_needed(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    exported = source(tmp_path / "run", tokenizer="bpe")
+    out = export(exported, to="hf", out=tmp_path / "out").path
+    text = "a<|endoftext|> b"
+    assert AutoTokenizer.from_pretrained(out)(text)["input_ids"] == exported.tokenizer.encode(text)
+    for name, key in (("tokenizer_config", "split_special_tokens"), ("config", "bos_token_id")):
+        path = out / f"{name}.json"
+        content = json.loads(path.read_text())
+        del content[key]
+        path.write_text(json.dumps(content))
+    assert AutoTokenizer.from_pretrained(out)(text)["input_ids"] != exported.tokenizer.encode(text)
+    assert AutoConfig.from_pretrained(out).bos_token_id != 0
+
+
+def test_a_batch_with_left_padding_and_a_saved_copy_give_the_same(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    exported = source(tmp_path / "run", "llama_nano", tokenizer="bpe")
+    out = export(exported, to="hf", out=tmp_path / "out").path
+    model, tokenizer = loaded(out), AutoTokenizer.from_pretrained(out, padding_side="left")
+    texts = ["Nora was an honest", "Nora", "The little dog ran to the"]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    together = model.generate(**batch, do_sample=False, max_new_tokens=10)
+    for text, row in zip(texts, together, strict=True):
+        alone = tokenizer([text], return_tensors="pt")
+        single = model.generate(**alone, do_sample=False, max_new_tokens=10)[0]
+        assert row[-10:].tolist() == single[-10:].tolist()
+    model.save_pretrained(tmp_path / "copy")
+    before, after = (load_file(f / "model.safetensors") for f in (out, tmp_path / "copy"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_snippet_of_the_model_card_runs_without_tinygpt(tmp_path: Path) -> None:
+    exported = source(tmp_path / "run", tokenizer="bpe", license="mit")
+    out = export(exported, to="hf", out=tmp_path / "out").path
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n")
+    assert "bits per byte of the validation text: 1.2500" in card
+    assert "begin the ids with it" in card
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = (
+        "import sys, warnings; warnings.simplefilter('error', UserWarning)\n"
+        "sys.modules['tinygpt'] = None\n"
+        f"{snippet}\nassert ids[0] == 0 and type(model).__name__ == 'GPT2LMHeadModel'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Nora was")
+
+
+def test_an_export_that_another_tool_computes_otherwise_is_not_kept(tmp_path: Path) -> None:
+    """An error in our own tables would be such a case."""
+    exported = source(tmp_path / "run")
+    wrong = replace(exported.cfg, model=replace(exported.cfg.model, norm_eps=0.1))
+    with pytest.raises(UserError, match=r"was not kept: logits of transformers differ by"):
+        export(replace(exported, cfg=wrong), to="hf", out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
+    exported = source(tmp_path / "run", dtype="fp16")
+    with torch.no_grad():
+        exported.model.token_embedding.weight[0, 0] = 1e6
+    with pytest.raises(UserError, match=r"dtype=fp16 cannot hold token_embedding.weight.*fp32"):
+        export(exported, to="hf", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
