@@ -173,6 +173,20 @@ def test_measures_of_texts_see_what_they_are_named_for() -> None:
     assert text_measures.unknown_words("a zyx", {"a"}) == 0.5
 
 
+def test_measures_of_texts_know_words_of_other_alphabets() -> None:
+    text = "кот сидел на окне и кот спал"
+    assert text_measures.distinct([text], 1) == pytest.approx(6 / 7)
+    assert text_measures.distance([text], ["собака бежала домой"], 1) == pytest.approx(1)
+    assert text_measures.words("Müller's café") == ["müller's", "café"]
+
+
+def test_texts_with_nothing_to_measure_have_no_number() -> None:
+    assert text_measures.self_bleu([STORIES[0]]) == []
+    assert text_measures.distinct(["1 2 3"], 1) is None
+    assert text_measures.distance(["1 2 3"], [STORIES[0]], 1) is None
+    assert text_measures.distance([STORIES[0]], ["one"], 2) is None
+
+
 def test_the_command_prints_a_table_and_keeps_every_number(
     run: tinygpt.Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-_WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|[.,!?]")
-_LETTERS = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
+_WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?|[.,!?]")  # letters of any alphabet
+_LETTERS = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 _CHUNK = 1 << 22  # training tokens that are hashed at once
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 Ids = npt.NDArray[np.int64]
@@ -33,17 +33,23 @@ def repeated(text: str, n: int = 4) -> float | None:
     return None if not found else 1 - len(set(found)) / len(found)
 
 
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Different n-grams over all n-grams of the texts together (Li et al. 2016, distinct-n)."""
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """Different n-grams over all n-grams of the texts together (Li et al. 2016, distinct-n).
+
+    None for texts without one.
+    """
     found = [gram for text in texts for gram in ngrams(words(text), n)]
-    return len(set(found)) / max(1, len(found))
+    return len(set(found)) / len(found) if found else None
 
 
 def self_bleu(texts: Sequence[str]) -> list[float]:
     """BLEU-4 of each text against all others (Zhu et al. 2018, Texygen): high if they are alike.
 
-    An order of n-grams without a match counts as half a match (Lin and Och 2004, smoothing).
+    An order of n-grams without a match counts as half a match (Lin and Och 2004, smoothing).  Texts
+    of fewer than 4 words are left out; one text alone has no score.
     """
+    if len(texts) < 2:
+        return []
     grams = [[Counter(ngrams(words(text), n)) for n in range(1, 5)] for text in texts]
     lengths = [len(words(text)) for text in texts]
     scores = []
@@ -94,16 +100,19 @@ def kept_names(text: str) -> float | None:
     return sum(name in early for name in late) / len(late)
 
 
-def distance(texts: Sequence[str], others: Sequence[str], n: int) -> float:
+def distance(texts: Sequence[str], others: Sequence[str], n: int) -> float | None:
     """Jensen-Shannon divergence of the n-grams' distributions in bits: 0 equal, 1 disjoint.
 
+    None if one of the two has no n-gram.
     Lin 1991, "Divergence measures based on the Shannon entropy", equation 3.6.
     """
     counts = [
         Counter(gram for text in group for gram in ngrams(words(text), n))
         for group in (texts, others)
     ]
-    totals = [max(1, sum(count.values())) for count in counts]
+    totals = [sum(count.values()) for count in counts]
+    if not all(totals):
+        return None
     found = 0.0
     for gram in counts[0] | counts[1]:
         p, q = (count[gram] / total for count, total in zip(counts, totals, strict=True))

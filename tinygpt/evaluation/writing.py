@@ -55,13 +55,13 @@ def measure(config: GenerationConfig, subject: Subject) -> Findings:
                 numbers[prefix + name] = intervals.mean(values, better=None if prefix else better)
     for prefix, group in (("", texts), ("data/", data)):
         for n in (1, 2, 3):
-            value = text_measures.distinct(group, n)
-            numbers[f"{prefix}distinct_{n}"] = Finding(value, n=len(group))
+            if (share := text_measures.distinct(group, n)) is not None:
+                numbers[f"{prefix}distinct_{n}"] = Finding(share, n=len(group))
         if alike := text_measures.self_bleu(group):
             numbers[f"{prefix}self_bleu"] = intervals.mean(alike, better=None)
     for n in (1, 2):
-        value = text_measures.distance(texts, held_out, n)
-        numbers[f"distance_{n}grams"] = Finding(value, n=len(texts), better="lower")
+        if (apart := text_measures.distance(texts, held_out, n)) is not None:
+            numbers[f"distance_{n}grams"] = Finding(apart, n=len(texts), better="lower")
     _add_copies(numbers, config, subject, new, data)
     notes = _add_grammar(numbers, texts, data)
     examples: dict[str, Any] = {
