@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,12 @@ def _suite_lines(classes: dict[str, type[EvaluationConfig]]) -> list[str]:
     for name, cls in classes.items():
         lines.append(f"  {name:<12} {(cls.__doc__ or '').splitlines()[0]}")
         own = [f for f in fields(cls) if f.name != "name"]
-        lines += [f"    {name}.{f.name}={as_typed(f.default)}" for f in own]
+        lines += [f"    {name}.{f.name}={as_typed(_default(f))}" for f in own]
     return lines
+
+
+def _default(f: Field[Any]) -> Any:
+    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 if __name__ == "__main__":

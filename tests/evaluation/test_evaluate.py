@@ -359,3 +359,11 @@ def test_a_damaged_result_is_none(tmp_path: Path, damage: dict[str, object]) -> 
     assert evaluations.read(path) == result
     path.write_text(json.dumps(json.loads(path.read_text()) | damage))
     assert evaluations.read(path) is None
+
+
+def test_help_shows_the_default_of_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main(["--help"])
+    told = capsys.readouterr().out
+    assert "tasks.names=[]\n" in told
+    assert "MISSING" not in told
