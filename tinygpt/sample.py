@@ -312,7 +312,8 @@ def _write_samples(
                 file.write(line)
     finally:
         progress.close()
-    print(f"{n_samples:,} samples are in {visible(str(out))}")
+    are = "sample is" if n_samples == 1 else "samples are"
+    print(f"{n_samples:,} {are} in {visible(str(out))}")
     print(speed, file=sys.stderr)
 
 

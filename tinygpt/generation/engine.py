@@ -318,8 +318,9 @@ def open_engine(
     if decoder is None:
         if weights not in ("auto", "fp32"):
             raise UserError(
-                f"weights={weights} is for models that are decoded by compiled kernels, and this "
-                "one is not here; leave out weights, or type weights=fp32"
+                f"weights={weights} is for models that are decoded by compiled kernels "
+                "(transformers on a CPU with Linux and gcc), and this model is decoded by PyTorch; "
+                "leave out weights, or type weights=fp32"
             )
         # it computes one sequence at a time, so that several at once would only start to show later
         decoder = TorchDecoder(model, min(n_slots, 2), seq_len=seq_len)

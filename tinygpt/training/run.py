@@ -344,13 +344,14 @@ def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
     )
     epochs = (trainer.max_steps or 0) / trainer.batches.steps_per_epoch
     passes = f", {epochs:.1f} passes over the training text" if epochs > 1.05 else ""
+    threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"
     n_params, n_trainable = derived["n_params"], derived["n_trainable"]
     trains = "" if n_trainable == n_params else f", of which {n_trainable:,} train"
     console.say(
         f"{n_params:,} parameters{trains}, vocabulary {derived['vocab_size']:,}, "
         f"{length} of {trainer.cfg.tokens_per_step:,} tokens{passes}\n"
         f"{hardware['device']} ({hardware['device_name']}), {hardware['precision']}, "
-        f"{hardware['threads']} threads, kernels: {hardware['kernels']}; {trainer.compile_note}\n"
+        f"{threads}, kernels: {hardware['kernels']}; {trainer.compile_note}\n"
         f"validation: {validation.documents:,} of {validation.all_documents:,} documents, "
         f"{validation.utf8_bytes:,} bytes, every token predicted once"
     )
