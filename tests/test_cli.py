@@ -383,7 +383,7 @@ def test_the_console_script_lists_its_commands(
     assert console_script("trian", monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == (
         "error: trian is not a command; did you mean tinygpt train?\n"
-        "  commands: train, prepare, data, sample, evaluate, export, plan, compare, runs, upload\n"
+        f"  commands: {', '.join(main.COMMANDS)}\n"
     )
 
 
@@ -510,7 +510,7 @@ def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> 
     assert "optimizer:\n  name: theirs\n  lr: 0.001\n  patience: 5\n" in composed.stdout
 
     listed = train("--help").stdout
-    assert "  optimizer   adamw* lion muon sgd theirs\n" in listed
+    assert "  optimizer   adamw* lion muon schedule_free sgd theirs\n" in listed
     assert "optimizer.patience=3" in listed
 
     (tmp_path / "config.yaml").write_text(composed.stdout)  # as in the folder of its run
@@ -520,7 +520,7 @@ def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> 
     wrong = train("optimizer=their")
     assert wrong.stderr == (
         "error: optimizer=their is not a choice; did you mean optimizer=theirs?\n"
-        "  choices: adamw, lion, muon, sgd, theirs\n"
+        "  choices: adamw, lion, muon, schedule_free, sgd, theirs\n"
     )
 
 

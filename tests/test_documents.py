@@ -78,6 +78,11 @@ def test_a_plan_command_of_the_documents_composes(arguments):
     compose.compose("train", overrides.jobs(arguments, multirun=False)[0])
 
 
+@pytest.mark.parametrize("arguments", commands("coordinates"), ids=" ".join)
+def test_a_coordinates_command_of_the_documents_composes(arguments):
+    compose.compose("train", overrides.jobs(arguments, multirun=False)[0])
+
+
 @pytest.mark.parametrize("arguments", commands("compare"), ids=" ".join)
 def test_a_compare_command_of_the_documents_compares(arguments, examples, capsys):
     sweep = Path("outputs/2026_sweep" if arguments[0] == "latest" else arguments[0])
@@ -206,7 +211,7 @@ def test_the_optimizer_of_contributing_trains_in_the_tree(tiny, tmp_path):
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     shown = subprocess.run([*command[:3], "--help"], cwd=tree, capture_output=True, text=True)
-    assert "adamw* lion muon rmsprop sgd" in shown.stdout
+    assert "adamw* lion muon rmsprop schedule_free sgd" in shown.stdout
     assert "optimizer.momentum" in shown.stdout
 
 

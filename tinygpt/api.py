@@ -53,9 +53,16 @@ class Token:
 class Run:
     """A run folder; the model is loaded on first use."""
 
-    def __init__(self, path: Path, *, checkpoint: str = "best", device: str = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        checkpoint: str = "best",
+        ema: bool = False,
+        device: str = "auto",
+    ) -> None:
         self.path = path
-        self._checkpoint, self._device = checkpoint, device
+        self._checkpoint, self._ema, self._device = checkpoint, ema, device
 
     def __repr__(self) -> str:
         bpb = self.summary.get("val/bpb")
@@ -94,7 +101,11 @@ class Run:
 
         registry.import_all()
         return load_trained(
-            self.path, checkpoint=self._checkpoint, device=self._device, warn=console.warn
+            self.path,
+            checkpoint=self._checkpoint,
+            ema=self._ema,
+            device=self._device,
+            warn=console.warn,
         )
 
     @property
@@ -352,17 +363,19 @@ def load(
     run: str | Path = "latest",
     *,
     checkpoint: str = "best",
+    ema: bool = False,
     device: str = "auto",
     output_dir: str | Path = "outputs",
 ) -> Run:
     """Open a run folder; "latest" is the newest one in `output_dir`.
 
-    `checkpoint` is "best" (lowest val/bpb) or "latest"; `device` auto, cpu, cuda or mps.
+    `checkpoint` is "best" (lowest val/bpb) or "latest"; `ema` uses the averaged weights of a
+    run with trainer.ema; `device` auto, cpu, cuda or mps.
     Raises UserError if there is no such run.
     """
     outputs = Path(output_dir).expanduser()
     path = find_run(str(run), field="run", output_dir=outputs, obstacle=has_no_checkpoint)
-    return Run(path, checkpoint=checkpoint, device=device)
+    return Run(path, checkpoint=checkpoint, ema=ema, device=device)
 
 
 def find(

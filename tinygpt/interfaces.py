@@ -237,6 +237,9 @@ class ModelConfig(ABC):
 class OptimizerConfig(ABC):
     """Config of an optimizer: its fields set the update rule; `build` makes the optimizer."""
 
+    # bytes of its state for each parameter: 4 for each tensor in fp32 that it keeps, at most
+    state_bytes: ClassVar[int] = 8
+    averages: ClassVar[bool] = False  # whether it evaluates averaged weights: no decay is needed
     name: str = MISSING
     lr: float = 1e-3
 

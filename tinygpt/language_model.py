@@ -143,6 +143,16 @@ class LanguageModel(nn.Module, ABC):
         ]
         return groups
 
+    @property
+    def width(self) -> int:
+        """The size of a token's embedding."""
+        roles = self.roles()
+        return next(p.size(-1) for n, p in self.named_parameters() if roles[n] is Role.EMBEDDING)
+
+    def output_norm(self) -> list[str]:
+        """Names of the gain and shift of what a tied output matrix reads; by default none."""
+        return []
+
     def stacked(self) -> Mapping[str, tuple[int, ...]]:
         """Hidden matrices that are several in one: name -> rows of each, such as of q, k and v."""
         return {}

@@ -72,6 +72,7 @@ class SampleConfig(SamplingConfig):
     # fp32, bf16 or int8 of weights that compiled kernels read; auto leaves it to the model
     weights: str = "auto"
     checkpoint: str = "best"  # best has the lowest val/bpb; latest is the newest
+    ema: bool = False  # use the averaged weights, of a run with trainer.ema
     device: str = "auto"  # auto, cpu, cuda or mps; may differ from the training device
     output_dir: str = "outputs"
     # your own modules that define the run's components, such as [my_sgd]
@@ -197,7 +198,11 @@ def write(settings: SampleConfig) -> None:
     from tinygpt.training.trained import load_trained  # imports torch, so only once a run is found
 
     trained = load_trained(
-        run, checkpoint=settings.checkpoint, device=settings.device, warn=console.warn
+        run,
+        checkpoint=settings.checkpoint,
+        ema=settings.ema,
+        device=settings.device,
+        warn=console.warn,
     )
     settings.check_vocabulary(trained.tokenizer.vocab_size)
     n_samples = len(prompts) * settings.num_samples

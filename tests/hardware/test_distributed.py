@@ -104,7 +104,8 @@ def rows(outputs: Path) -> list[dict[str, float]]:
 
 def tensors(outputs: Path) -> dict:
     newest = max((only_run(outputs) / "checkpoints").glob("step-*"))
-    return load_file(newest / "model.safetensors") | load_file(newest / "optimizer.safetensors")
+    files = sorted(newest.glob("*.safetensors"))
+    return {f"{file.stem}/{key}": value for file in files for key, value in load_file(file).items()}
 
 
 def assert_same(ours: Path, reference: Path, *, but_for_evaluations: bool = False) -> None:
@@ -121,6 +122,8 @@ def assert_same(ours: Path, reference: Path, *, but_for_evaluations: bool = Fals
         assert a["optim/grad_norm"] > 0.05
         if "val/bpb" in a and "val/bpb" in b:
             assert a["val/bpb"] == pytest.approx(b["val/bpb"], rel=1e-5), a["step"]
+        if "val/bpb_ema" in a and "val/bpb_ema" in b:
+            assert a["val/bpb_ema"] == pytest.approx(b["val/bpb_ema"], rel=1e-5), a["step"]
     saved, expected = tensors(ours), tensors(reference)
     assert saved.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -170,6 +173,9 @@ def short(settings) -> list[str]:
     ]
 
 
+MUON_EMA = ("trainer.ema=0.8", "optimizer=muon", "optimizer.momentum_warmup=2")
+
+
 def with_steps(settings: list[str], n_steps: int) -> list[str]:
     kept = [text for text in settings if not text.startswith("trainer.max_steps")]
     return [*kept, f"trainer.max_steps={n_steps}"]
@@ -186,16 +192,18 @@ def runs(settings, short, tmp_path_factory) -> tuple[Path, str]:
         (2, ["resume=latest", f"output_dir={outputs / 'copied'}", "trainer.max_steps=10"]),
         (2, [*settings, "trainer.max_time=0.3s", f"output_dir={outputs / 'timed'}"]),
         (2, [*short, "optimizer.lr=1e30", f"output_dir={outputs / 'diverged'}"]),
+        (2, [*short, *MUON_EMA, f"output_dir={outputs / 'muon_ddp'}"]),
+        (2, [*short, *MUON_EMA, f"output_dir={outputs / 'muon_fsdp'}", "device.parallel=fsdp"]),
     )
     return outputs, printed
 
 
 def test_one_rank_has_the_voice_and_the_folder(runs):
     outputs, printed = runs
-    assert printed.count("2 ranks, each with a copy of the model (DDP)") == 4
-    assert printed.count("2 ranks, over which the model is spread (FSDP)") == 1
+    assert printed.count("2 ranks, each with a copy of the model (DDP)") == 5
+    assert printed.count("2 ranks, over which the model is spread (FSDP)") == 2
     assert "Warning" not in printed
-    assert printed.count("everything is in") == 4
+    assert printed.count("everything is in") == 6
     for name, parallel in (("copied", "ddp"), ("spread", "fsdp")):
         derived = record(outputs / name)["derived"]
         assert (derived["world_size"], derived["parallel"]) == (2, parallel)
@@ -206,7 +214,7 @@ def test_one_rank_has_the_voice_and_the_folder(runs):
 def test_a_run_is_the_same_on_one_rank_and_two_and_goes_on_on_any(runs, short, tmp_path):
     """Copied and spread models train as one alone does, and save what any number goes on from."""
     outputs, printed = runs
-    assert printed.count("exit codes [0, 0]") == 4, printed
+    assert printed.count("exit codes [0, 0]") == 6, printed
     alone([*short, f"output_dir={tmp_path}"])
     spread = f"output_dir={outputs / 'spread'}"
     alone(["resume=latest", spread, "trainer.max_steps=10", "device.parallel=auto"])
@@ -218,6 +226,14 @@ def test_a_run_is_the_same_on_one_rank_and_two_and_goes_on_on_any(runs, short, t
             for path in (outputs / name, tmp_path)
         )
         assert written == expected
+
+
+def test_muon_and_averages_are_the_same_on_one_rank_and_two(runs, short, tmp_path):
+    outputs, _ = runs
+    alone([*short, *MUON_EMA, f"output_dir={tmp_path / 'one'}"])
+    assert any(name.startswith("ema/") for name in tensors(tmp_path / "one"))
+    for parallel in ("ddp", "fsdp"):
+        assert_same(outputs / f"muon_{parallel}", tmp_path / "one")
 
 
 def test_ranks_end_together_by_the_clock_and_when_the_loss_is_not_finite(runs):

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "measure what trained models can do, offline, with intervals",
     "export": "write a trained model for transformers, llama.cpp, llama2.c or onnxruntime",
     "plan": "estimate the memory, disk and time of a run or a sweep",
+    "coordinates": "check whether activations keep their size when a model is made wider",
     "compare": "rank runs and sweeps, with confidence intervals over seeds; draw their curves",
     "runs": "list, find and delete runs",
     "upload": "send finished runs to W&B from their folders",
@@ -25,7 +26,7 @@ def main() -> None:
     """Entry point of the console script: `tinygpt train` equals `python -m tinygpt.train`."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
-        lines = [f"  tinygpt {name:<8} {what}" for name, what in COMMANDS.items()]
+        lines = [f"  tinygpt {name:<11} {what}" for name, what in COMMANDS.items()]
         print("tinygpt: a lab bench for small language models\n")
         print("\n".join(lines))
         print("\n`tinygpt COMMAND --help` says what a command takes.")

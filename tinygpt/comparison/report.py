@@ -14,11 +14,23 @@ from tinygpt.errors import as_typed
 from tinygpt.records.read import RunRecord
 
 PARTS = Path(__file__).parent / "report_page"
-CURVES = ("val/bpb", "val/loss", "train/loss", "optim/lr", "optim/grad_norm", "perf/tokens_per_sec")
+CURVES = (
+    *("val/bpb", "val/bpb_ema", "val/loss", "train/loss"),
+    *("optim/lr", "optim/grad_norm", "perf/tokens_per_sec"),
+)
 POINTS = 200  # of a curve, at most; a screen shows no more
 SAMPLE_CHARACTERS = 6000
 EVALUATED = 20  # runs whose evaluations are shown, each as a column
-_COSTS = ("val/bpb", "val/loss", "tokens", "elapsed_s", "n_params", "flops", "tokens_per_sec")
+_COSTS = (
+    "val/bpb",
+    "val/bpb_ema",
+    "val/loss",
+    "tokens",
+    "elapsed_s",
+    "n_params",
+    "flops",
+    "tokens_per_sec",
+)
 
 
 def page(comparison: Comparison, *, x: str, title: str) -> str:

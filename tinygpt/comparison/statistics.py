@@ -25,6 +25,7 @@ from tinygpt.records.read import RunRecord
 
 METRICS = {  # name in a summary -> its heading, and digits behind the point
     "val/bpb": ("val/bpb", 4),
+    "val/bpb_ema": ("val/bpb ema", 4),
     "val/loss": ("val/loss", 4),
     "tokens": ("tokens", 0),
     "tokens_per_sec": ("tokens/s", 0),

@@ -53,6 +53,9 @@ class TrainerConfig:
         None  # length in wall-clock time, such as 15m; the result then depends on speed
     )
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
+    # also average the weights: each update counts this much of the one after it, such as 0.999;
+    # larger averages over more updates, about 1 / (1 - ema) of them; null: no average
+    ema: float | None = None
     # steps between evaluations; null: 5 to 20 evaluations if cheap, fewer if they cost much time
     eval_every: int | None = None
     eval_bytes: int | float | str | None = (
@@ -102,6 +105,8 @@ class TrainerConfig:
             if value is not None:
                 check_range(f"trainer.{name}", value, low=1, high=high)
         check_range("trainer.grad_clip", self.grad_clip, low=0)
+        if self.ema is not None:
+            check_range("trainer.ema", self.ema, above=0, below=1)
         self._check_lora()
         self.grad_accum()
 
@@ -281,6 +286,29 @@ class RunConfig(PrepareConfig):
                 f"{self.model.name} cannot; type dataset.mask_documents=false"
             )
 
+        if self.optimizer.averages:
+            self._check_averaged_once()
+        changed = self.init_from is not None or self.trainer.lora_rank is not None
+        if changed and getattr(self.optimizer, "scaling", "none") != "none":
+            typed = "trainer.lora_rank" if self.init_from is None else "init_from"
+            raise UserError(
+                "optimizer.scaling=mup scales random initial weights, and with "
+                f"{typed} they are others; type optimizer.scaling=none"
+            )
+
+    def _check_averaged_once(self) -> None:
+        """Raise UserError for what would average averaged weights, or decay the rate as well."""
+        if self.trainer.ema is not None:
+            raise UserError(
+                f"trainer.ema={self.trainer.ema:g} would average the weights that "
+                f"optimizer={self.optimizer.name} averages already; type trainer.ema=null"
+            )
+        if self.schedule.multiplier(1.0) < 1:
+            raise UserError(
+                f"schedule={self.schedule.name} decays the learning rate, and "
+                f"optimizer={self.optimizer.name} averages weights instead; type schedule=constant"
+            )
+
     def _tokens_trained_on(self) -> int | None:
         steps = self.trainer.planned_steps
         return None if steps is None else steps * self.trainer.tokens_per_step
@@ -295,7 +323,7 @@ def _check_line(field_name: str, text: str, *, longest: int) -> None:
         )
 
 
-OBJECTIVES = ("val/bpb", "val/loss", "train/loss")
+OBJECTIVES = ("val/bpb", "val/loss", "train/loss", "val/bpb_ema", "val/loss_ema")
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,6 @@ from tinygpt.training.trial import MARGIN, Sizes, alone, candidates, timed, tria
 
 SECONDS = 8.0  # length of the timed steps
 WARM_S = 1.0  # seconds of warm-up steps before them
-WEIGHT, MOMENTS = 4, 8  # bytes per parameter in a checkpoint; Adam's moments if it trains
 ROW_BYTES = 330  # size of a row of metrics
 
 
@@ -89,9 +88,10 @@ def _mean_step(trainer: Trainer, *, seconds: float) -> float:
     return timed(trainer, max(1, round(seconds / once)))
 
 
-def checkpoint_bytes(count: Sizes) -> int:
-    """Size of one checkpoint."""
-    return WEIGHT * count.total + MOMENTS * count.trainable
+def checkpoint_bytes(cfg: RunConfig, count: Sizes) -> int:
+    """Size of one checkpoint: weights and, if they train, the optimizer's state and averages."""
+    average = 0 if cfg.trainer.ema is None else 4
+    return 4 * count.total + (cfg.optimizer.state_bytes + average) * count.trainable
 
 
 def largest_that_fits(

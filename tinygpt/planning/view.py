@@ -63,7 +63,8 @@ class Plan:
         if self.cfg.trainer.eval_every is not None:
             return -(-self.steps // self.cfg.trainer.eval_every)
         trained = self.steps * self.cfg.trainer.tokens_per_step
-        times = cadence.affordable_evals(run=trained, each=cadence.EVAL_COST * tokens)
+        passes = 1 if self.cfg.trainer.ema is None else 2
+        times = cadence.affordable_evals(run=trained, each=cadence.EVAL_COST * tokens * passes)
         return max(int(times), cadence.EVALS[0])
 
 
@@ -96,7 +97,7 @@ def plan_sweep(own: list[str], of_runs: list[str], config_dir: Path | None) -> N
         if kind.seconds is None:
             raise UserError("the time of these runs cannot be predicted here; plan one without -m")
         total_s += kind.seconds + START_S
-        disk += _disk(kind) + estimate.checkpoint_bytes(kind.count)
+        disk += _disk(kind) + estimate.checkpoint_bytes(kind.cfg, kind.count)
     for kind in plans.values():
         show(kind)
         print()
@@ -162,7 +163,7 @@ def _disk(plan: Plan) -> int:
     """Bytes of the run folder if the best checkpoint is one of the newest."""
     rows = min(plan.steps or 1000, cadence.ROWS) * estimate.ROW_BYTES
     kept = plan.cfg.trainer.keep_checkpoints
-    return kept * estimate.checkpoint_bytes(plan.count) + rows
+    return kept * estimate.checkpoint_bytes(plan.cfg, plan.count) + rows
 
 
 def show(plan: Plan) -> None:
@@ -185,7 +186,7 @@ def show(plan: Plan) -> None:
         )
     if amount := cfg.dataset.amount():
         print(f"text        {amount.removeprefix('training text: ')}")
-    one = estimate.checkpoint_bytes(count)
+    one = estimate.checkpoint_bytes(cfg, count)
     print(
         f"disk        {_disk(plan) / GB:.3f} GB; {(_disk(plan) + one) / GB:.3f} GB if the best "
         "checkpoint is not the newest"

@@ -38,6 +38,7 @@ def loss_curve(
     if bpb:
         axes[1].set_title("validation, bits per byte", loc="left", fontsize=10, color=INK)
         _line(axes[1], bpb, color=VALIDATION, label="model")
+        _line(axes[1], _points(rows, "val/bpb_ema"), color=TRAIN, label="averaged weights")
         if floor_bpb is not None:
             _floor(axes[1], floor_bpb, under=bpb)
     for ax in axes:
@@ -62,6 +63,23 @@ def corpus(
     for ax, (unit, splits) in zip(axes, lengths.items(), strict=False):
         _histogram(ax, splits, unit=unit)
     _sizes(axes[-1], sizes, chosen)
+    figure.savefig(path)
+
+
+def coordinates(
+    path: Path, *, widths: Sequence[int], sizes: Mapping[str, Mapping[str, Sequence[float]]]
+) -> None:
+    """Write a PNG with a plot for each key of `sizes`: sizes of activations over widths by kind."""
+    figure, axes = _figure(len(sizes), width=12, title="mean absolute activation over widths")
+    for ax, (title, kinds) in zip(axes, sizes.items(), strict=True):
+        for kind, values in kinds.items():
+            ax.plot(widths, values, marker="o", markersize=3, linewidth=1, label=kind)
+        ax.set_title(title, loc="left", fontsize=10, color=INK)
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log", base=2)
+        ax.set_xlabel("width", color=INK)
+        _plain(ax)
+    axes[-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path)
 
 

@@ -35,6 +35,7 @@ _DERIVED_TYPES: dict[str, Any] = {
 _VALIDATION_TYPES = {"documents": float, "utf8_bytes": float, "text_sha256": str}
 _SUMMARY_TYPES: dict[str, Any] = {
     **dict.fromkeys(("val/loss", "val/bpb", "best_val_bpb", "floor_bpb", "best_step"), float),
+    **dict.fromkeys(("val/loss_ema", "val/bpb_ema", "best_val_bpb_ema"), float),
     **dict.fromkeys(("step", "tokens", "epochs", "n_params", "elapsed_s"), float),
     **dict.fromkeys(("tokens_per_sec", "peak_mem_bytes"), float),
     **dict.fromkeys(("run", "stop_reason"), str),

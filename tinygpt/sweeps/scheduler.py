@@ -106,7 +106,7 @@ def open_sweep(
     path = outputs / f"{new_run_id()}_sweep"
     jobs = cfg.search.build(space, folder=path).planned()
     configs = starting.compose_runs(jobs, config_dir=config_dir)
-    _check_stopping(cfg, configs, space)
+    _check_comparable(cfg, configs, space)
     devices = {c.device.type for c in configs} or {"auto"}
     launcher = cfg.launcher.build(folder=path, devices=devices)
     runs = [frozen(job, c, launcher) for job, c in zip(jobs, configs, strict=True)]
@@ -208,8 +208,13 @@ def _add_new(
     console.say(f"{added} new runs; {len(jobs) - added} are in the sweep already")
 
 
-def _check_stopping(cfg: SweepConfig, configs: Sequence[RunConfig], space: Sequence[Any]) -> None:
-    """Raise UserError if a stopping rule could not compare these runs at equal steps."""
+def _check_comparable(cfg: SweepConfig, configs: Sequence[RunConfig], space: Sequence[Any]) -> None:
+    """Raise UserError if the runs lack the objective, or cannot be compared at equal steps."""
+    if cfg.objective.endswith("_ema") and any(c.trainer.ema is None for c in configs):
+        raise UserError(
+            f"objective={cfg.objective} is of averaged weights, which these runs do not keep; type "
+            "trainer.ema=0.999 too"
+        )
     if cfg.stopping.build() is None:
         return
     if any(c.trainer.planned_steps is None for c in configs):

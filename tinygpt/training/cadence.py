@@ -43,8 +43,13 @@ class Cadence:
         if self.cfg.eval_every is not None or self.max_steps is None:
             return self.cfg.eval_every
         trained = self.max_steps * self.cfg.tokens_per_step
-        times = affordable_evals(run=trained, each=EVAL_COST * len(self.validation.tokens))
+        times = affordable_evals(run=trained, each=EVAL_COST * self.eval_tokens)
         return math.ceil(self.max_steps / max(int(times), EVALS[0]))
+
+    @property
+    def eval_tokens(self) -> int:
+        """Tokens that an evaluation predicts; averaged weights predict all of them again."""
+        return len(self.validation.tokens) * (1 if self.cfg.ema is None else 2)
 
     def _log_every(self) -> int | None:
         """Steps between rows; None if the clock decides."""
@@ -78,7 +83,7 @@ class Cadence:
             return self.due(self.eval_every)
         assert self.max_time_s is not None
         step_s_per_token = self.state.elapsed_s / self.state.tokens
-        takes_s = EVAL_COST * step_s_per_token * len(self.validation.tokens)
+        takes_s = EVAL_COST * step_s_per_token * self.eval_tokens
         portion_s = self.max_time_s / affordable_evals(run=self.max_time_s, each=takes_s)
         left_s = self.max_time_s - self.state.elapsed_s  # one more evaluation follows at the end
         return self.state.elapsed_s - self.evaluated_s >= portion_s and left_s >= portion_s / 2

@@ -1,8 +1,9 @@
 """Save and load TrainState atomically: a checkpoint is complete and verified, or does not exist.
 
-`checkpoints/step-00000100/` holds model.safetensors, optimizer.safetensors, state.json and
-checksums.json. A background thread writes it from a copy of the state, under a temporary name,
-flushes it to disk and renames it. The copy doubles the memory of the state until it is written.
+`checkpoints/step-00000100/` holds model.safetensors, optimizer.safetensors, state.json,
+checksums.json and, with trainer.ema, the averaged weights in ema.safetensors. A background thread
+writes it from a copy of the state, under a temporary name, flushes it to disk and renames it. The
+copy doubles the memory of the state until it is written.
 """
 
 import hashlib
@@ -28,10 +29,13 @@ from tinygpt.files import flush, is_disk_full, rename_durably
 from tinygpt.hardware.parallel import handed_out, whole
 from tinygpt.hardware.ranks import Ranks
 from tinygpt.hardware.runtime import host_copies
+from tinygpt.training.averaging import Averages
 from tinygpt.training.state import TrainState
 
-_TENSORS = ("model", "optimizer", "scaler")  # fields of TrainState that are not in state.json
+# fields of TrainState that are not in state.json
+_TENSORS = ("model", "optimizer", "scaler", "ema")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_EMA = "ema.safetensors"
 _CHUNK = 1 << 24  # bytes per hash call; each call waits for the GIL once
 
 
@@ -84,6 +88,7 @@ class Checkpoints:
             for tensor in [
                 *model_tensors(state.model).values(),
                 *_optimizer_state(state)[0].values(),
+                *state.ema.values(),
             ]:
                 whole(tensor)
             return
@@ -144,7 +149,7 @@ class Checkpoints:
             self.on_first_save = None
         # newer checkpoints are damaged; otherwise the run would have resumed from them
         past = [saved for saved in self.steps() if saved <= step]
-        for old in {*self.steps()} - {*past[-self.keep :], snapshot.best_step}:
+        for old in {*self.steps()} - {*past[-self.keep :], *snapshot.best_steps}:
             shutil.rmtree(self.path(old))
 
     def latest(self, warn: Callable[[str], None]) -> Path | None:
@@ -156,12 +161,16 @@ class Checkpoints:
             warn(f"checkpoint {self.path(step)} is damaged and passed over: {damage}")
         return None
 
-    def best(self, warn: Callable[[str], None]) -> Path | None:
-        """The checkpoint with the lowest val/bpb, else the newest; None if there is none."""
+    def best(self, warn: Callable[[str], None], *, ema: bool = False) -> Path | None:
+        """The checkpoint with the lowest val/bpb, else the newest; None if there is none.
+
+        With `ema` it has the lowest val/bpb_ema.
+        """
         latest = self.latest(warn)
         if latest is None:
             return None
-        best_step = json.loads((latest / "state.json").read_text())["best_step"]
+        key = "best_step_ema" if ema else "best_step"
+        best_step = json.loads((latest / "state.json").read_text()).get(key)
         best = self.path(best_step) if best_step is not None else latest
         damage = _damage(best)
         if damage is None:
@@ -175,9 +184,10 @@ class _Snapshot:
     """A copy of a complete state at one moment."""
 
     step: int
-    best_step: int | None
+    best_steps: tuple[int | None, ...]
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    ema: dict[str, Tensor]
     plain: str  # the other fields, as JSON
     copied: Callable[[], None]  # waits until the copies from the device are complete
 
@@ -185,11 +195,14 @@ class _Snapshot:
     def of(cls, state: TrainState) -> "_Snapshot":
         """Copy the state; copies from a device are asynchronous until `copied` is called."""
         tensors, scalars = _optimizer_state(state)
-        (model, optimizer), copied = host_copies(model_tensors(state.model), tensors)
+        (model, optimizer, ema), copied = host_copies(
+            model_tensors(state.model), tensors, state.ema
+        )
         plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _TENSORS}
         plain |= {"optimizer": scalars, "scaler": state.scaler.state_dict()}
         text = json.dumps(plain, indent=2)
-        return cls(state.step, state.best_step, model, optimizer, text, copied)
+        best = state.best_step, state.best_step_ema
+        return cls(state.step, best, model, optimizer, ema, text, copied)
 
 
 def _write(snapshot: _Snapshot, folder: Path) -> None:
@@ -199,16 +212,21 @@ def _write(snapshot: _Snapshot, folder: Path) -> None:
     save_file(snapshot.model, folder / "model.safetensors")
     save_file(snapshot.optimizer, folder / "optimizer.safetensors")
     (folder / "state.json").write_text(snapshot.plain)
-    sums = {name: _sha256(folder / name) for name in _FILES}
+    if snapshot.ema:
+        save_file(snapshot.ema, folder / _EMA)
+    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     (folder / "checksums.json").write_text(json.dumps(sums, indent=2))
     for path in [*folder.iterdir(), folder]:
         flush(path)
 
 
-def load_model(model: nn.Module, path: Path | None, ranks: Ranks | None = None) -> None:
+def load_model(
+    model: nn.Module, path: Path | None, ranks: Ranks | None = None, *, ema: bool = False
+) -> None:
     """Copy a checkpoint's weights into the model; raises UserError if names or shapes differ.
 
-    With several ranks, only the main rank reads the file; the others pass None as `path`.
+    With several ranks, only the main rank reads the file; the others pass None as `path`. With
+    `ema` the parameters are the averaged ones.
     """
     own = model_tensors(model)
     saved = _SavedTensors(path and path / "model.safetensors", ranks or Ranks(alone=True))
@@ -224,6 +242,22 @@ def load_model(model: nn.Module, path: Path | None, ranks: Ranks | None = None) 
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved.take(name, like=tensor))
+    if ema:
+        assert path, "averages are loaded by one process"
+        if not (path / _EMA).exists():
+            raise UserError(
+                f"{path} has no averaged weights, because the run has no trainer.ema; "
+                "type ema=false"
+            )
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        _load_ema(trained, path, Ranks(alone=True))
+
+
+def _load_ema(into: dict[str, Tensor], path: Path | None, ranks: Ranks) -> None:
+    saved = _SavedTensors(path and path / _EMA, ranks)
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(saved.take(name, like=tensor))
 
 
 def load_state(state: TrainState, path: Path | None, ranks: Ranks | None = None) -> None:
@@ -235,10 +269,17 @@ def load_state(state: TrainState, path: Path | None, ranks: Ranks | None = None)
     own = dict(state.model.named_parameters())
     tensors = {key: saved.take(key, like=own[key.rsplit("/", 1)[0]]) for key in saved.shapes}
     _load_optimizer(state, tensors, plain.pop("optimizer"))
+    if isinstance(state.optimizer, Averages):
+        state.optimizer.to_training()
     if scaler := plain.pop("scaler"):  # {} if the run used another precision
         state.scaler.load_state_dict(scaler)
     for name, value in plain.items():
         setattr(state, name, value)
+    has_ema = ranks.from_main(lambda: path is not None and (path / _EMA).exists())
+    if state.ema and has_ema:
+        _load_ema(state.ema, path, ranks)
+    else:
+        state.ema_updates = 0
 
 
 def _plain(path: Path | None) -> dict[str, Any]:
@@ -311,7 +352,7 @@ def _damage(path: Path) -> str | None:
     """A description of the damage to a checkpoint's files, or None."""
     try:
         sums = json.loads((path / "checksums.json").read_text())
-        for name in _FILES:
+        for name in {*_FILES, *sums}:
             if _sha256(path / name) != sums[name]:
                 return f"{name} has another checksum"
     except OSError as error:

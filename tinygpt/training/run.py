@@ -24,6 +24,7 @@ from tinygpt.interfaces import Callback, CallbackContext, Logger, Metrics, RunIn
 from tinygpt.records import plots
 from tinygpt.records.folder import RunFolder
 from tinygpt.training import trial
+from tinygpt.training.averaging import average_of
 from tinygpt.training.building import build_model, trainable
 from tinygpt.training.checkpoint import Checkpoints, load_state
 from tinygpt.training.initial import begin_with
@@ -238,6 +239,8 @@ def _trainer(
     if ranks.size > 1:
         console.say(place)
     state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
+    if cfg.trainer.ema is not None:
+        state.ema = average_of(model)
     resumed = folder if start.resumed else None
     saved = ranks.from_main(lambda: _newest(checkpoints, resumed))
     if saved:
@@ -355,6 +358,9 @@ def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
         f"validation: {validation.documents:,} of {validation.all_documents:,} documents, "
         f"{validation.utf8_bytes:,} bytes, every token predicted once"
     )
+    if trainer.other_peak_lrs:
+        others = (f"{name[6:]} {rate:.3g}" for name, rate in trainer.other_peak_lrs.items())
+        console.say(f"peak learning rates: lr {trainer.peak_lrs[0]:.3g}, {', '.join(others)}")
     if trainer.state.step:
         console.say(f"going on after step {trainer.state.step:,}")
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from tinygpt.language_model import LanguageModel
@@ -20,11 +21,15 @@ class TrainState:
     model: LanguageModel  # the plain one, also when a compiled one runs
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
+    ema: dict[str, Tensor] = field(default_factory=dict)  # averages by parameter; {}: none
+    ema_updates: int = 0  # in these averages
     step: int = 0  # optimizer updates completed
     tokens: int = 0  # trained on so far
     elapsed_s: float = 0.0  # wall clock inside the loop, resumed parts added up
     best_bpb: float | None = None  # lowest val/bpb so far
     best_step: int | None = None
+    best_bpb_ema: float | None = None  # of the averaged weights
+    best_step_ema: int | None = None
     loss_sum: float = 0.0  # of the steps since the last logged row
     loss_count: int = 0
     last_eval: dict[str, float] = field(default_factory=dict)  # val/loss, val/bpb, ...

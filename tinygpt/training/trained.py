@@ -46,15 +46,19 @@ class Stored:
     checkpoint: Path
 
 
-def load_weights(run: Path, *, checkpoint: str, warn: Callable[[str], None]) -> Stored:
+def load_weights(
+    run: Path, *, checkpoint: str, ema: bool = False, warn: Callable[[str], None]
+) -> Stored:
     """Load the weights and the tokenizer of a run; components must be registered.
 
+    With `ema` the weights are the averaged ones, and the best checkpoint is the one with the lowest
+    val/bpb_ema.
     Raises UserError for a damaged folder and for one without a checkpoint.
     """
     check_choice("checkpoint", checkpoint, CHECKPOINTS)
     cfg = load_config(run)
     checkpoints = Checkpoints(run / "checkpoints")
-    saved = (checkpoints.best if checkpoint == "best" else checkpoints.latest)(warn)
+    saved = checkpoints.best(warn, ema=ema) if checkpoint == "best" else checkpoints.latest(warn)
     if saved is None:
         raise UserError(
             f"run={run} has no checkpoint to write with; go on training it with\n"
@@ -68,7 +72,7 @@ def load_weights(run: Path, *, checkpoint: str, warn: Callable[[str], None]) -> 
             f"by going on with the run:\n  python -m tinygpt.train resume={run}"
         )
     model = build_model(cfg, tokenizer.vocab_size)
-    load_model(model, saved)
+    load_model(model, saved, ema=ema)
     if not all(bool(p.isfinite().all()) for p in model.parameters()):
         raise UserError(
             f"run={run}: the weights of {saved.name} are not finite, so they cannot write; "
@@ -82,16 +86,18 @@ def load_trained(
     run: Path,
     *,
     checkpoint: str = "best",
+    ema: bool = False,
     device: str = "auto",
     own_precision: bool = False,
     warn: Callable[[str], None],
 ) -> Trained:
     """Load the weights and the tokenizer of a run onto a device; components must be registered.
 
-    With `own_precision` the runtime has the precision and kernels that the run trained with.
+    `ema` is as in `load_weights`. With `own_precision` the runtime has the precision and
+    kernels that the run trained with.
     Raises UserError for a damaged folder and for one without a checkpoint.
     """
-    stored = load_weights(run, checkpoint=checkpoint, warn=warn)
+    stored = load_weights(run, checkpoint=checkpoint, ema=ema, warn=warn)
     own = replace(stored.cfg.device, type=device, parallel="auto")
     runtime = Runtime(own if own_precision else DeviceConfig(type=device))
     runtime.place_alone(stored.model)

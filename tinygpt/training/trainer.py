@@ -16,6 +16,7 @@ from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Callback, Logger, Metrics
+from tinygpt.training.averaging import evaluation_weights, swapped, update
 from tinygpt.training.batches import Ahead, TokenData, TrainBatches, eval_batches
 from tinygpt.training.cadence import Cadence, length_in_steps
 from tinygpt.training.checkpoint import Checkpoints
@@ -85,6 +86,11 @@ class Trainer(Cadence):
         )
         super().__init__(trainer_cfg, state, validation=validation, max_steps=max_steps)
         self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
+        self.other_peak_lrs = {  # of named groups whose rate is not that of the first one
+            f"optim/lr_{group['name']}": peak
+            for group, peak in zip(state.optimizer.param_groups, self.peak_lrs, strict=True)
+            if peak != self.peak_lrs[0] and "name" in group
+        }
         self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         self.plain_loss = ModelLoss(state.model)
         self.model_loss, self.compile_note = runtime.compile(
@@ -120,19 +126,22 @@ class Trainer(Cadence):
                 self.agree(elapsed_s=time.perf_counter() - began)
                 evaluates = self.eval_due() or self.paused
                 if evaluates:
-                    row |= self.evaluate()
-                    self.watch(row)
+                    with evaluation_weights(state.optimizer):
+                        row |= self.evaluate()
+                        self.watch(row)
                 if evaluates or self.row_due():
                     self.logger.log(state.step, row | self.since_last_row())
                     state.rows_logged += 1
                 ends_here = self.interrupted or self.paused
-                if self.save_due() or state.best_step == state.step or ends_here:
+                is_best = state.step in (state.best_step, state.best_step_ema)
+                if self.save_due() or is_best or ends_here:
                     self.save()  # last, so it remembers all of the above
         state.elapsed_s = time.perf_counter() - began  # the last evaluation and checkpoint too
         if self.done() and not self.interrupted:
-            if not state.last_eval:  # a finished run of an earlier version, completed now
-                self.evaluate()
-            self.on_main(self._end_callbacks)
+            with evaluation_weights(state.optimizer):
+                if not state.last_eval:  # a finished run of an earlier version, completed now
+                    self.evaluate()
+                self.on_main(self._end_callbacks)
         return self.summary()
 
     def log_beginning(self) -> None:
@@ -179,6 +188,9 @@ class Trainer(Cadence):
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
+        if cfg.ema is not None:
+            update(state.ema, state.model, decay=cfg.ema, updates=state.ema_updates)
+            state.ema_updates += 1
         # fp16 finds its scale by infinite gradients, whose updates it skips
         watched = loss if state.scaler.is_enabled() else loss + grad_norm
         broken = ~torch.isfinite(watched) & (self.bad_step < 0)
@@ -189,7 +201,8 @@ class Trainer(Cadence):
         self.clock.row_steps += 1
         state.step += 1
         state.tokens += cfg.tokens_per_step
-        return {"optim/lr": self.peak_lrs[0] * lr_ratio, "tokens": state.tokens}
+        rates = {name: peak * lr_ratio for name, peak in self.other_peak_lrs.items()}
+        return {"optim/lr": self.peak_lrs[0] * lr_ratio, **rates, "tokens": state.tokens}
 
     def _sequences(self, step: int) -> Tensor:
         """This rank's sequences of a step: (B, T + 1), in main memory."""
@@ -239,12 +252,40 @@ class Trainer(Cadence):
         with self.runtime.model_on_main(self.state.model):
             return self.ranks.from_main(work)
 
-    @torch.no_grad()
     def evaluate(self) -> Metrics:
-        """Loss over the pinned part of the validation split; every token is predicted once."""
+        """Loss over the pinned part of the validation split; every token is predicted once.
+
+        With trainer.ema also that of the averaged weights.
+        """
         self.check_finite()
-        state, nats = self.state, 0.0
+        state = self.state
         self.evaluated_s = state.elapsed_s
+        nats = self._validation_nats()
+        bpb = bits_per_byte(nats, self.validation.utf8_bytes)
+        row = {"val/loss": nats / (len(self.validation.tokens) - 1), "val/bpb": bpb}
+        if self.validation.floor_bpb is not None:
+            row["val/bpb_above_floor"] = bpb - self.validation.floor_bpb
+        if not math.isfinite(bpb):
+            raise Diverged(f"val/loss is not finite after step {state.step}; {self._way_out()}")
+        if state.best_bpb is None or bpb < state.best_bpb:
+            state.best_bpb, state.best_step = bpb, state.step
+        if state.ema:
+            with swapped(state.ema, state.model):
+                nats = self._validation_nats()
+            bpb = bits_per_byte(nats, self.validation.utf8_bytes)
+            row |= {
+                "val/loss_ema": nats / (len(self.validation.tokens) - 1),
+                "val/bpb_ema": bpb,
+            }
+            if state.best_bpb_ema is None or bpb < state.best_bpb_ema:
+                state.best_bpb_ema, state.best_step_ema = bpb, state.step
+        state.last_eval = dict(row)
+        return row
+
+    @torch.no_grad()
+    def _validation_nats(self) -> float:
+        """The sum over all tokens and ranks."""
+        state, nats = self.state, 0.0
         with self.clock.paused():
             state.model.eval()
             batches = eval_batches(
@@ -258,17 +299,7 @@ class Trainer(Cadence):
                 loss = self._nats(self.plain_loss, tokens).item()
                 nats += loss * tokens[:, 1:].numel() if counts else 0.0
             state.model.train()
-            nats = self.ranks.total(nats)
-        bpb = bits_per_byte(nats, self.validation.utf8_bytes)
-        row = {"val/loss": nats / (len(self.validation.tokens) - 1), "val/bpb": bpb}
-        if self.validation.floor_bpb is not None:
-            row["val/bpb_above_floor"] = bpb - self.validation.floor_bpb
-        if not math.isfinite(bpb):
-            raise Diverged(f"val/loss is not finite after step {state.step}; {self._way_out()}")
-        if state.best_bpb is None or bpb < state.best_bpb:
-            state.best_bpb, state.best_step = bpb, state.step
-        state.last_eval = dict(row)
-        return row
+            return self.ranks.total(nats)
 
     def save(self) -> None:
         """Begin to write a checkpoint; raises Diverged if a loss was not finite."""
@@ -277,7 +308,8 @@ class Trainer(Cadence):
             self.state.loss_sum = self.loss_sum.item()
             self.saved_s = self.state.elapsed_s
             self.state.peak_mem_bytes = self.peak_mem_bytes()
-            self.checkpoints.start_saving(self.state)
+            with evaluation_weights(self.state.optimizer):
+                self.checkpoints.start_saving(self.state)
 
     def check_finite(self) -> None:
         """Raise Diverged if a step since the last check had a loss that is not finite."""
@@ -311,6 +343,7 @@ class Trainer(Cadence):
             **state.last_eval,
             "best_val_bpb": state.best_bpb,
             "best_step": state.best_step,
+            **({"best_val_bpb_ema": state.best_bpb_ema} if state.ema else {}),
             "floor_bpb": self.validation.floor_bpb,
             "elapsed_s": state.elapsed_s,
             "tokens_per_sec": self.clock.overall(self.cfg.tokens_per_step),

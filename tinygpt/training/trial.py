@@ -21,6 +21,7 @@ from tinygpt.hardware.parallel import STATE_BYTES_PER_PARAMETER
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import SPLITS, Logger, Split
 from tinygpt.language_model import LanguageModel, activation_bytes
+from tinygpt.training.averaging import average_of
 from tinygpt.training.building import build_model, trainable
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.state import TrainState
@@ -144,6 +145,8 @@ def trial(cfg: RunConfig, runtime: Runtime, vocab_size: int) -> Iterator[Trainer
     model = build_model(cfg, vocab_size)
     runtime.place(model)
     state = TrainState(model, cfg.optimizer.build(model), runtime.scaler())
+    if cfg.trainer.ema is not None:
+        state.ema = average_of(model)
     try:
         with TemporaryDirectory(prefix="tinygpt-plan-") as folder:
             yield Trainer(
@@ -283,5 +286,6 @@ def memory_estimate(cfg: RunConfig, vocab_size: int, size: int) -> int:
         model.use_kernels(cfg.device.type == "cpu" and cfg.device.kernels != "torch")
         tokens = torch.zeros(size, cfg.trainer.seq_len, dtype=torch.int64)
         kept = activation_bytes(model, lambda: model.loss(tokens, tokens))
+    average = 0 if cfg.trainer.ema is None else 4
     frozen = 4 * (n_parameters - n_trainable)
-    return STATE_BYTES_PER_PARAMETER * n_trainable + frozen + kept
+    return (STATE_BYTES_PER_PARAMETER + average) * n_trainable + frozen + kept

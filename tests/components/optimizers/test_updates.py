@@ -1,4 +1,4 @@
-"""Updates of Muon, Lion and SGD against their formulas and torch's own."""
+"""Updates of Muon, Lion, SGD and schedule-free AdamW against their formulas and torch's own."""
 
 import copy
 import dataclasses
@@ -13,10 +13,12 @@ from tinygpt.components.optimizers.adamw import AdamWConfig
 from tinygpt.components.optimizers.lion import LionConfig
 from tinygpt.components.optimizers.muon import MuonConfig
 from tinygpt.components.optimizers.muon_torch import newton_schulz
+from tinygpt.components.optimizers.schedule_free import ScheduleFreeConfig
 from tinygpt.components.optimizers.sgd import SGDConfig
 from tinygpt.errors import UserError
 from tinygpt.interfaces import OptimizerConfig
 from tinygpt.language_model import LanguageModel
+from tinygpt.training.averaging import Averages
 
 V, T = 11, 6
 
@@ -151,13 +153,50 @@ def test_updates_of_sgd_are_those_of_torch_and_decay_is_decoupled(
         torch.testing.assert_close(decaying.get_parameter(name), expected)
 
 
+def test_updates_of_schedule_free_are_those_of_the_paper() -> None:
+    config = ScheduleFreeConfig(lr=0.01, beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.3)
+    model = built()
+    optimizer = config.build(model)
+    assert isinstance(optimizer, Averages)
+    zs = {name: p.detach().clone() for name, p in model.named_parameters()}
+    xs, seconds, total = dict(zs), {name: torch.zeros_like(p) for name, p in zs.items()}, 0.0
+    generator = torch.Generator().manual_seed(1)
+    for step, lr in enumerate((0.002, 0.006, 0.01, 0.01), start=1):
+        ys = {name: 0.2 * zs[name] + 0.8 * xs[name] for name in zs}
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.detach(), ys[name], rtol=1e-12, atol=1e-14)
+        tokens = torch.randint(V, (2, T + 1), generator=generator)
+        model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad()
+        total += lr**2
+        for name, gradient in gradients.items():
+            seconds[name] = 0.95 * seconds[name] + 0.05 * gradient**2
+            scale = (seconds[name] / (1 - 0.95**step)).sqrt() + 1e-6
+            decay = 0.3 if gradient.dim() == 2 else 0.0
+            zs[name] = zs[name] - lr * (gradient / scale + decay * ys[name])
+            xs[name] = xs[name] + lr**2 / total * (zs[name] - xs[name])
+    training = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.to_evaluation()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), xs[name], rtol=1e-10, atol=1e-12)
+    optimizer.to_training()
+    for name, p in model.named_parameters():
+        assert torch.equal(p, training[name])
+
+
 def test_nesterov_without_momentum_is_refused() -> None:
     with pytest.raises(UserError, match=r"nesterov=true has no effect with optimizer\.momentum=0"):
         SGDConfig(momentum=0.0, nesterov=True)
 
 
 @pytest.mark.parametrize(
-    "config", [MuonConfig(momentum_warmup=4), LionConfig(), SGDConfig()], ids=lambda c: c.name
+    "config",
+    [MuonConfig(momentum_warmup=4), LionConfig(), SGDConfig(), ScheduleFreeConfig()],
+    ids=lambda c: c.name,
 )
 def test_saved_memory_goes_on_to_the_bit(config: OptimizerConfig) -> None:
     def step(model: LanguageModel, optimizer: Any, number: int) -> None:
@@ -189,7 +228,12 @@ def test_saved_memory_goes_on_to_the_bit(config: OptimizerConfig) -> None:
         (MuonConfig, "momentum_warmup", -1),
         *((LionConfig, name, value) for name, value in (("lr", 0.0), ("beta1", 1.0))),
         *((SGDConfig, name, value) for name, value in (("lr", 0.0), ("momentum", 1.0))),
-        *((cls, "weight_decay", -0.1) for cls in (MuonConfig, LionConfig, SGDConfig)),
+        *((ScheduleFreeConfig, name, 0.0) for name in ("lr", "beta1", "eps")),
+        (ScheduleFreeConfig, "beta2", 1.0),
+        *(
+            (c, "weight_decay", -0.1)
+            for c in (MuonConfig, LionConfig, SGDConfig, ScheduleFreeConfig)
+        ),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(config: Any, field: str, value: Any) -> None:

@@ -156,6 +156,8 @@ def _val(metrics: Metrics, *, short: bool = False) -> str:
         return ""
     bpb, above = metrics.get("val/bpb"), metrics.get("val/bpb_above_floor")
     notes = [f"{bpb:.3f} bpb"] if bpb is not None else []
+    if "val/bpb_ema" in metrics:
+        notes.append(f"averaged {metrics['val/bpb_ema']:.3f}")
     if above is not None and not short:
         notes.append(f"{above:.3f} above floor")
     return f"val {metrics['val/loss']:.4f}" + (f" ({', '.join(notes)})" if notes else "")

@@ -265,6 +265,10 @@ class GPT(LanguageModel):
         roles = super().roles()
         return roles if self.head is None else roles | {"head.weight": Role.HEAD}
 
+    def output_norm(self) -> list[str]:
+        """See LanguageModel."""
+        return [f"norm.{name}" for name, _ in self.norm.named_parameters()]
+
     def stacked(self) -> dict[str, tuple[int, ...]]:
         """See LanguageModel."""
         return {

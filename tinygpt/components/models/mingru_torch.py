@@ -69,6 +69,10 @@ class MinGRU(LanguageModel):
         """No state of any layer yet; pass it to every call of one generation."""
         return [None] * len(self.blocks)
 
+    def output_norm(self) -> list[str]:
+        """See LanguageModel."""
+        return [f"norm.{name}" for name, _ in self.norm.named_parameters()]
+
     def stacked(self) -> dict[str, tuple[int, ...]]:
         """See LanguageModel."""
         return {

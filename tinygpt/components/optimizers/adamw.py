@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tinygpt.components.optimizers.scaling import ScaledOptimizerConfig
 from tinygpt.errors import check_range
-from tinygpt.interfaces import OptimizerConfig
 from tinygpt.registry import register
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register("optimizer")
 @dataclass
-class AdamWConfig(OptimizerConfig):
+class AdamWConfig(ScaledOptimizerConfig):
     """Learning rate, moment decay and weight decay."""
 
     name: str = "adamw"
@@ -33,9 +33,11 @@ class AdamWConfig(OptimizerConfig):
         check_range("optimizer.beta2", self.beta2, low=0, below=1)
         check_range("optimizer.eps", self.eps, above=0)
         check_range("optimizer.weight_decay", self.weight_decay, low=0)
+        self.check_scaling()
 
     def build(self, model: LanguageModel) -> Optimizer:
         from tinygpt.components.optimizers.adamw_torch import AdamW
+        from tinygpt.components.optimizers.scaling_torch import adam_groups
 
-        groups = model.decay_groups(self.weight_decay)
+        groups = adam_groups(model, self, lr=self.lr, weight_decay=self.weight_decay)
         return AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps)

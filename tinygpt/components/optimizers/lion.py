@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tinygpt.errors import check_range
 from tinygpt.interfaces import OptimizerConfig
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class LionConfig(OptimizerConfig):
     """Compared with AdamW the rate is 3 to 10 times smaller, and weight_decay larger."""
 
+    state_bytes: ClassVar[int] = 4
     name: str = "lion"
     lr: float = 2e-4  # peak
     beta1: float = 0.9  # weight of the momentum against the gradient in the direction

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tinygpt.components.optimizers.scaling import ScaledOptimizerConfig
 from tinygpt.errors import check_range
-from tinygpt.interfaces import OptimizerConfig
 from tinygpt.registry import register
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register("optimizer")
 @dataclass
-class MuonConfig(OptimizerConfig):
+class MuonConfig(ScaledOptimizerConfig):
     """Rates of the two rules, which do not compare: Muon's steps all have the same size."""
 
     name: str = "muon"
@@ -39,6 +39,7 @@ class MuonConfig(OptimizerConfig):
         check_range("optimizer.beta2", self.beta2, low=0, below=1)
         check_range("optimizer.eps", self.eps, above=0, below=float("inf"))
         check_range("optimizer.weight_decay", self.weight_decay, low=0, below=float("inf"))
+        self.check_scaling()
 
     def build(self, model: LanguageModel) -> Optimizer:
         from tinygpt.components.optimizers.muon_torch import Muon

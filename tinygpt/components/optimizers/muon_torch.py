@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tinygpt.components.optimizers.adamw_torch import AdamW
+from tinygpt.components.optimizers.scaling_torch import adam_groups
 from tinygpt.language_model import LanguageModel, Role
 
 if TYPE_CHECKING:
@@ -34,22 +35,26 @@ class Muon(AdamW):
         roles, stacked = model.roles(), model.stacked()
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         hidden = [(n, p) for n, p in named if roles[n] is Role.HIDDEN and p.dim() == 2]
-        own = {name for name, _ in hidden}
         groups: list[dict[str, Any]] = [
             {
+                "name": "hidden",
                 "params": [p for _, p in hidden],
                 "rows": [stacked.get(name, (p.size(0),)) for name, p in hidden],
                 "weight_decay": config.weight_decay,
-                "lr": config.lr,
+                "lr": config.lr,  # for every width: updates have spectral norms of their own
                 "momentum": config.momentum,
                 "momentum_warmup": config.momentum_warmup,
-            }
+            },
+            *adam_groups(
+                model,
+                config,
+                lr=config.adamw_lr,
+                weight_decay=config.weight_decay,
+                without={name for name, _ in hidden},
+            ),
         ]
-        for decays in (True, False):
-            others = [p for n, p in named if n not in own and roles[n].decays is decays]
-            groups.append(
-                {"params": others, "weight_decay": config.weight_decay if decays else 0.0}
-            )
+        for group in groups[1:]:
+            group.setdefault("name", "adamw")
         groups = [group for group in groups if group["params"]]
         betas = (config.beta1, config.beta2)
         super().__init__(groups, lr=config.adamw_lr, betas=betas, eps=config.eps)

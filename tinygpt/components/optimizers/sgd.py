@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tinygpt.errors import UserError, check_range
 from tinygpt.interfaces import OptimizerConfig
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class SGDConfig(OptimizerConfig):
     """Steps are proportional to gradients, so rates are far larger than AdamW's."""
 
+    state_bytes: ClassVar[int] = 4
     name: str = "sgd"
     lr: float = 0.1  # peak
     momentum: float = 0.9  # nearer 1 is smoother and slower to turn; 0 turns it off
