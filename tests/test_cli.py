@@ -23,13 +23,14 @@ ROOT = Path(__file__).parents[1]
 TEXT = "dataset=text dataset.path=stories.txt"
 TRAIN_HELP = "\n  python -m tinygpt.train --help lists what there is"
 TOP = (
-    "cache_dir, callback, components, dataset, device, experiment, logger, model, name, notes, "
-    "optimizer, output_dir, schedule, seed, tags, tokenizer, trainer, workers"
+    "cache_dir, callback, components, dataset, device, experiment, init_from, logger, model, name, "
+    "notes, optimizer, output_dir, schedule, seed, tags, tokenizer, trainer, workers"
 )
 MODELS = ", ".join(sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml")))
-ADAMW = "beta1, beta2, eps, lr, name, weight_decay"
+ADAMW = "base_width, beta1, beta2, eps, lr, name, scaling, weight_decay"
 TRAINER = (
-    "eval_bytes, eval_every, grad_clip, keep_checkpoints, log_every, max_epochs, max_flops, "
+    "ema, eval_bytes, eval_every, freeze, grad_clip, keep_checkpoints, log_every, lora_alpha, "
+    "lora_rank, lora_targets, max_epochs, max_flops, "
     "max_steps, max_time, max_tokens, micro_batch_size, save_every, seq_len, tokens_per_step"
 )
 
@@ -63,7 +64,7 @@ BAD_COMMANDS = {
     "train logger=wanb": "logger=wanb is not a choice; did you mean logger=wandb?\n"
     "  choices: tensorboard, wandb\n  several are typed as logger=[A,B], none as logger=[]",
     "train callback=[sample,earlystop]": "callback=earlystop is not a choice; did you mean "
-    "callback=early_stop?\n  choices: early_stop, sample\n"
+    "callback=early_stop?\n  choices: early_stop, evaluate, sample\n"
     "  several are typed as callback=[A,B], none as callback=[]",
     "train callback=null": "callback=null is not a choice...",
     "train device=gpu": "device=gpu is not a choice; did you mean device=cuda?\n"
@@ -84,7 +85,7 @@ BAD_COMMANDS = {
     "train batch_size=4": "batch_size is not a field of tinygpt; here it is "
     "trainer.micro_batch_size=",
     "train tokenizer.vocab_size=10": "tokenizer.vocab_size is not a field\n"
-    "  fields: tokenizer.name\n  it belongs to tokenizer=bpe",
+    "  fields: tokenizer.name, tokenizer.path\n  it belongs to tokenizer=bpe",
     "train logger.wandb.mode=offline": "logger.wandb.mode: logger wandb is not chosen; "
     "type logger=wandb too",
     "train callback.early_stop.patience=3": "callback.early_stop.patience: callback early_stop is "
@@ -612,6 +613,7 @@ def test_all_advice_can_be_typed() -> None:
     # files that are not here, and fields that another choice has
     advice -= {word for word in advice if word.startswith(("config_file=", "components="))}
     advice = {word for word in advice if not word.endswith(("=", "=..."))}
+    advice -= {word for word in advice if word.startswith("trainer.lora_")}  # with init_from=RUN
     assert len(advice) > 15
     multirun = [
         [*(TEXT.split() if word.startswith("dataset") else ()), word] for word in sorted(advice)

@@ -21,6 +21,7 @@ CHOICES = sorted(
 )
 # what a choice cannot do without and no default can know
 NEEDED = {
+    "optimizer=schedule_free": ["schedule=constant"],
     "dataset=text": ["dataset.path=stories.txt"],
     "dataset=hub": ["dataset.repo=someone/stories"],
     "tokenizer=hf": ["tokenizer.path=tokenizer.json"],

@@ -264,7 +264,10 @@ def test_a_saved_config_loads_back_equal(job: list[str], tmp_path: Path) -> None
         "dataset=text": TEXT[1:],
         "dataset=hub": ["dataset.repo=someone/stories"],
         "tokenizer=hf": ["tokenizer.path=tokenizer.json"],
+        "optimizer=schedule_free": ["schedule=constant"],
     }
+    if "optimizer=schedule_free" in job:
+        job = [choice for choice in job if not choice.startswith("schedule=")]
     cfg = compose("train", [*job, *(text for choice in job for text in needed.get(choice, []))])
     config.save(cfg, tmp_path / "config.yaml")
     assert config.load(tmp_path / "config.yaml") == cfg
