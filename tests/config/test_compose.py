@@ -459,7 +459,7 @@ def test_the_names_of_other_trainers_lead_to_ours() -> None:
 def test_a_plus_adds_no_field(plus: str) -> None:
     assert run_config(f"{plus}seed=3", f"{plus}model=nano").seed == 3
     assert mistake(*TEXT, f"{plus}optimizer.lrr=1").startswith(
-        "optimizer.lrr is not a field; did you mean optimizer.lr?\n  fields: optimizer.base_width, optimizer.beta1, "
+        "optimizer.lrr is not a field; did you mean optimizer.lr?\n  fields: optimizer.base_width, "
     )
     assert mistake(*TEXT, f"{plus}foo.bar=1").startswith("foo.bar is not a field\n  top level: ")
 

@@ -72,7 +72,7 @@ def widened(model: ModelConfig, width: int) -> ModelConfig:
     if "d_model" not in names:
         raise UserError(f"model={model.name} has no d_model, so it cannot be made wider")
     values: Any = model
-    changes = {"d_model": width}
+    changes: dict[str, Any] = {"d_model": width}
     for name in PROPORTIONAL:
         if name in names and getattr(values, name) is not None:
             scaled, rest = divmod(getattr(values, name) * width, values.d_model)

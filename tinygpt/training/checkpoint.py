@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -253,7 +253,7 @@ def load_model(
         _load_ema(trained, path, Ranks(alone=True))
 
 
-def _load_ema(into: dict[str, Tensor], path: Path | None, ranks: Ranks) -> None:
+def _load_ema(into: Mapping[str, Tensor], path: Path | None, ranks: Ranks) -> None:
     saved = _SavedTensors(path and path / _EMA, ranks)
     with torch.no_grad():
         for name, tensor in into.items():
