@@ -5,6 +5,7 @@ Nothing here imports torch, so configs are composed and checked before heavy lib
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -364,9 +365,14 @@ class Finding:
     better: Literal["higher", "lower"] | None = None  # None: neither, such as a length
 
     def in_words(self) -> str:
-        """The value with half of its interval, to four digits."""
-        half = 0.0 if self.low is None or self.high is None else (self.high - self.low) / 2
-        return f"{self.value:.4g}" + (f" ± {half:.2g}" if half else "")
+        """The value and its interval: `3.52 ± 0.014`, or `0 [0, 0.16]` where it is lopsided."""
+        if self.low is None or self.high is None or self.low == self.high:
+            return f"{self.value:.4g}"
+        half, middle = (self.high - self.low) / 2, (self.high + self.low) / 2
+        if abs(middle - self.value) > half / 10:
+            return f"{self.value:.3g} [{self.low:.2g}, {self.high:.2g}]"
+        digits = max(0, 1 - math.floor(math.log10(half)))
+        return f"{self.value:.{digits}f} ± {half:.{digits}f}"
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,17 @@ def test_intervals_are_those_of_the_books() -> None:
     assert found.high == pytest.approx(2.5 + 1.959964 * math.sqrt(5 / 3) / 2)
     found = intervals.ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0], better="lower")
     assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+    shares = [intervals.share(5, 10, better="higher"), intervals.share(9, 10, better="higher")]
+    found = intervals.mean_of_shares(shares)
+    assert found.value == pytest.approx(0.7)
+    assert found.high == pytest.approx(0.7 + 1.959964 * math.sqrt((0.25 + 0.09) / 10) / 2)
+
+
+def test_a_number_is_shown_with_the_digits_that_its_interval_allows() -> None:
+    assert Finding(3.51612, 3.502, 3.530).in_words() == "3.516 ± 0.014"
+    assert Finding(685.7, 525.7, 845.7).in_words() == "686 ± 160"
+    assert intervals.share(0, 20, better="higher").in_words() == "0 [0, 0.16]"
+    assert Finding(0.25).in_words() == "0.25"
 
 
 def test_copies_are_found_and_measured() -> None:

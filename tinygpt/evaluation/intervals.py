@@ -35,6 +35,14 @@ def mean(values: Numbers, *, better: Literal["higher", "lower"] | None) -> Findi
     return Finding(value, value - half, value + half, len(array), better)
 
 
+def mean_of_shares(shares: Sequence[Finding]) -> Finding:
+    """The mean of shares of independent items, each with the same weight; more is better."""
+    value = sum(share.value for share in shares) / len(shares)
+    variance = sum(s.value * (1 - s.value) / s.n for s in shares if s.n) / len(shares) ** 2
+    half = _Z * math.sqrt(variance)
+    return Finding(value, value - half, value + half, sum(s.n or 0 for s in shares), "higher")
+
+
 def ratio(
     numerators: Numbers,
     denominators: Numbers,

@@ -42,8 +42,7 @@ def score_choices(config: ChoicesConfig, subject: Subject) -> Findings:
             }
             for item, difference in list(zip(items[kind], differences, strict=True))[:SHOWN]
         ]
-    values = [number.value for number in numbers.values()]
-    numbers["mean"] = Finding(sum(values) / len(values), n=len(values), better="higher")
+    numbers["mean"] = intervals.mean_of_shares(list(numbers.values()))
     return Findings(numbers, examples)
 
 
