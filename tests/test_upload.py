@@ -106,6 +106,7 @@ def assert_all_is_there(sweep: Path, *, tags: list[str], project: str) -> None:
     assert exit_codes(Server.received, bad) == [1]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_online_continues_its_curve(
     tiny: list[str], tmp_path: Path, wandb_server: ThreadingHTTPServer
 ) -> None:

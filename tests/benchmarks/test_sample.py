@@ -32,6 +32,7 @@ def test_rates_count_new_tokens_and_shares_what_a_step_reads() -> None:
     assert tasks["first token after 20"]["tinygpt fp32"]["seconds"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.gcc
 def test_it_runs_and_names_a_writer_that_fails(tmp_path: Path, capfd) -> None:
     (tmp_path / "model.py").write_text("raise ImportError('no such thing')\n")

@@ -219,6 +219,7 @@ def bench(tmp_path: Path, *arguments: str | Path, code: int) -> dict[str, Any]:
     return summary | {"said": done.stdout}
 
 
+@pytest.mark.slow
 def test_it_measures_us_without_a_peer(tmp_path: Path) -> None:
     summary = bench(tmp_path, "--ours", "bf16", "--set", "device.threads=1", code=0)
     (ours,) = summary["contestants"].values()

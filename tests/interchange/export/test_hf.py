@@ -133,6 +133,7 @@ def test_a_batch_with_left_padding_and_a_saved_copy_give_the_same(tmp_path: Path
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_the_snippet_of_the_model_card_runs_without_tinygpt(tmp_path: Path) -> None:
     exported = source(tmp_path / "run", tokenizer="bpe", license="mit")
     out = export(exported, to="hf", out=tmp_path / "out").path
