@@ -48,7 +48,8 @@ def soon(true):
 
 def cpu_s_of_others():
     own = str(os.getpid())
-    texts = [Path(f"/proc/self/task/{t}/schedstat").read_text() for t in threads() - {own}]
+    files = [Path(f"/proc/self/task/{t}/schedstat") for t in threads() - {own}]
+    texts = [file.read_text() for file in files if file.exists()]  # a thread may have ended
     return sum(int(text.split()[0]) for text in texts) / 1e9
 
 def waits_s():

@@ -399,7 +399,7 @@ raise KeyboardInterrupt
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    assert done.returncode == -signal.SIGINT
+    assert done.returncode in (-signal.SIGINT, 1)  # exit handlers of torch._dynamo hide the signal
     assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
     assert Checkpoints(tmp_path).latest(no_warning) == tmp_path / "step-00000000"
 

@@ -368,5 +368,7 @@ class TransformerDecoder:
 
 
 def _fp32(tensor: Tensor) -> FloatArray:
-    array: FloatArray = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    """A copy of its own: memory that NumPy has seen cannot be freed by FSDP, which shards it."""
+    own = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+    array: FloatArray = own.numpy()
     return array
