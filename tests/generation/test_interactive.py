@@ -49,6 +49,7 @@ class Session:
     def __init__(self, *arguments: str) -> None:
         self.pid, self.terminal = pty.fork()
         if not self.pid:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
             command = [sys.executable, "-m", "tinygpt.sample", *arguments]
             os.execve(sys.executable, command, {**os.environ, "TERM": "xterm"})
         self.shown = ""
