@@ -1,4 +1,4 @@
-"""What is exported, and what its checks compare: our logits, ids and greedy text."""
+"""The model to export, and its logits, ids and greedy text, which the checks compare."""
 
 import copy
 import random
