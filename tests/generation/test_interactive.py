@@ -57,6 +57,22 @@ class Session:
     def type(self, keys: str) -> None:
         os.write(self.terminal, keys.encode())
 
+    def interrupt(self) -> None:
+        """Type Ctrl-C as somebody who waits would: again, if no prompt has come.
+
+        Python checks for signals where it waits for a key; one that comes while readline handles
+        a key is seen at the next.
+        """
+        for attempt in range(30):
+            self.type("\x03")
+            try:
+                self.wait_for("> ", timeout=3)
+            except AssertionError:
+                if attempt == 29:
+                    raise
+            else:
+                return
+
     def wait_for(self, text: str, timeout: float = 90) -> str:
         """Read until the text has come; returns all up to it."""
         end = time.monotonic() + timeout
@@ -87,8 +103,9 @@ def test_ctrl_c_ends_the_text_and_ctrl_d_the_session(run: Path) -> None:
         session.type("\x03")  # Ctrl-C
         session.wait_for("tok/s")
         session.wait_for("> ")
-        session.type("unfinished\x03")  # ends the line only
-        session.wait_for("> ")
+        session.type("unfinished")
+        session.wait_for("unfinished")
+        session.interrupt()  # ends the line only
         session.type("\x1b[A\x1b[A\n")  # the line before the last: a
         assert "ab\r\n1 token in " in session.wait_for("tok/s")
         session.wait_for("> ")
