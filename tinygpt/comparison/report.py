@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def page(comparison: Comparison, *, x: str, title: str) -> str:
     parts = {
         "title": html.escape(title),
         "css": (PARTS / "page.css").read_text(encoding="utf-8"),
-        "js": (PARTS / "page.js").read_text(encoding="utf-8"),
+        "js": _script(),
         "plotly": get_plotlyjs(),
         "data": as_script(content(comparison, x=x)),
     }
@@ -49,6 +50,12 @@ def page(comparison: Comparison, *, x: str, title: str) -> str:
     return before + "".join(
         parts[name] + after for name, _, after in (part.partition("}}") for part in rest)
     )
+
+
+def _script() -> str:
+    """The page's own JavaScript as one classic script: a page of one file has nothing to import."""
+    shared, own = ((PARTS / name).read_text(encoding="utf-8") for name in ("shared.js", "page.js"))
+    return '"use strict";\n' + re.sub(r"^export ", "", shared, flags=re.MULTILINE) + own
 
 
 def as_script(value: Any) -> str:
