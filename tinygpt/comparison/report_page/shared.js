@@ -31,7 +31,8 @@ export const nameOf = (run) => run.label + (run.words ? " · " + run.words : "")
 
 // Tables
 
-export function table(target, headings, rows, numeric) {
+// `finish`, if given, gets each line of the body with its row, also after sorting.
+export function table(target, headings, rows, numeric, finish) {
   target.replaceChildren();
   const head = target.createTHead().insertRow();
   let order = null;
@@ -47,6 +48,7 @@ export function table(target, headings, rows, numeric) {
         if (headings[i] === "why") made.className = "wide";
         if (headings[i] === "status") made.className = "status-" + cell;
       });
+      finish?.(line, row);
     }
   };
   headings.forEach((text, i) => {
