@@ -13,6 +13,7 @@ COMMANDS = {
     "data": "show statistics of a dataset and its tokens; choose a vocabulary",
     "sample": "write text with a trained model",
     "evaluate": "measure what trained models can do, offline, with intervals",
+    "serve": "show runs and try models in a browser; answer OpenAI's API",
     "export": "write a trained model for transformers, llama.cpp, llama2.c or onnxruntime",
     "plan": "estimate the memory, disk and time of a run or a sweep",
     "coordinates": "check whether activations keep their size when a model is made wider",

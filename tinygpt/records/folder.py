@@ -24,6 +24,7 @@ from tinygpt import config, console
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError, masked
 from tinygpt.files import is_disk_full, write_atomically
+from tinygpt.records.processes import this_process
 from tinygpt.records.read import check_files, file_checksums, read_record, read_run
 
 RESERVE_BYTES = 1 << 15  # reserved so that run.json can still be written when the disk is full
@@ -107,6 +108,7 @@ class RunFolder:
         folder.write_run(
             **changes,
             status="running",
+            process=this_process(),
             error=None,
             ended_at=None,
             resumed=[*folder.before["resumed"], again],
@@ -232,6 +234,7 @@ def _beginning(path: Path) -> dict[str, Any]:
     """The fields of run.json that are set when the run starts."""
     return {
         "status": "running",
+        "process": this_process(),
         "command": _command(),
         "started_at": _now(),
         "ended_at": None,

@@ -25,7 +25,7 @@ _RUN_TYPES: dict[str, Any] = {
     **dict.fromkeys(("id", "group", "status", "error", "lost_rows", "command"), str),
     **dict.fromkeys(("created_at", "started_at", "ended_at", "first_checkpoint_at"), str),
     **dict.fromkeys(("config", "config_before", "derived", "data", "files"), dict),
-    **dict.fromkeys(("git", "versions", "init_from"), dict),
+    **dict.fromkeys(("git", "versions", "init_from", "process"), dict),
     "resumed": list,
 }
 _DERIVED_TYPES: dict[str, Any] = {
@@ -190,11 +190,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def file_checksums(path: Path) -> dict[str, str]:
     """sha256 of the files that hold a run's results; run.json records them when the run ends."""
-    return {
-        name: hashlib.sha256((path / name).read_bytes()).hexdigest()
-        for name in CHECKED
-        if (path / name).is_file()
-    }
+    sums = {}
+    for name in (name for name in CHECKED if (path / name).is_file()):
+        with (path / name).open("rb") as file:
+            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 def check_files(path: Path, run: Mapping[str, Any], *names: str) -> None:

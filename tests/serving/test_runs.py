@@ -1,0 +1,196 @@
+"""The list of runs, one run, and what is told of it as it happens."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs_on_disk import evaluated, make_run
+from tinygpt.serving.rows import MOST_ROWS
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "outputs"
+    for seed in range(2):
+        make_run(folder / f"2026_r{seed}", seed=seed, rows=10)
+    evaluated(folder / "2026_r0", 0.5)
+    make_run(
+        folder / "2026_named",
+        config={"name": "<b>bold</b>", "tags": ["paper"], "notes": "with \x1b[31m"},
+        started_at="2026-02-01T00:00:00+00:00",
+    )
+    make_run(folder / "2026_sweep/0", status="failed", error="loss is nan", bpb=None)
+    make_run(folder / "2026_sweep/10", bpb=1.2)
+    make_run(folder / "2026_sweep/9", status="paused", bpb=None)
+    (folder / "2026_sweep/sweep.yaml").write_text(
+        "settings: []\nswept: [optimizer.lr]\n"
+        "sweep: {search: {name: grid}, stopping: {name: asha}, launcher: {name: local},"
+        " objective: val/bpb}\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(serve: Callable[..., Any], outputs: Path) -> Iterator[Any]:
+    with serve(outputs) as running:
+        yield running
+
+
+def test_the_list_has_every_run_newest_first_with_its_numbers(server):
+    found = server.get("/api/runs").json
+    assert found["total"] == 6
+    assert found["runs"][0]["id"] == "2026_named"
+    run = next(run for run in found["runs"] if run["id"] == "2026_r1")
+    assert run["metric"] == {"name": "val/bpb", "value": 1.5, "best": 0.3}
+    assert (run["status"], run["progress"], run["tokens"]) == ("finished", 1.0, 4000)
+    assert len(run["sparkline"]) == 10
+    assert run["can"] == {"stop": False, "resume": False, "generate": False}
+
+
+def test_a_sweep_lists_its_runs_its_rungs_and_why_some_failed(server):
+    (sweep,) = server.get("/api/runs").json["sweeps"]
+    assert sweep["runs"] == ["2026_sweep/0", "2026_sweep/9", "2026_sweep/10"]
+    assert sweep["counts"] == {"failed": 1, "paused": 1, "finished": 1}
+    assert sweep["failures"] == [{"run": "2026_sweep/0", "reason": "loss is nan"}]
+    assert [rung["step"] for rung in sweep["rungs"]] == [4, 13]
+    assert sweep["best"] == "2026_sweep/10"
+    assert "sweep=" in sweep["resume_command"]
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        ("seed=1", ["2026_r1"]),
+        ("tags=paper", ["2026_named"]),
+        ("BOLD", ["2026_named"]),
+        ("status=unfinished", ["2026_sweep/9"]),
+        ("val/bpb%3C1.4", ["2026_sweep/10"]),
+        ("nothing-like-it", []),
+    ],
+)
+def test_a_filter_chooses_runs_as_the_command_does(server, words, ids):
+    assert [run["id"] for run in server.get(f"/api/runs?q={words}").json["runs"]] == ids
+
+
+def test_a_filter_on_a_field_that_is_not_there_says_which_is_meant(server):
+    answer = server.get("/api/runs?q=optimizer.lrr=1")
+    assert answer.status == 400
+    assert "did you mean optimizer.lr?" in answer.message
+
+
+def test_one_run_has_its_config_log_samples_and_evaluations(server, outputs):
+    run = outputs / "2026_r0"
+    (run / "train.log").write_text("first\nsecond <script>\n")
+    (run / "samples").mkdir()
+    (run / "samples/step-00000005.txt").write_text("Once <b>upon</b>")
+    (run / "config.yaml").write_text("seed: 0\n")
+    found = server.get("/api/run?id=2026_r0").json
+    assert found["log_tail"] == ["first", "second <script>"]
+    assert found["samples"] == [{"step": 5, "text": "Once <b>upon</b>"}]
+    assert found["config"]["optimizer.lr"] == 0.001
+    assert found["config_yaml"] == "seed: 0\n"
+    assert found["evaluations"][0]["numbers"][0]["value"] == 0.5
+    assert set(found["columns"]) == {"step", "tokens", "elapsed_s", "train/loss", "val/bpb"}
+
+
+def test_rows_after_a_place_are_those_that_were_added(server, outputs):
+    path = make_run(outputs / "2026_grows", rows=3) / "metrics.jsonl"
+    first = server.get("/api/rows?id=2026_grows").json
+    assert [row["step"] for row in first["rows"]] == [1, 2, 3]
+    with path.open("a") as file:
+        file.write('{"step": 4, "train/loss": null}\n{"step": 5')
+    more = server.get(f"/api/rows?id=2026_grows&after={first['next']}").json
+    assert more["rows"] == [{"step": 4, "train/loss": None}]
+    assert not more["reset"]
+    path.write_text('{"step": 1}\n')  # as a run that goes on from an earlier checkpoint
+    again = server.get(f"/api/rows?id=2026_grows&after={more['next']}").json
+    assert (again["reset"], again["rows"]) == (True, [{"step": 1}])
+
+
+def test_long_runs_are_thinned_and_keep_evaluations_peaks_and_both_ends(server, outputs):
+    path = make_run(outputs / "2026_long") / "metrics.jsonl"
+    rows = [{"step": step, "train/loss": 5 - step / 1e4} for step in range(1, 20_001)]
+    rows[12_344]["train/loss"] = 99.0
+    for row in rows[499::500]:
+        row["val/bpb"] = 1.0
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = server.get("/api/rows?id=2026_long").json
+    steps = [row["step"] for row in found["rows"]]
+    assert MOST_ROWS / 2 < len(steps) <= MOST_ROWS
+    assert steps == sorted(set(steps))
+    assert (found["thinned"], found["n_rows"]) == (True, 20_000)
+    assert {1, 20_000, 12_345, *range(500, 20_001, 500)} <= set(steps)
+
+
+def test_new_rows_logs_samples_and_states_are_told_within_a_second(server, outputs):
+    run = make_run(outputs / "2026_live", rows=2, bpb=None, status="paused")
+    (run / "samples").mkdir()
+    (run / "train.log").write_text("old\n")
+    place = server.get("/api/rows?id=2026_live").json["next"]
+    with server.stream("GET", f"/api/events?id=2026_live&after={place}") as events:
+        assert next(events)[0] == "runs"
+        begun = time.monotonic()
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 3, "train/loss": 0.5}\n')
+        name, data = next(event for event in events if event[0] == "rows")
+        assert time.monotonic() - begun < 1.5
+        assert data["rows"] == [{"step": 3, "train/loss": 0.5}]
+        (run / "samples/step-3.txt").write_text("text")
+        (run / "train.log").write_text("old\nnew\n")
+        seen = {}
+        for name, data in events:
+            seen[name] = data
+            if {"log", "sample", "runs"} <= seen.keys():
+                break
+    assert seen["log"]["lines"] == ["new"]
+    assert seen["sample"] == {"id": "2026_live", "step": 3, "text": "text"}
+    assert any(shown["loss"] == 0.5 for shown in seen["runs"]["runs"])
+    end = time.monotonic() + 5
+    while server.services.watcher.n_clients and time.monotonic() < end:
+        time.sleep(0.05)
+    assert server.services.watcher.n_clients == 0
+
+
+def test_what_is_not_a_run_is_not_found(server, outputs, tmp_path):
+    secret = tmp_path / "secret"
+    make_run(secret)
+    (outputs / "link").symlink_to(secret)
+    for run_id in ("..", "../secret", "/etc", "a/../../b", "", "link", "2026_r0/%00", "%2e%2e"):
+        for door in ("run", "rows", "events", "compare"):
+            answer = server.get(f"/api/{door}?id={run_id}")
+            assert answer.status == 404, (door, run_id, answer.body)
+    assert "link" not in [run["id"] for run in server.get("/api/runs").json["runs"]]
+
+
+def test_files_that_lead_out_of_the_folder_are_not_read(server, outputs, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text('{"step": 7, "train/loss": 1}\nsecret\n')
+    run = make_run(outputs / "2026_leads", bpb=None)
+    (run / "samples").mkdir()
+    for name in ("train.log", "config.yaml", "overrides.yaml", "samples/step-1.txt"):
+        (run / name).symlink_to(secret)
+    text = server.get("/api/run?id=2026_leads").body.decode()
+    assert "secret" not in text.replace("secret.txt", "")
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(secret)
+    assert server.get("/api/rows?id=2026_leads").json["rows"] == []
+    (run / "run.json").unlink()
+    os.mkfifo(run / "run.json")
+    time.sleep(1.1)
+    (shown,) = [r for r in server.get("/api/runs").json["runs"] if r["id"] == "2026_leads"]
+    assert shown["status"] == "damaged"
+
+
+def test_stopping_needs_a_yes_and_a_process_of_this_run(server, outputs):
+    make_run(outputs / "2026_ended")
+    asked = server.post("/api/stop", {"id": "2026_ended"})
+    assert (asked.status, asked.json["error"]["code"]) == (400, "confirm")
+    answer = server.post("/api/stop", {"id": "2026_ended", "confirm": True})
+    assert (answer.status, "is not running" in answer.message) == (409, True)
+    answer = server.post("/api/resume", {"id": "2026_ended", "confirm": True})
+    assert (answer.status, "cannot be resumed" in answer.message) == (409, True)

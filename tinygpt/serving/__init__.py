@@ -1,0 +1,1 @@
+"""The web server of `tinygpt.serve`: runs, comparisons, a playground, data, and OpenAI's API."""

@@ -1,0 +1,83 @@
+"""The web application.  Answers are JSON unless said otherwise; errors have OpenAI's form.
+
+| address | answer |
+| --- | --- |
+| `GET /`, `GET /page/FILE` | the page and its files |
+| `GET /api/info` | version, `run=`, limits, defaults of sampling |
+| `GET /api/runs?q=` | `runs` (summaries, newest first), `sweeps`, `total` |
+| `GET /api/run?id=` | `summary`, config, log, samples, evaluations of one run |
+| `GET /api/rows?id=&after=` | `rows` after a place, `next` place, `reset` |
+| `GET /api/events?id=&after=` | events `runs`, `rows`, `log`, `sample` as they happen |
+| `POST /api/stop`, `/api/resume` | with `{"id", "confirm": true}` |
+| `GET /api/compare?id=&id=` | the data of the comparison's page |
+| `POST /api/generate`, `/api/score` | text token by token; tokens of a text with probabilities |
+| `GET /api/data`, `/api/data/inspect`, `/api/data/documents` | prepared tokens |
+| `GET /v1/models`, `POST /v1/completions` | OpenAI's API |
+| `GET /metrics`, `/health`, `/openapi.json`, `/docs` | the server itself |
+
+`/openapi.json` states the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from tinygpt.errors import UserError
+from tinygpt.serving import comparisons, runs
+from tinygpt.serving.errors import ApiError, on_api_error, on_fault, on_http_error, on_user_error
+from tinygpt.serving.guard import Guard
+from tinygpt.serving.services import Services
+
+PAGE = Path(__file__).parent / "page"
+
+
+def create_app(
+    services: Services, *, ui: bool = True, host: str = "127.0.0.1", port: int, token: str | None
+) -> Starlette:
+    """The application; without `ui` only OpenAI's API and what is about the server."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        services.watcher.close()
+
+    def metrics(request: Request) -> Response:
+        gauges = {
+            "watching_clients": ("Open streams of events.", {"": services.watcher.n_clients}),
+        }
+        return PlainTextResponse(services.counters.text(gauges))
+
+    routes: list[Route | Mount] = [
+        Route("/health", lambda request: JSONResponse({"status": "ok"})),
+        Route("/metrics", metrics),
+    ]
+    if ui:
+        routes += [
+            Route("/", lambda request: FileResponse(PAGE / "index.html")),
+            Mount("/page", StaticFiles(directory=PAGE)),
+            *runs.routes(services),
+            *comparisons.routes(services),
+        ]
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Guard, host=host, token=token, port=port, counters=services.counters)
+        ],
+        exception_handlers={
+            ApiError: on_api_error,
+            UserError: on_user_error,
+            HTTPException: on_http_error,
+            Exception: on_fault,
+        },
+    )

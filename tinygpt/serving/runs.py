@@ -1,0 +1,282 @@
+"""Requests about runs: the list, one run, its rows, and the stream of what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import tinygpt
+from tinygpt.comparison.report import warnings
+from tinygpt.errors import UserError
+from tinygpt.generation.sampling import SamplingConfig
+from tinygpt.records.listing import Filter, choose
+from tinygpt.records.processes import interrupt
+from tinygpt.records.read import RunRecord
+from tinygpt.serving import resuming
+from tinygpt.serving.errors import ApiError
+from tinygpt.serving.rows import MOST_ROWS, Cursor, read_rows
+from tinygpt.serving.services import Services, json_body, query
+from tinygpt.serving.streaming import BEAT, event_stream, message
+from tinygpt.serving.summaries import RunView, plain
+from tinygpt.serving.watching import WATCHED, Client, read_sample, sample_names
+
+BEAT_S = 15.0
+MOST_CLIENTS = 64
+SAMPLES = 50  # that a run's page gets at first
+LOG_LINES, LOG_BYTES = 200, 1 << 16
+MOST_FILES = 100_000  # of a run that are counted for its size on disk
+
+
+def routes(services: Services) -> list[Route]:
+    """The routes of /api about runs."""
+    made = _Runs(services)
+    return [
+        Route("/api/info", made.info),
+        Route("/api/runs", made.all),
+        Route("/api/run", made.one),
+        Route("/api/rows", made.rows),
+        Route("/api/events", made.events),
+        Route("/api/stop", made.stop, methods=["POST"]),
+        Route("/api/resume", made.resume, methods=["POST"]),
+    ]
+
+
+class _Runs:
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.outputs, self.watcher = services.outputs, services.watcher
+
+    def info(self, request: Request) -> Response:
+        drawn = SamplingConfig()
+        names = ("temperature", "top_k", "top_p", "min_p", "max_new_tokens", "repetition_penalty")
+        return JSONResponse(
+            {
+                "version": tinygpt.__version__,
+                "output_dir": str(self.outputs.path),
+                "run": self.services.run,
+                "limits": {"rows": MOST_ROWS, "watched": WATCHED},
+                "defaults": {name: getattr(drawn, name) for name in names},
+            }
+        )
+
+    def all(self, request: Request) -> Response:
+        views = self.watcher.runs()
+        chosen = _filtered(views, request.query_params.get("q", ""))
+        return JSONResponse(
+            {
+                "runs": [view.summary for view in chosen],
+                "sweeps": [sweep.summary for sweep in self.watcher.sweeps()],
+                "total": len(views),
+            }
+        )
+
+    def one(self, request: Request) -> Response:
+        view = self.watcher.run(query(request, "id"))
+        run, path = view.record, view.path
+        rows = self.outputs.file(path, "metrics.jsonl", most=1 << 40)
+        found = read_rows(rows, None, most=10) if rows else None
+        checkpoints = _checkpoints(path)
+        return JSONResponse(
+            {
+                "summary": view.summary,
+                "config": plain(run.flat),
+                "config_yaml": self._text(path, "config.yaml"),
+                "overrides": _overrides(self._text(path, "overrides.yaml")),
+                "command": run.run.get("command"),
+                "resumed": plain(run.run.get("resumed") or []),
+                "hardware": plain(run.derived.get("hardware") or {}),
+                "derived": plain(run.derived),
+                "versions": plain(run.run.get("versions") or {}),
+                "git": plain(run.run.get("git")),
+                "data": plain(run.run.get("data") or {}),
+                "init_from": plain(run.run.get("init_from")),
+                "final": plain(run.summary),
+                "disk_bytes": _disk_bytes(path),
+                "checkpoints": checkpoints,
+                "samples": self._samples(path),
+                "log_tail": self._log(path),
+                "warnings": warnings(run) if self._log(path) else [],
+                "columns": found.columns if found else [],
+                "evaluations": _evaluations(run),
+            }
+        )
+
+    def _text(self, path: Path, name: str) -> str:
+        file = self.outputs.file(path, name, most=1 << 20)
+        return file.read_text("utf-8", errors="replace") if file else ""
+
+    def _samples(self, path: Path) -> list[dict[str, Any]]:
+        names = sample_names(self.outputs, path)[: -SAMPLES - 1 : -1]
+        return [sample for name in names if (sample := read_sample(self.outputs, path, name))]
+
+    def _log(self, path: Path) -> list[str]:
+        file = self.outputs.file(path, "train.log", most=1 << 40)
+        if file is None:
+            return []
+        with file.open("rb") as log:
+            log.seek(max(0, file.stat().st_size - LOG_BYTES))
+            return log.read(LOG_BYTES).decode("utf-8", "replace").splitlines()[-LOG_LINES:]
+
+    def rows(self, request: Request) -> Response:
+        run_id = query(request, "id")
+        path = self.outputs.run(run_id)
+        cursor = Cursor.parse(query(request, "after", ""))
+        file = self.outputs.file(path, "metrics.jsonl", most=1 << 40)
+        found = read_rows(file, cursor) if file else None
+        if found is None:
+            empty = {"rows": [], "next": "", "reset": cursor is not None, "thinned": False}
+            return JSONResponse({"id": run_id, **empty, "n_rows": 0})
+        return JSONResponse(
+            {
+                "id": run_id,
+                "rows": found.rows,
+                "next": str(found.cursor),
+                "reset": found.reset or cursor is None,
+                "thinned": found.thinned,
+                "n_rows": found.n_rows,
+            }
+        )
+
+    async def events(self, request: Request) -> Response:
+        ids = request.query_params.getlist("id")
+        if len(ids) > WATCHED:
+            raise ApiError(400, f"id= may be there {WATCHED} times at most", param="id")
+        places = request.query_params.getlist("after")
+        if last := request.headers.get("last-event-id"):
+            places = last.split(",")
+        client = Client(asyncio.get_running_loop())
+        if self.watcher.n_clients >= MOST_CLIENTS:
+            raise ApiError(503, f"{MOST_CLIENTS} pages watch already; close some of them")
+        watched = dict(zip(ids, [*places, *[""] * len(ids)], strict=False))
+        await run_in_threadpool(self.watcher.connect, client, watched)
+        return event_stream(self._told(client))
+
+    async def _told(self, client: Client) -> AsyncIterator[bytes]:
+        try:
+            while not client.dropped:
+                try:
+                    event = await asyncio.wait_for(client.queue.get(), BEAT_S)
+                except TimeoutError:
+                    yield BEAT
+                else:
+                    yield message(event.data, name=event.name, resume=event.resume)
+        finally:
+            self.watcher.disconnect(client)
+
+    async def stop(self, request: Request) -> Response:
+        run_id, path = await self._confirmed(request, "stop")
+        pid = await run_in_threadpool(_or_409, lambda: interrupt(path))
+        return JSONResponse({"id": run_id, "signal": "SIGINT", "pid": pid})
+
+    async def resume(self, request: Request) -> Response:
+        run_id, path = await self._confirmed(request, "resume")
+        view = await run_in_threadpool(self.watcher.run, run_id)
+        if not view.summary["can"]["resume"]:
+            raise ApiError(409, f"{path} is {view.record.status}, so it cannot be resumed")
+        pid = await run_in_threadpool(resuming.start, path, self.services.components)
+        return JSONResponse({"id": run_id, "pid": pid})
+
+    async def _confirmed(self, request: Request, verb: str) -> tuple[str, Path]:
+        content = await json_body(request)
+        run_id = content.get("id")
+        if not isinstance(run_id, str):
+            raise ApiError(400, "id is missing: the run's id as a text", param="id")
+        path = await run_in_threadpool(self.outputs.run, run_id)
+        if content.get("confirm") is not True:
+            raise ApiError(
+                400, f'to {verb} {run_id} send "confirm": true too', param="confirm", code="confirm"
+            )
+        return run_id, path
+
+
+def _or_409(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except UserError as error:
+        raise ApiError(409, str(error)) from None
+
+
+def _filtered(views: list[RunView], text: str) -> list[RunView]:
+    """The runs that pass all conditions of the text, in the same order."""
+    if len(text) > 1000:
+        raise ApiError(400, "a filter has at most 1,000 characters", param="q")
+    filters, words = [], []
+    for word in text.split():
+        wanted = Filter.parse(word)
+        filters += [wanted] if wanted else []
+        words += [] if wanted else [word.lower()]
+    passed = choose([view.record for view in views], filters, sort=None)
+    chosen = {id(record) for record in passed}
+    return [
+        view
+        for view in views
+        if id(view.record) in chosen and all(word in _searched(view) for word in words)
+    ]
+
+
+def _searched(view: RunView) -> str:
+    shown = view.summary
+    return "\n".join([shown["id"], shown["name"], shown["note"], *shown["tags"]]).lower()
+
+
+def _overrides(text: str) -> list[str]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []
+    return [str(value) for value in found] if isinstance(found, list) else []
+
+
+def _checkpoints(path: Path) -> list[dict[str, Any]]:
+    folder = path / "checkpoints"
+    try:
+        names = sorted(p.name for p in folder.iterdir() if p.name.startswith("step-"))[-100:]
+    except OSError:
+        return []
+    return [{"name": name, "bytes": _disk_bytes(folder / name)} for name in names]
+
+
+def _disk_bytes(path: Path) -> int:
+    """Bytes of the files in a folder, without following links."""
+    total = n_files = 0
+    for folder, _, names in os.walk(path, followlinks=False):
+        for name in names:
+            n_files += 1
+            try:
+                total += Path(folder, name).lstat().st_size
+            except OSError:
+                continue
+        if n_files > MOST_FILES:
+            break
+    return total
+
+
+def _evaluations(run: RunRecord) -> list[dict[str, Any]]:
+    return [
+        {
+            "suite": suite,
+            "checkpoint": result.checkpoint,
+            "protocol_id": result.protocol_id,
+            "numbers": [
+                {
+                    "name": name,
+                    **{key: plain(getattr(n, key)) for key in ("value", "low", "high", "n")},
+                    "better": n.better,
+                    "words": n.in_words(),
+                }
+                for name, n in result.numbers.items()
+            ],
+            "notes": result.notes,
+        }
+        for suite, result in run.evaluations.items()
+    ]

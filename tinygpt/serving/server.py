@@ -1,0 +1,169 @@
+"""Listens, and bounds what connections cost: half-open ones, slow ones, and too many.
+
+- A request's head must arrive within HEAD_S seconds.  When MOST_HALF_OPEN connections have sent no
+  whole head, a new one takes the place of the oldest, so that they keep nobody out.
+- A client that reads nothing for STALLED_S seconds is cut off.
+- At most MOST_CONNECTIONS connections have a request; one more is refused by 503.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.flow_control import service_unavailable
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tinygpt import signals
+from tinygpt.errors import UserError
+
+HEAD_S = 10.0
+HEAD_BYTES = 1 << 16
+STALLED_S = 30.0
+MOST_HALF_OPEN = 128
+MOST_CONNECTIONS = 256
+IDLE_S = 30  # that a connection is kept between two requests
+LAST_WORDS_S = 2  # that answers may take to end when the server ends
+
+
+class Connection(H11Protocol):
+    """A connection of uvicorn with the bounds above."""
+
+    half_open: dict["Connection", None]  # those of this server, the oldest first
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        self._stalled: asyncio.TimerHandle | None = None
+        self._head: asyncio.TimerHandle | None = None
+        if len(self.half_open) >= MOST_HALF_OPEN:
+            next(iter(self.half_open)).transport.abort()
+        self._wait_for_head()
+
+    def _wait_for_head(self) -> None:
+        self.half_open[self] = None
+        self._head = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _no_longer_waits(self) -> None:
+        self.half_open.pop(self, None)
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request have come."""
+        before = self.cycle
+        if self._head is None and (before is None or before.response_complete):
+            self._wait_for_head()  # the next request of a kept connection begins
+        super().data_received(data)
+        if self.cycle is not before or self.transport.is_closing():
+            self._no_longer_waits()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left, or was cut off."""
+        self._no_longer_waits()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is written to."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        super().resume_writing()
+
+
+class _Bounded:
+    """Refuses a request when MOST_CONNECTIONS are being answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app, self.n = app, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if self.n >= MOST_CONNECTIONS:
+            await service_unavailable(scope, receive, send)
+            return
+        self.n += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.n -= 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises UserError if the address is not to be had.  Port 0 is any."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError:
+        raise UserError(
+            f"host={host} is no address of this machine; type host=127.0.0.1 for this machine "
+            "only, or host=0.0.0.0 for all that can reach it"
+        ) from None
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(address)
+        made.listen(512)
+    except OSError as error:
+        made.close()
+        raise UserError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); type another, such as "
+            f"port={port + 1 if port < 65535 else 8321}"
+        ) from None
+    return made
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; `on_start` is called when it listens."""
+
+    def __init__(self, app: ASGIApp, on_start: Callable[[], None] = lambda: None) -> None:
+        connection = type("Connection", (Connection,), {"half_open": {}})
+        super().__init__(
+            uvicorn.Config(
+                _Bounded(app),
+                http=connection,
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=IDLE_S,
+                timeout_graceful_shutdown=LAST_WORDS_S,
+                h11_max_incomplete_event_size=HEAD_BYTES,
+            )
+        )
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
+
+
+def run_server(
+    app: ASGIApp, listening: socket.socket, *, on_start: Callable[[], None] = lambda: None
+) -> None:
+    """Serve on a socket until a signal asks for the end."""
+    server = Server(app, on_start)
+
+    def end(signal_name: str) -> None:
+        server.should_exit = True
+
+    with signals.handled(end), listening:
+        server.run(sockets=[listening])
