@@ -66,6 +66,11 @@ def register(kind: str) -> Callable[[C], C]:
     return decorate
 
 
+def all_classes() -> tuple[type, ...]:
+    """Every registered class, of all kinds."""
+    return tuple(cls for classes in _classes.values() for cls in classes.values())
+
+
 def lookup(kind: str, name: str) -> type:
     """The class registered as `name`; if there is none, the UserError suggests the nearest name."""
     classes = _classes[kind]

@@ -178,9 +178,9 @@ def test_a_number_of_something_is_at_least_one(name: str) -> None:
         ({"trainer": 5}, "trainer=5 must hold fields, such as trainer.seq_len="),
         ({"seed": "x"}, "seed=x is of the wrong type: the field takes a whole number"),
         ({"seed": 1.5}, "seed=1.5 is of the wrong type: the field takes a whole number"),
-        ({"seed": "٣"}, "seed=٣ is of the wrong type: the field takes a whole number"),
-        ({"optimizer": {"name": "adamw", "lr": "٣"}}, "optimizer.lr=٣ is of the wrong type: the "
-                                                     "field takes a number"),
+        ({"seed": "٣"}, "seed=٣ has other digits than 0 to 9; type seed=3"),
+        ({"optimizer": {"name": "adamw", "lr": "٣"}}, "optimizer.lr=٣ has other digits than "
+                                                     "0 to 9; type optimizer.lr=3"),
         ({"seed": True}, "seed=true is of the wrong type: the field takes a whole number"),
         ({"seed": None}, "seed=null is of the wrong type: the field takes a whole number"),
         ({"seed": -1}, "seed=-1 must be at least 0"),

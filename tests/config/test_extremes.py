@@ -88,10 +88,10 @@ def refusal(setting: str, content: dict[str, Any]) -> str:
         ("optimizer.lr=nan", "optimizer.lr=nan must be"),
         ("trainer.max_flops=nan", "trainer.max_flops=nan must be"),
         # digits of another script, which Python's int() takes
-        (f"seed={FIVE}", f"seed={FIVE} is of the wrong type: the field takes a whole number"),
+        (f"seed={FIVE}", f"seed={FIVE} has other digits than 0 to 9; type seed=5"),
         (f"trainer.max_tokens={FIVE}M", f"trainer.max_tokens={FIVE}M is not a count"),
         (f"trainer.max_time={FIVE}m", f"trainer.max_time={FIVE}m is not a duration"),
-        (f"optimizer.lr={FIVE}", f"optimizer.lr={FIVE} is of the wrong type"),
+        (f"optimizer.lr={FIVE}", "has other digits than 0 to 9; type optimizer.lr=5"),
         # paths
         ("output_dir=", "output_dir= is empty; type output_dir=FOLDER"),
         ("cache_dir=' '", "cache_dir=  is empty; type cache_dir=FOLDER"),
@@ -168,7 +168,7 @@ def test_digits_of_another_script_are_refused_as_typed() -> None:
         ("max_new_tokens=1000000000000", "must be at most 1000000000"),
         (f"seed={DIGITS}", "is of the wrong type"),
         ("seed=18446744073709551616", "must be at most 18446744073709551615"),
-        (f"top_k={FIVE}", f"top_k={FIVE} is of the wrong type"),
+        (f"top_k={FIVE}", f"top_k={FIVE} has other digits than 0 to 9; type top_k=5"),
         ("temperature=1e308", "temperature=1e+308 must be at most 1e+30"),
         (f"run={PATH}", "is longer than 4,095 bytes"),
         (f"output_dir={'a' * 300}", "has a name of more than 255 bytes in it"),

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from yaml import YAMLError
 
 from tinygpt import config, registry
 from tinygpt.config import DataConfig, PrepareConfig, RunConfig, SweepConfig, mistakes
-from tinygpt.config.choices import CONF, field_names, groups
+from tinygpt.config.choices import CONF, groups
 from tinygpt.config.overrides import hydra_setting, parse, quoted
 from tinygpt.config.resolution import environment_unread
 from tinygpt.errors import UserError
@@ -58,66 +59,62 @@ def compose_all(
     entry: str, jobs: Sequence[Sequence[str]], *, config_dir: Path | None = None
 ) -> list[Any]:
     """The checked config of each job; raises UserError for the first mistake in any of them."""
-    where = quoted(f"file://{config_dir}") if config_dir else ""
     with hydra_conf(), environment_unread():
         choices = groups(entry, config_dir)
-        _check_no_hydra_block(config_dir)
-        return [_compose(entry, job, choices, [f"hydra.searchpath=[{where}]"]) for job in jobs]
+        files = _files(config_dir)
+        _check_no_hydra_block(files)
+        where = quoted(f"file://{config_dir}") if config_dir else ""
+        known = (files, registry.all_classes())
+        return [_compose(entry, parse(job), choices, where, known) for job in jobs]
 
 
-def _check_no_hydra_block(config_dir: Path | None) -> None:
+_Files = tuple[tuple[Path, int], ...]  # each file with the time of its last change
+
+
+def _files(config_dir: Path | None) -> _Files:
+    """The YAMLs that choices come from."""
+    folders = [CONF, config_dir] if config_dir else [CONF]
+    paths = (path for folder in folders for path in sorted(folder.rglob("*.yaml")))
+    return tuple((path, path.stat().st_mtime_ns) for path in paths)
+
+
+@lru_cache(maxsize=1)
+def _check_no_hydra_block(files: _Files) -> None:
     """Raise UserError for a YAML with a `hydra:` block, which Hydra would drop here."""
-    for folder in (CONF, config_dir) if config_dir else (CONF,):
-        for path in sorted(folder.glob("*/*.yaml")):
-            # parse only files that contain the word; few do
-            if "hydra" in path.read_text(encoding="utf-8") and "hydra" in config.read(path):
-                raise hydra_setting(f"the hydra: block of {path}")
+    for path, _ in files:
+        # parse only files that contain the word; few do
+        if "hydra" in path.read_text(encoding="utf-8") and "hydra" in config.read(path):
+            raise hydra_setting(f"the hydra: block of {path}")
+
+
+@lru_cache(maxsize=64)
+def _chosen(entry: str, choices: tuple[str, ...], where: str, known: object) -> DictConfig:
+    """What Hydra composes of the choices alone, which takes most of the time; do not change it.
+
+    `known` is all that it depends on besides: the files and the registered classes.
+    """
+    return hydra.compose(entry, overrides=[*choices, f"hydra.searchpath=[{where}]"])
 
 
 def _compose(
-    entry: str, overrides: Sequence[str], choices: Mapping[str, list[str]], search: list[str]
+    entry: str,
+    overrides: Sequence[Override],
+    choices: Mapping[str, list[str]],
+    where: str,
+    known: object,
 ) -> Any:
-    parsed = parse(overrides)
-    chosen = [override for override in parsed if override.key_or_group in choices]
+    """Let Hydra compose the choices, set the values, and check everything."""
+    chosen = [o for o in overrides if o.key_or_group in choices]
+    values = [o for o in overrides if o.key_or_group not in choices]
+    modules = next((o.value() for o in values if o.key_or_group == "components"), None)
     for override in chosen:
-        modules = next((o.value() for o in parsed if o.key_or_group == "components"), None)
         mistakes.check_choice(override, choices[override.key_or_group], modules)
     try:
-        raw = hydra.compose(entry, overrides=[*overrides, *search])
+        raw = deepcopy(_chosen(entry, tuple(str(o.input_line) for o in chosen), where, known))
+        # last first: typed settings come after a file's, and the first mistake is the one named
+        found = [mistakes.checked(entry, raw, o, choices) for o in reversed(values)]
+        for override, value in zip(values, reversed(found), strict=True):
+            OmegaConf.update(raw, override.key_or_group, value)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        try:
-            base = hydra.compose(entry, overrides=[*(str(o.input_line) for o in chosen), *search])
-        except (HydraException, OmegaConfBaseException, YAMLError) as broken:
-            raise UserError(mistakes.in_a_line(broken)) from None
-        values = [override for override in parsed if override not in chosen]
-        try:
-            again = [_converted(base, o) if o in values else str(o.input_line) for o in parsed]
-            raw = hydra.compose(entry, overrides=[*again, *search])
-        except (HydraException, OmegaConfBaseException):
-            # last first: typed settings come after a file's
-            found = (mistakes.mistake_of(entry, base, o, choices) for o in reversed(values))
-            raise next(filter(None, found), UserError(mistakes.in_a_line(error))) from None
-    for override in parsed:  # int() accepts the digits of every script
-        key, value = override.key_or_group, override.value()
-        if not isinstance(value, str) or value.isascii() or "${" in value:
-            continue
-        if isinstance(number := OmegaConf.select(raw, key), int | float):
-            raise UserError(f"{key}={value} has other digits than 0 to 9; type {key}={number}")
+        raise UserError(mistakes.in_a_line(error)) from None
     return config.resolve(raw, CONFIG_CLASSES[entry])
-
-
-def _converted(base: DictConfig, override: Override) -> str:
-    """Convert an override to its field's type, such as 1e3 to 1000, which Hydra itself refuses.
-
-    `base` is the config composed without values. A value that does not fit stays as typed.
-    """
-    path, typed = override.key_or_group, str(override.input_line)
-    group, _, leaf = path.rpartition(".")
-    parent = OmegaConf.select(base, group) if group else base
-    cls = OmegaConf.get_type(parent) if isinstance(parent, DictConfig) else None
-    if cls is None or not is_dataclass(cls) or "${" in typed or leaf not in field_names(cls):
-        return typed
-    try:
-        return f"{path}={quoted(config.convert(cls, leaf, override.value(), field_name=path))}"
-    except UserError:
-        return typed

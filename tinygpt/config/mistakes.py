@@ -58,25 +58,25 @@ def check_choice(override: Override, options: Sequence[str], modules: Any = None
             raise UserError(f"{not_a_choice(group, typed, options)}{hint}")
 
 
-def mistake_of(
+def checked(
     entry: str, base: DictConfig, override: Override, choices: Mapping[str, list[str]]
-) -> UserError | None:
-    """The error in one value override, or None; `base` is the config composed without values."""
+) -> Any:
+    """The value of an override, of its field's type; raises UserError. `base` has no values yet.
+
+    A value with an interpolation is returned as it was typed.
+    """
     path = override.key_or_group
     node: Any = base
     parts = path.split(".")
     for depth, part in enumerate(parts):
         # not `in node`, which is false for a key whose value is missing, such as dataset.path
         if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118
-            return _unknown(entry, base, node, ".".join(parts[:depth]), path, choices)
+            raise _unknown(entry, base, node, ".".join(parts[:depth]), path, choices)
         parent, node = node, node[part] if not OmegaConf.is_missing(node, part) else None
     cls = OmegaConf.get_type(parent)
     if is_dataclass(cls) and "${" not in str(override.input_line):
-        try:
-            config.convert(cls, parts[-1], override.value(), field_name=path)
-        except UserError as error:
-            return error
-    return None
+        return config.convert(cls, parts[-1], override.value(), field_name=path)
+    return override.value()
 
 
 def _unknown(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
 from typing import Any, TypeVar
+from unicodedata import digit
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
@@ -147,9 +148,14 @@ def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> 
     value = _with_whole_numbers(value, hint)
     if isinstance(value, int) and not -_TOO_LARGE < value < _TOO_LARGE:
         raise UserError(f"{field_name}={shortened(value)} must be below {_TOO_LARGE:g}")
+    # int() and float() accept the digits and spaces of every script
+    foreign = "str" not in str(hint) and isinstance(value, str) and not value.isascii()
+    if foreign and (digits := "".join(str(digit(c, c)) for c in value)).isascii():
+        typed = f"{field_name}={digits}"
+        raise UserError(f"{field_name}={value} has other digits than 0 to 9; type {typed}")
     try:
-        if "str" not in str(hint) and isinstance(value, str) and not value.isascii():
-            raise ValidationError  # int() and float() accept the digits of every script
+        if foreign:
+            raise ValidationError
         node[key] = escaped(value)
         converted = node[key]
     except OmegaConfBaseException:
