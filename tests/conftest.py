@@ -5,10 +5,12 @@ The environment is set here, before a test module can import a library that read
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -36,6 +38,10 @@ os.environ |= {
     **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"),
 }
 
+# a shell's background job ignores Ctrl-C, and so would every process that a test starts
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
@@ -49,6 +55,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Kill what a failed test has left running, such as a sweep that would go on for hours."""
+    if call.when != "call":
+        return
+    began_by = f"PYTEST_CURRENT_TEST={node.nodeid} (call)".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if folder.name != str(os.getpid()) and began_by in (folder / "environ").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def pytest_unconfigure() -> None:
