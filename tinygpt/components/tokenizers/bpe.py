@@ -79,7 +79,11 @@ class BPETokenizer(Tokenizer):
         return list(self._pieces)
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.encode_batch([text]).ids.tolist()
+        # without Arrow, whose import would make the first prompt of a command wait
+        data = text.encode("utf-8", "surrogatepass")
+        cuts = _word_cuts(data, np.array([0, len(data)])).tolist()
+        words = [data[start:end] for start, end in pairwise(cuts)]
+        ids: list[int] = np.frombuffer(b"".join(self._word_ids(words)), np.int32).tolist()
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> Encoded:
