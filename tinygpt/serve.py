@@ -11,7 +11,7 @@ from typing import Any
 
 from tinygpt import config, console, registry
 from tinygpt.cli.arguments import component_names, output_folder, parse_settings
-from tinygpt.errors import UserError, check_path, check_range
+from tinygpt.errors import UserError, check_choice, check_path, check_range
 from tinygpt.records.find import find_run, has_no_checkpoint
 
 _HELP = """\
@@ -38,6 +38,7 @@ class ServeConfig:
     open: bool = False  # open the page in a browser
     host: str = "127.0.0.1"  # this machine only; 0.0.0.0 lets others in, with a token
     port: int = 8321
+    device: str = "auto"  # auto, cpu, cuda or mps, for models
     ui: bool = True  # false serves OpenAI's API without the page
     output_dir: str = "outputs"
     cache_dir: str = "~/.cache/tinygpt"  # prepared tokens to show
@@ -46,6 +47,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         check_range("port", self.port, low=0, high=65535)
+        check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
         for name in ("output_dir", "cache_dir", *(["run"] if self.run is not None else [])):
             check_path(name, getattr(self, name))
 
@@ -94,6 +96,7 @@ def serve(settings: ServeConfig) -> None:
     from tinygpt.serving.app import create_app
     from tinygpt.serving.counters import Counters
     from tinygpt.serving.folders import Outputs
+    from tinygpt.serving.models import Models
     from tinygpt.serving.server import listen, run_server
     from tinygpt.serving.services import Services
     from tinygpt.serving.watching import Watcher
@@ -105,10 +108,12 @@ def serve(settings: ServeConfig) -> None:
     token = None if settings.host in _LOOPBACK else secrets.token_urlsafe(24)
     socket = listen(settings.host, settings.port)
     port = socket.getsockname()[1]
+    counters = Counters()
     services = Services(
         outputs=outputs,
         watcher=Watcher(outputs),
-        counters=Counters(),
+        counters=counters,
+        models=Models(counters, device=settings.device),
         cache_dir=settings.cache_dir,
         components=settings.components,
         run=shown,

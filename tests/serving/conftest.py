@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+import tinygpt
 from tinygpt import registry
 from tinygpt.serving.app import create_app
 from tinygpt.serving.counters import Counters
 from tinygpt.serving.folders import Outputs
+from tinygpt.serving.models import Models
 from tinygpt.serving.server import Server, listen
 from tinygpt.serving.services import Services
 from tinygpt.serving.watching import Watcher
@@ -96,11 +98,19 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def serving(output_dir: Path, *, token: str | None = None, ui: bool = True) -> Iterator[Serving]:
+def serving(
+    output_dir: Path,
+    *,
+    token: str | None = None,
+    ui: bool = True,
+    cache_dir: Path = Path("~/.cache/tinygpt"),
+) -> Iterator[Serving]:
     """A server on a free port, in a thread."""
     registry.import_all()
     outputs = Outputs(output_dir)
-    services = Services(outputs=outputs, watcher=Watcher(outputs), counters=Counters())
+    counters = Counters()
+    models = Models(counters, device="cpu")
+    services = Services(outputs, Watcher(outputs), counters, models, cache_dir=str(cache_dir))
     socket = listen("127.0.0.1", 0)
     port = socket.getsockname()[1]
     begun = threading.Event()
@@ -122,3 +132,25 @@ def serving(output_dir: Path, *, token: str | None = None, ui: bool = True) -> I
 @pytest.fixture(scope="session")
 def serve() -> Callable[..., Any]:
     return serving
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_in: Callable[[Path], list[str]]) -> Path:
+    """A folder of runs with one that has learned for ten steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    tinygpt.run([*tiny_in(folder), "tokenizer=byte"], quiet=True)
+    return folder / "outputs"
+
+
+@pytest.fixture(scope="session")
+def model_server(trained: Path) -> Iterator[Serving]:
+    """A server of that run."""
+    with serving(trained) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def model(trained: Path) -> str:
+    """The id of that run."""
+    (path,) = trained.iterdir()
+    return path.name

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import tinygpt
 from tests.runs_on_disk import evaluated, make_run
 from tinygpt.serving.rows import MOST_ROWS
 
@@ -137,19 +138,19 @@ def test_new_rows_logs_samples_and_states_are_told_within_a_second(server, outpu
         begun = time.monotonic()
         with (run / "metrics.jsonl").open("a") as file:
             file.write('{"step": 3, "train/loss": 0.5}\n')
-        name, data = next(event for event in events if event[0] == "rows")
-        assert time.monotonic() - begun < 1.5
-        assert data["rows"] == [{"step": 3, "train/loss": 0.5}]
+        with (run / "train.log").open("a") as file:
+            file.write("new\n")
         (run / "samples/step-3.txt").write_text("text")
-        (run / "train.log").write_text("old\nnew\n")
         seen = {}
         for name, data in events:
-            seen[name] = data
-            if {"log", "sample", "runs"} <= seen.keys():
+            seen[name] = data, time.monotonic() - begun
+            if seen.keys() == {"rows", "log", "sample", "runs"}:
                 break
-    assert seen["log"]["lines"] == ["new"]
-    assert seen["sample"] == {"id": "2026_live", "step": 3, "text": "text"}
-    assert any(shown["loss"] == 0.5 for shown in seen["runs"]["runs"])
+    assert seen["rows"][0]["rows"] == [{"step": 3, "train/loss": 0.5}]
+    assert seen["rows"][1] < 1.5
+    assert seen["log"][0]["lines"] == ["new"]
+    assert seen["sample"][0] == {"id": "2026_live", "step": 3, "text": "text"}
+    assert [shown["loss"] for shown in seen["runs"][0]["runs"]] == [0.5]
     end = time.monotonic() + 5
     while server.services.watcher.n_clients and time.monotonic() < end:
         time.sleep(0.05)
@@ -174,6 +175,7 @@ def test_files_that_lead_out_of_the_folder_are_not_read(server, outputs, tmp_pat
     (run / "samples").mkdir()
     for name in ("train.log", "config.yaml", "overrides.yaml", "samples/step-1.txt"):
         (run / name).symlink_to(secret)
+    assert server.get("/api/compare?id=2026_leads&id=2026_r0").status == 403
     text = server.get("/api/run?id=2026_leads").body.decode()
     assert "secret" not in text.replace("secret.txt", "")
     (run / "metrics.jsonl").unlink()
@@ -194,3 +196,34 @@ def test_stopping_needs_a_yes_and_a_process_of_this_run(server, outputs):
     assert (answer.status, "is not running" in answer.message) == (409, True)
     answer = server.post("/api/resume", {"id": "2026_ended", "confirm": True})
     assert (answer.status, "cannot be resumed" in answer.message) == (409, True)
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_in_a_process_of_its_own_and_stopped(serve, tmp_path, tiny_in):
+    run = tinygpt.run([*tiny_in(tmp_path), "trainer.max_steps=1000000", "until=2"], quiet=True)
+    with serve(tmp_path / "outputs") as running:
+        ask = {"id": run.path.name, "confirm": True}
+        resumed = running.post("/api/resume", ask)
+        assert (resumed.status, resumed.json["id"]) == (200, run.path.name)
+        assert running.post("/api/resume", ask).status == 409
+        assert running.get(f"/api/run?id={run.path.name}").json["summary"]["can"]["stop"]
+        stopped = running.post("/api/stop", ask)
+        assert stopped.json["pid"] == resumed.json["pid"]
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            found = running.get(f"/api/run?id={run.path.name}").json["summary"]
+            if found["status"] == "interrupted":
+                break
+            time.sleep(0.1)
+        assert (found["status"], found["can"]["resume"]) == ("interrupted", True)
+        assert running.post("/api/stop", ask).status == 409
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_go_on_says_what_the_command_says(serve, tmp_path, tiny_in):
+    run = tinygpt.run([*tiny_in(tmp_path), "until=2"], quiet=True)
+    (run.path / "config.yaml").write_text("seed: 0\n")
+    with serve(tmp_path / "outputs") as running:
+        answer = running.post("/api/resume", {"id": run.path.name, "confirm": True})
+    assert answer.status == 400
+    assert "config.yaml is damaged" in answer.message

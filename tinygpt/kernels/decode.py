@@ -156,6 +156,11 @@ class TransformerDecoder:
         self._decoder.values = self._zeros(sizes[1] * 4)
         self._decoder.history = self._zeros(n_slots * network.capacity * 8)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of main memory that weights and caches take."""
+        return sum(array.nbytes for array in self._kept)
+
     def prefill(
         self, slot: int, tokens: Sequence[int], *, every: bool = False
     ) -> npt.NDArray[np.float32]:

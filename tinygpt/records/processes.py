@@ -18,7 +18,9 @@ def this_process() -> dict[str, Any]:
 
 
 def interrupt(run: Path) -> int:
-    """Do to the process of a run what Ctrl-C does: it saves and ends.  Returns its pid.
+    """Ask the process of a run to end, as Ctrl-C does: it saves first.  Returns its pid.
+
+    SIGTERM, because a process that was started in the background may ignore SIGINT.
 
     Raises UserError if no process works on the run, or another machine's does.
     """
@@ -34,7 +36,7 @@ def interrupt(run: Path) -> int:
     if _start_ticks(pid) != process.get("started"):
         raise UserError(f"{run}: process {pid} is another one now; stop the run by Ctrl-C")
     try:
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
     except OSError as error:
         raise UserError(f"{run}: process {pid} cannot be stopped: {error.strerror}") from None
     return pid

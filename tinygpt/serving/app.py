@@ -27,14 +27,21 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tinygpt.errors import UserError
-from tinygpt.serving import comparisons, runs
-from tinygpt.serving.errors import ApiError, on_api_error, on_fault, on_http_error, on_user_error
+from tinygpt.serving import comparisons, completions, data_sets, openapi, playground, runs
+from tinygpt.serving.errors import (
+    ApiError,
+    on_api_error,
+    on_fault,
+    on_http_error,
+    on_left,
+    on_user_error,
+)
 from tinygpt.serving.guard import Guard
 from tinygpt.serving.services import Services
 
@@ -50,23 +57,43 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         services.watcher.close()
+        services.models.close()
 
-    def metrics(request: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         gauges = {
             "watching_clients": ("Open streams of events.", {"": services.watcher.n_clients}),
+            "models": ("Loaded models.", {"": len(services.models.loaded)}),
+            "model_bytes": (
+                "Main memory of loaded models.",
+                {"": sum(model.bytes for model in services.models.loaded)},
+            ),
+            "texts": (
+                "Texts that are being written.",
+                {"": sum(model.n_texts for model in services.models.loaded)},
+            ),
         }
         return PlainTextResponse(services.counters.text(gauges))
 
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def page(request: Request) -> Response:
+        return FileResponse(PAGE / "index.html")
+
     routes: list[Route | Mount] = [
-        Route("/health", lambda request: JSONResponse({"status": "ok"})),
+        Route("/health", health),
         Route("/metrics", metrics),
+        *completions.routes(services),
+        *openapi.routes(ui=ui),
     ]
     if ui:
         routes += [
-            Route("/", lambda request: FileResponse(PAGE / "index.html")),
+            Route("/", page),
             Mount("/page", StaticFiles(directory=PAGE)),
             *runs.routes(services),
             *comparisons.routes(services),
+            *playground.routes(services),
+            *data_sets.routes(services),
         ]
     return Starlette(
         routes=routes,
@@ -78,6 +105,7 @@ def create_app(
             ApiError: on_api_error,
             UserError: on_user_error,
             HTTPException: on_http_error,
+            ClientDisconnect: on_left,
             Exception: on_fault,
         },
     )

@@ -1,4 +1,4 @@
-"""Requests for comparisons: the data of the comparison's page, and the scripts that draw it."""
+"""Requests for comparisons: the data of the comparison's page, and the script that draws it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tinygpt.serving.services import Services, query
 
 MOST_RUNS = 300
 AXES = ("tokens", "step", "time", "flops")
-_KEPT = {"cache-control": "private, max-age=86400"}  # a version of plotly does not change
 
 
 def routes(services: Services) -> list[Route]:
@@ -21,8 +20,7 @@ def routes(services: Services) -> list[Route]:
     made = _Comparisons(services)
     return [
         Route("/api/compare", made.data),
-        Route("/page-report/plotly.js", _plotly),
-        Route("/page-report/shared.js", lambda request: FileResponse(report.PARTS / "shared.js")),
+        Route("/page-report/shared.js", _shared),
     ]
 
 
@@ -59,7 +57,5 @@ class _Comparisons:
         return compare(runs, baseline=baseline, metric=metric), x
 
 
-def _plotly(request: Request) -> Response:
-    from plotly.offline import get_plotlyjs
-
-    return Response(get_plotlyjs(), media_type="text/javascript", headers=_KEPT)
+async def _shared(request: Request) -> Response:
+    return FileResponse(report.PARTS / "shared.js")

@@ -47,17 +47,40 @@ class Outputs:
 
     def run(self, run_id: str) -> Path:
         """The folder of a run; raises ApiError for an id that names none."""
-        path = self._inside(run_id)
+        path = self.folder(run_id)
         if path is None or not (path / "run.json").exists():
             raise ApiError(404, f"there is no run {run_id!r} in {self.path}", param="id")
         return path
 
+    def readable(self, run_id: str) -> Path:
+        """The folder of a run that other parts may read; raises ApiError."""
+        path = self.run(run_id)
+        if why := self.not_to_be_read(path):
+            raise ApiError(403, f"run {run_id}: {why}", param="id")
+        return path
+
+    def not_to_be_read(self, run: Path) -> str | None:
+        """Why other parts must not read the run's files: one leads out or is no file; or None."""
+        for folder, folders, files in os.walk(run, followlinks=False):
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                try:
+                    mode = path.stat().st_mode
+                except OSError:  # vanished, or a link to nothing
+                    continue
+                if not self.holds(path):
+                    return f"{path.relative_to(run)} leads out of {self.path}"
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    return f"{path.relative_to(run)} is neither file nor folder"
+        return None
+
     def sweep(self, sweep_id: str) -> Path | None:
         """The folder of a sweep, or None."""
-        path = self._inside(sweep_id)
+        path = self.folder(sweep_id)
         return path if path is not None and self.file(path, "sweep.yaml") else None
 
-    def _inside(self, text: str) -> Path | None:
+    def folder(self, text: str) -> Path | None:
+        """The folder of an id, or None; a link that leads out is none."""
         parts = text.split("/")
         if len(text) > 1000 or "\0" in text or "\\" in text or len(parts) > _LEVELS:
             return None

@@ -21,6 +21,7 @@ from tinygpt.records.listing import Filter, choose
 from tinygpt.records.processes import interrupt
 from tinygpt.records.read import RunRecord
 from tinygpt.serving import resuming
+from tinygpt.serving.asking import MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_TOP
 from tinygpt.serving.errors import ApiError
 from tinygpt.serving.rows import MOST_ROWS, Cursor, read_rows
 from tinygpt.serving.services import Services, json_body, query
@@ -62,7 +63,13 @@ class _Runs:
                 "version": tinygpt.__version__,
                 "output_dir": str(self.outputs.path),
                 "run": self.services.run,
-                "limits": {"rows": MOST_ROWS, "watched": WATCHED},
+                "limits": {
+                    "rows": MOST_ROWS,
+                    "watched": WATCHED,
+                    "max_new_tokens": MOST_NEW_TOKENS,
+                    "prompt_characters": MOST_CHARACTERS,
+                    "top": MOST_TOP,
+                },
                 "defaults": {name: getattr(drawn, name) for name in names},
             }
         )
@@ -103,9 +110,9 @@ class _Runs:
                 "checkpoints": checkpoints,
                 "samples": self._samples(path),
                 "log_tail": self._log(path),
-                "warnings": warnings(run) if self._log(path) else [],
+                "warnings": warnings(run) if self.outputs.file(path, "train.log") else [],
                 "columns": found.columns if found else [],
-                "evaluations": _evaluations(run),
+                "evaluations": [] if self.outputs.not_to_be_read(path) else _evaluations(run),
             }
         )
 
@@ -152,15 +159,17 @@ class _Runs:
         places = request.query_params.getlist("after")
         if last := request.headers.get("last-event-id"):
             places = last.split(",")
-        client = Client(asyncio.get_running_loop())
         if self.watcher.n_clients >= MOST_CLIENTS:
             raise ApiError(503, f"{MOST_CLIENTS} pages watch already; close some of them")
         watched = dict(zip(ids, [*places, *[""] * len(ids)], strict=False))
-        await run_in_threadpool(self.watcher.connect, client, watched)
-        return event_stream(self._told(client))
+        for run_id in watched:
+            await run_in_threadpool(self.outputs.run, run_id)
+        return event_stream(self._told(watched))
 
-    async def _told(self, client: Client) -> AsyncIterator[bytes]:
+    async def _told(self, watched: dict[str, str]) -> AsyncIterator[bytes]:
+        client = Client(asyncio.get_running_loop())
         try:
+            await run_in_threadpool(self.watcher.connect, client, watched)
             while not client.dropped:
                 try:
                     event = await asyncio.wait_for(client.queue.get(), BEAT_S)
@@ -174,7 +183,7 @@ class _Runs:
     async def stop(self, request: Request) -> Response:
         run_id, path = await self._confirmed(request, "stop")
         pid = await run_in_threadpool(_or_409, lambda: interrupt(path))
-        return JSONResponse({"id": run_id, "signal": "SIGINT", "pid": pid})
+        return JSONResponse({"id": run_id, "signal": "SIGTERM", "pid": pid})
 
     async def resume(self, request: Request) -> Response:
         run_id, path = await self._confirmed(request, "resume")

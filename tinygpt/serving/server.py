@@ -1,9 +1,9 @@
 """Listens, and bounds what connections cost: half-open ones, slow ones, and too many.
 
-- A request's head must arrive within HEAD_S seconds.  When MOST_HALF_OPEN connections have sent no
-  whole head, a new one takes the place of the oldest, so that they keep nobody out.
+- A request must arrive whole within REQUEST_S seconds.  When MOST_WAITING connections have sent no
+  whole request, a new one takes the place of the oldest, so that they keep nobody out.
 - A client that reads nothing for STALLED_S seconds is cut off.
-- At most MOST_CONNECTIONS connections have a request; one more is refused by 503.
+- At most MOST_REQUESTS requests are answered at a time; one more is refused by 503.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tinygpt import signals
 from tinygpt.errors import UserError
 
-HEAD_S = 10.0
+REQUEST_S = 20.0
 HEAD_BYTES = 1 << 16
 STALLED_S = 30.0
-MOST_HALF_OPEN = 128
-MOST_CONNECTIONS = 256
+MOST_WAITING = 128
+MOST_REQUESTS = 256
 IDLE_S = 30  # that a connection is kept between two requests
 LAST_WORDS_S = 2  # that answers may take to end when the server ends
 
@@ -31,39 +31,54 @@ LAST_WORDS_S = 2  # that answers may take to end when the server ends
 class Connection(H11Protocol):
     """A connection of uvicorn with the bounds above."""
 
-    half_open: dict["Connection", None]  # those of this server, the oldest first
+    waiting: dict["Connection", None]  # for a whole request; those of this server, oldest first
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
         self._stalled: asyncio.TimerHandle | None = None
-        self._head: asyncio.TimerHandle | None = None
-        if len(self.half_open) >= MOST_HALF_OPEN:
-            next(iter(self.half_open)).transport.abort()
-        self._wait_for_head()
+        self._deadline: asyncio.TimerHandle | None = None
+        if len(self.waiting) >= MOST_WAITING:
+            oldest = next(iter(self.waiting))
+            oldest._has_request()
+            oldest.transport.abort()
+        self._wait()
 
-    def _wait_for_head(self) -> None:
-        self.half_open[self] = None
-        self._head = self.loop.call_later(HEAD_S, self.transport.abort)
+    def _wait(self) -> None:
+        self.waiting[self] = None
+        self._deadline = self.loop.call_later(REQUEST_S, self.transport.abort)
 
-    def _no_longer_waits(self) -> None:
-        self.half_open.pop(self, None)
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _has_request(self) -> None:
+        self.waiting.pop(self, None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _is_waiting(self) -> bool:
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request have come."""
-        before = self.cycle
-        if self._head is None and (before is None or before.response_complete):
-            self._wait_for_head()  # the next request of a kept connection begins
+        if self._deadline is None and self._is_waiting():
+            self._wait()
         super().data_received(data)
-        if self.cycle is not before or self.transport.is_closing():
-            self._no_longer_waits()
+        if not self._is_waiting() or self.transport.is_closing():
+            self._has_request()
+
+    def on_response_complete(self) -> None:
+        """An answer has been written; the next request may be here already."""
+        super().on_response_complete()
+        if self.transport.is_closing() or not self._is_waiting():
+            return
+        if self.cycle.response_complete:
+            self.waiting[self] = None  # until IDLE_S
+        else:
+            self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left, or was cut off."""
-        self._no_longer_waits()
+        self._has_request()
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -82,7 +97,7 @@ class Connection(H11Protocol):
 
 
 class _Bounded:
-    """Refuses a request when MOST_CONNECTIONS are being answered."""
+    """Refuses a request when MOST_REQUESTS are being answered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app, self.n = app, 0
@@ -91,7 +106,7 @@ class _Bounded:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if self.n >= MOST_CONNECTIONS:
+        if self.n >= MOST_REQUESTS:
             await service_unavailable(scope, receive, send)
             return
         self.n += 1
@@ -130,7 +145,7 @@ class Server(uvicorn.Server):
     """uvicorn's server; `on_start` is called when it listens."""
 
     def __init__(self, app: ASGIApp, on_start: Callable[[], None] = lambda: None) -> None:
-        connection = type("Connection", (Connection,), {"half_open": {}})
+        connection = type("Connection", (Connection,), {"waiting": {}})
         super().__init__(
             uvicorn.Config(
                 _Bounded(app),
@@ -139,6 +154,7 @@ class Server(uvicorn.Server):
                 loop="asyncio",
                 lifespan="on",
                 log_config=None,
+                log_level="error",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from tinygpt.serving.counters import Counters
 from tinygpt.serving.errors import ApiError
 from tinygpt.serving.folders import Outputs
+from tinygpt.serving.models import Models
 from tinygpt.serving.watching import Watcher
 
 
@@ -21,6 +22,7 @@ class Services:
     outputs: Outputs
     watcher: Watcher
     counters: Counters
+    models: Models
     cache_dir: str = "~/.cache/tinygpt"
     components: list[str] = field(default_factory=list)
     run: str | None = None  # the id of `run=`

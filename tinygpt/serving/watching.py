@@ -7,6 +7,7 @@ does not read it is dropped.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 from tinygpt.console import warn
 from tinygpt.records.read import RunRecord
+from tinygpt.serving.errors import ApiError
 from tinygpt.serving.folders import Outputs
 from tinygpt.serving.rows import Cursor, read_lines, read_rows
 from tinygpt.serving.summaries import RunView, SweepView
@@ -106,7 +108,10 @@ class Watcher:
             return view
 
     def records(self, ids: Iterable[str]) -> list[RunRecord]:
-        """The records of runs, and of all runs of sweeps."""
+        """The records of runs, and of all runs of sweeps, with rows thinned as for the page.
+
+        Raises ApiError for a run whose files must not be read.
+        """
         self.runs()
         found: dict[str, RunRecord] = {}
         for run_id in ids:
@@ -115,8 +120,21 @@ class Watcher:
                 found |= {view.id: view.record for view in inside}
             else:
                 found[run_id] = self.run(run_id).record
-        # rows that a record has read would stay in memory
-        return [RunRecord(r.path, r.run, r.config, r.summary, r.damage) for r in found.values()]
+        return [self._compared(run_id, record) for run_id, record in found.items()]
+
+    def _compared(self, run_id: str, record: RunRecord) -> RunRecord:
+        """A copy, because what a record has read stays in memory."""
+        path = self.outputs.readable(run_id)
+        log = path / "train.log"
+        if log.exists() and not self.outputs.file(path, "train.log"):
+            raise ApiError(400, f"{log} is too large to compare", param="id")
+        copy = RunRecord(path, record.run, record.config, record.summary, record.damage)
+        found = read_rows(path / "metrics.jsonl", None)
+        copy.rows = [
+            {key: math.nan if value is None else value for key, value in row.items()}
+            for row in (found.rows if found else [])
+        ]
+        return copy
 
     def _swept(self, run_id: str) -> list[str]:
         sweep = self._sweeps.get(run_id.rpartition("/")[0])
