@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs_on_disk import make_run
-from tinygpt import compare, evaluate, export, runs, sample, upload
+from tinygpt import compare, evaluate, export, runs, sample, serve, upload
 from tinygpt.config import compose, overrides
 from tinygpt.config.choices import CONF
 from tinygpt.language_model import LanguageModel
@@ -142,6 +142,11 @@ def test_an_export_command_of_the_documents_is_understood(arguments):
     assert export.parse(arguments).run in ("outputs/RUN", "latest")
 
 
+@pytest.mark.parametrize("arguments", commands("serve"), ids=" ".join)
+def test_a_serve_command_of_the_documents_is_understood(arguments):
+    assert serve.parse(arguments).run in (None, "latest")
+
+
 def test_the_readme_shows_commands_of_every_kind():
     assert len(commands("train")) >= 8
     for entry in (
@@ -154,6 +159,7 @@ def test_the_readme_shows_commands_of_every_kind():
         "runs",
         "upload",
         "export",
+        "serve",
     ):
         assert commands(entry), entry
 
