@@ -39,7 +39,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         decoder = subject.model.decoder(1, weights=weights)
         if decoder is None:
             raise UserError(f"{args.run} has no decoder in C: it needs Linux, gcc and model=gpt")
-        bpb = window_nats(decoder, tokens, seq_len=subject.seq_len) / math.log(2) / n_bytes
+        nats = window_nats(decoder, tokens, seq_len=subject.seq_len).sum()
+        bpb = float(nats) / math.log(2) / n_bytes
         exact = bpb if exact is None else exact
         print(f"{weights}  {bpb:.6f} bits per byte  {100 * (bpb / exact - 1):+.4f} %", flush=True)
     return 0

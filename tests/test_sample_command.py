@@ -4,16 +4,19 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tinygpt import sample
 from tinygpt.components.models.gpt_torch import GPT
@@ -330,9 +333,7 @@ def test_samples_are_written_as_json_lines_with_what_made_them(
     assert (first["run"], first["checkpoint"]) == (str(spelled), "step-00000001")
 
 
-def test_a_file_of_samples_is_whole_or_absent_and_replaces_none(
-    random: Path, tmp_path: Path
-) -> None:
+def test_a_file_of_samples_replaces_none_and_needs_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "samples.jsonl"
     out.write_text("mine")
     with pytest.raises(UserError, match=r"out=.* exists, and samples are not mixed"):
@@ -340,20 +341,71 @@ def test_a_file_of_samples_is_whole_or_absent_and_replaces_none(
     assert out.read_text() == "mine"
     with pytest.raises(UserError, match=r"there is no folder .*/none; make it"):
         write(SampleConfig(run="nothing", out=str(tmp_path / "none" / "samples.jsonl")))
-    out.unlink()
-    settings = SampleConfig(
-        run=str(random), out=str(out), num_samples=3, max_new_tokens=10**9, ignore_eot=True
-    )
 
-    def interrupt() -> None:  # as Ctrl-C does, once there is a file
-        while not (tmp_path / "samples.jsonl.partial").exists():
+
+def soon(condition: Callable[[], bool], action: Callable[[], Any]) -> None:
+    """Do something in a thread, once something holds."""
+
+    def wait() -> None:
+        while not condition():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        action()
 
-    threading.Thread(target=interrupt, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_finished_samples_survive_an_interruption_and_the_same_command_goes_on(
+    random: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def settings(out: str, **changes: Any) -> SampleConfig:
+        fields = {"prompt": ["a", "b", "a"], "num_samples": 100, "max_new_tokens": 20} | changes
+        return SampleConfig(run=str(random), device="cpu", out=str(tmp_path / out), **fields)
+
+    write(settings("straight"))
+    straight = (tmp_path / "straight").read_bytes()
+    partial = tmp_path / "again.partial"
+    whole = lambda: partial.exists() and partial.stat().st_size > 0  # noqa: E731
+    soon(whole, lambda: os.kill(os.getpid(), signal.SIGINT))  # as Ctrl-C does
+    with pytest.raises(KeyboardInterrupt):
+        write(settings("again"))
+    kept = partial.read_bytes()
+    n_kept = kept.count(b"\n")
+    assert straight.startswith(kept)
+    assert 0 < n_kept < 300
+    assert f"{n_kept} samples are in {partial}, of 300; repeat" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"in line 1 seed is 0, and here it is 1; repeat that"):
+        write(settings("again", seed=1))
+    with pytest.raises(UserError, match=r"in line 1 prompt is a, and here it is b"):
+        write(settings("again", prompt=["b"]))
+    with pytest.raises(UserError, match=r"holds more samples than this command makes"):
+        write(settings("again", prompt=["a"], num_samples=1))
+    with FileLock(f"{partial}.lock"), pytest.raises(UserError, match=r"another command is writing"):
+        write(settings("again"))
+    partial.write_bytes(kept + b'{"prompt": "a", "sam')  # a line that a crash cut short
+    write(settings("again"))
+    assert (tmp_path / "again").read_bytes() == straight
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "straight"]
+
+
+def test_an_interruption_before_the_first_sample_leaves_nothing(
+    random: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "samples.jsonl"
+    settings = SampleConfig(run=str(random), out=str(out), max_new_tokens=10**9, ignore_eot=True)
+    partial = tmp_path / "samples.jsonl.partial"
+    soon(partial.exists, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         write(settings)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_that_vanishes_is_named(random: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    settings = SampleConfig(run=str(random), out=str(folder / "s"), num_samples=150)
+    soon((folder / "s.partial").exists, lambda: shutil.rmtree(folder))
+    with pytest.raises(UserError, match=r"out=.* cannot be written: .*/folder has been removed"):
+        write(settings)
 
 
 def test_the_progress_of_a_file_is_reported_now_and_then(

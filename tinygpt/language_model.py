@@ -105,6 +105,16 @@ class LanguageModel(nn.Module, ABC):
         """
         return None
 
+    def new_slots(self, n_slots: int) -> Any:
+        """A cache of sequences at different positions, to read one token of each in one call.
+
+        `forward(tokens (n_slots, 1), cache=slots)` reads them; before, the caller sets `positions`
+        (n_slots,) of the tokens and `reads` (n_slots,), False for rows whose token is none.  It has
+        `put(slot, cache)` with what `new_cache` returned, and `copy(source, target)`.  No shape
+        depends on the positions.  None if the model has no such cache.
+        """
+        return None
+
     def decoder(self, n_slots: int, *, weights: str = "auto") -> Decoder | None:
         """A decoder for this many sequences, with a copy of the weights as they are now.
 

@@ -1,5 +1,6 @@
 """Sample: continue prompts with the model of a run folder, on any device."""
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tinygpt import config, console, registry
 from tinygpt.cli.arguments import component_names, parse_settings
 from tinygpt.errors import UserError, check_choice, check_path, check_range, visible
-from tinygpt.files import replacing
 from tinygpt.generation.engine import Engine, Event, open_engine, samples
 from tinygpt.generation.interactive import interact
 from tinygpt.generation.prompt_file import read_prompts
 from tinygpt.generation.records import record_line
+from tinygpt.generation.sample_file import appending
 from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.generation.view import (
     ColourView,
@@ -67,7 +68,8 @@ class SampleConfig(SamplingConfig):
     show: str = "text"
     # also the log-probability of each token and of this many likeliest ones: in out, or in rows
     logprobs: int | None = None
-    # write the samples into this new file as JSON lines, and print none
+    # write the samples into this new file as JSON lines, and print none; after an interruption the
+    # same command goes on
     out: str | None = None
     # fp32, bf16 or int8 of weights that compiled kernels read; auto leaves it to the model
     weights: str = "auto"
@@ -214,12 +216,31 @@ def write(settings: SampleConfig) -> None:
         weights=settings.weights,
     )
     print(f"{run}, {trained.checkpoint.name}, on {trained.device}", file=sys.stderr)
+    if settings.weights in ("bf16", "int8"):
+        _state_rounding(engine, settings, trained)
     if settings.interactive:
         interact(engine, _view(settings, trained), settings, logprobs=_logprobs(settings))
     elif out is None:
         _print_samples(engine, prompts, settings, trained)
     else:
         _write_samples(engine, prompts, settings, trained, out)
+
+
+def _state_rounding(engine: Engine, settings: SampleConfig, trained: "Trained") -> None:
+    """Print what rounding the weights costs, measured once for a checkpoint."""
+    from tinygpt.evaluation.rounding import rounding_of
+
+    found = rounding_of(trained, engine.decoder, weights=settings.weights, ema=settings.ema)
+    if found is None:
+        run = trained.checkpoint.parent.parent
+        print(
+            f"weights={settings.weights}: the cost in bits per byte is not known, because the "
+            "run's prepared tokens are gone; to make them again type\n"
+            f"  python -m tinygpt.prepare {shlex.quote(f'config_file={run}/config.yaml')}",
+            file=sys.stderr,
+        )
+    else:
+        print(found, file=sys.stderr)
 
 
 def _new_file(text: str) -> Path:
@@ -284,42 +305,62 @@ def _write_samples(
     n_samples = len(prompts) * settings.num_samples
     drawing = {f.name: getattr(settings, f.name) for f in fields(SamplingConfig)}
     provenance = {
-        "settings": {**drawing, "weights": settings.weights},
+        "settings": {**drawing, "weights": settings.weights, "logprobs": settings.logprobs},
         "run": str(trained.checkpoint.parent.parent),
         "checkpoint": trained.checkpoint.name,
     }
+    places = _places(prompts, settings.num_samples)
+    expected = ({"prompt": p, "sample": r, **provenance} for p, r in places)
     speed = Speed()
-    progress = Progress(n_samples, speed)
+    with appending(out, expected) as file:
+        shown = visible(str(file.partial))
+        if file.n_kept:
+            print(f"{_samples(file.n_kept)} in {shown} already; making the rest", file=sys.stderr)
+        progress = Progress(n_samples, speed, n_done=file.n_kept)
 
-    def on_event(index: int, event: Event) -> None:
-        speed.add(event)
-        progress.add(event)
+        def on_event(index: int, event: Event) -> None:
+            speed.add(event)
+            progress.add(event)
 
-    made = samples(
-        *(engine, _encoded(prompts, settings, trained)),
-        config=settings,
-        logprobs=settings.logprobs,
-        on_event=on_event,
-    )
-    repeats: Counter[str] = Counter()
-    try:
-        with replacing(out) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
-            for index, sample in enumerate(made):
-                prompt = prompts[index // settings.num_samples]
+        made = samples(
+            *(engine, _encoded(prompts, settings, trained)),
+            config=settings,
+            skip=file.n_kept,
+            logprobs=settings.logprobs,
+            on_event=on_event,
+        )
+        try:
+            for (prompt, repeat), sample in zip(places, made, strict=True):
                 line = record_line(
                     sample,
                     prompt=prompt,
-                    repeat=repeats[prompt],
+                    repeat=repeat,
                     has_logprobs=settings.logprobs is not None,
                     provenance=provenance,
                 )
-                repeats[prompt] += 1
-                file.write(line)
-    finally:
-        progress.close()
-    are = "sample is" if n_samples == 1 else "samples are"
-    print(f"{n_samples:,} {are} in {visible(str(out))}")
+                file.add(line)
+        except KeyboardInterrupt:
+            if n := file.n_finished():
+                rest = f"of {n_samples:,}; repeat the command to make the rest"
+                print(f"{_samples(n)} in {shown}, {rest}", file=sys.stderr)
+            raise
+        finally:
+            progress.close()
+    print(f"{_samples(n_samples)} in {visible(str(out))}")
     print(speed, file=sys.stderr)
+
+
+def _samples(n: int) -> str:
+    return "1 sample is" if n == 1 else f"{n:,} samples are"
+
+
+def _places(prompts: Sequence[str], num_samples: int) -> Iterator[tuple[str, int]]:
+    """The prompt of each sample, and its number among the samples of that prompt."""
+    repeats: Counter[str] = Counter()
+    for prompt in prompts:
+        for _ in range(num_samples):
+            yield prompt, repeats[prompt]
+            repeats[prompt] += 1
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from tinygpt.generation.engine import (
     samples,
 )
 from tinygpt.generation.sampling import SamplingConfig, likeliest_first
+from tinygpt.generation.slot_decoder import SlotDecoder
 from tinygpt.generation.torch_decoder import TorchDecoder
 from tinygpt.language_model import Decoder, LanguageModel
 
@@ -123,6 +124,7 @@ def decoders(gpt: GPT, n_slots: int) -> dict[str, Decoder]:
     compiled = gpt.decoder(n_slots, weights="fp32")
     return {
         "torch": TorchDecoder(gpt, n_slots, seq_len=SEQ_LEN),
+        "torch, slots together": SlotDecoder(gpt, 6, seq_len=SEQ_LEN),
         "torch, without a cache": TorchDecoder(uncached(gpt), n_slots, seq_len=SEQ_LEN),
         **({} if compiled is None else {"compiled": compiled}),
     }

@@ -16,6 +16,7 @@ from tinygpt.config import PrepareConfig
 from tinygpt.corpus.overlap import Overlap
 from tinygpt.corpus.preparation import CONFIG, Preparation, keep_config
 from tinygpt.corpus.shards import (
+    Shard,
     ShardedArray,
     SplitInfo,
     documents_of,
@@ -117,6 +118,28 @@ def prepare(cfg: PrepareConfig, say: Say, *, repair: bool = False) -> Prepared:
     prepared = _opened(cfg, folder)
     assert prepared
     return prepared
+
+
+def beginning(folder: Path, split: Split, n: int, *, checksum: str) -> list[int] | None:
+    """The first n tokens of a split, fewer if it is shorter; reads no more files than they need.
+
+    None if the folder is not there, is damaged, or has a split with another checksum.
+    """
+    manifest = read_sealed(folder / "manifest.json")
+    if manifest is None:
+        return None
+    info = SplitInfo.from_dict(manifest["splits"][split])
+    if info.checksum != checksum:
+        return None
+    shards: list[Shard] = []
+    for shard in info.shards:
+        if sum(s.tokens for s in shards) >= n:
+            break
+        shards.append(shard)
+    if any(first_damage(folder, split, shard) for shard in shards):
+        return None
+    tokens: list[int] = tokens_of(folder, split, shards, manifest["dtype"])[:n].tolist()
+    return tokens
 
 
 def folder_of(cfg: PrepareConfig, source: TextSource) -> Path:

@@ -310,6 +310,7 @@ def open_engine(
     `weights` is how a compiled decoder holds them: see `LanguageModel.decoder`.  Raises UserError
     for bf16 or int8 if the model has no compiled decoder where it is.
     """
+    from tinygpt.generation.slot_decoder import SlotDecoder
     from tinygpt.generation.torch_decoder import TorchDecoder
 
     n_sequences = min(n_sequences, AT_ONCE)
@@ -322,8 +323,13 @@ def open_engine(
                 "(transformers on a CPU with Linux and gcc), and this model is decoded by PyTorch; "
                 "leave out weights, or type weights=fp32"
             )
-        # it computes one sequence at a time, so that several at once would only start to show later
-        decoder = TorchDecoder(model, min(n_slots, 2), seq_len=seq_len)
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        if not on_cpu and model.new_slots(1) is not None:
+            # always as many slots, because the rounding of a row depends on how many there are
+            decoder = SlotDecoder(model, AT_ONCE + 1, seq_len=seq_len)
+        else:
+            # one sequence at a time: several at once would only start to show later
+            decoder = TorchDecoder(model, min(n_slots, 2), seq_len=seq_len)
     return Engine(decoder, tokenizer)
 
 
@@ -354,18 +360,20 @@ def samples(
     prompts: Iterable[Sequence[int]],
     *,
     config: SamplingConfig,
+    skip: int = 0,
     logprobs: int | None = None,
     on_event: Callable[[int, Event], None] | None = None,
 ) -> Iterator[Sample]:
     """As `generate`, on an engine without other work; yields each sample when it is the next one.
 
+    The first `skip` prompts are counted and not continued.
     Holds at most MOST_OPEN prompts and samples, however many there are.
     """
     left = enumerate(prompts)
-    repeats: Counter[tuple[int, ...]] = Counter()
+    repeats = Counter(tuple(prompt) for _, prompt in itertools.islice(left, skip))
     indices: dict[int, int] = {}  # of the open sequences
     opened: dict[int, Sample] = {}
-    following = 0
+    following = skip
 
     def fill() -> None:
         for index, prompt in itertools.islice(left, MOST_OPEN - len(opened)):

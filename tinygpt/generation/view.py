@@ -197,8 +197,10 @@ class Speed:
 class Progress:
     """How many samples are done, on standard error: a line that changes, or one every 5 s."""
 
-    def __init__(self, n_samples: int, speed: Speed, *, every_s: float | None = None) -> None:
-        self._n_samples, self._n_done, self._speed = n_samples, 0, speed
+    def __init__(
+        self, n_samples: int, speed: Speed, *, n_done: int = 0, every_s: float | None = None
+    ) -> None:
+        self._n_samples, self._n_done, self._speed = n_samples, n_done, speed
         self._redraws = has_colours(sys.stderr)
         self._every = DRAW_EVERY_S if self._redraws else REPORT_EVERY_S
         if every_s is not None:

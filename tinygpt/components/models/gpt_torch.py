@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tinygpt.components.models.parts.attention import (
     Attention,
     LayerCache,
+    SlotLayerCache,
     attention_mask,
     first_keys,
 )
@@ -113,7 +114,7 @@ class Block(nn.Module):
         x: Tensor,
         *,
         x0: Tensor,
-        cache: LayerCache | None = None,
+        cache: LayerCache | SlotLayerCache | None = None,
         mask: Tensor | None = None,
         by: Rotation | None = None,
         tokens: Tensor | None = None,
@@ -196,6 +197,40 @@ class Cache:
         return self.layers[0].length
 
 
+class SlotCache:
+    """What N generations remember that are at different positions, in tensors of fixed shapes."""
+
+    def __init__(self, config: GPTConfig, n_slots: int, seq_len: int, device: torch.device) -> None:
+        self.positions = torch.zeros(n_slots, dtype=torch.int64, device=device)
+        self.reads = torch.zeros(n_slots, dtype=torch.bool, device=device)
+        self.layers = [SlotLayerCache(self.positions, seq_len) for _ in range(config.n_layer)]
+        # (N, ngram - 1); -1 is no token
+        self.newest = torch.full((n_slots, config.ngram - 1), -1, device=device)
+
+    def put(self, slot: int, cache: Cache) -> None:
+        """Make a slot hold what the cache of one sequence holds."""
+        for layer, of in zip(self.layers, cache.layers, strict=True):
+            layer.put(slot, of)
+        if cache.newest is not None:
+            self.newest[slot] = -1
+            self.newest[slot, self.newest.size(1) - cache.newest.size(1) :] = cache.newest[0]
+
+    def copy(self, source: int, target: int) -> None:
+        """Make one slot hold what another one holds."""
+        for layer in self.layers:
+            layer.copy(source, target)
+        self.newest[target] = self.newest[source]
+
+    def mask(self, seq_len: int, window: int | None) -> Tensor:
+        """(N, 1, 1, S): True for the positions that each sequence sees."""
+        keys = torch.arange(seq_len + 1, device=self.positions.device)
+        newest = self.positions[:, None]
+        seen = keys <= newest
+        if window is not None:
+            seen &= keys > newest - window
+        return seen[:, None, None]
+
+
 class GPT(LanguageModel):
     """Tokens in, logits out. The names of its parameters are those in checkpoints."""
 
@@ -243,6 +278,10 @@ class GPT(LanguageModel):
         """An empty cache; pass it to every call of one generation."""
         return Cache([LayerCache(self.seq_len) for _ in self.blocks])
 
+    def new_slots(self, n_slots: int) -> SlotCache:
+        """See LanguageModel."""
+        return SlotCache(self.config, n_slots, self.seq_len, self.token_embedding.weight.device)
+
     def decoder(self, n_slots: int, *, weights: str = "auto") -> Decoder | None:
         """See LanguageModel: in C on a CPU with gcc; auto is fp32, so that tokens stay the same."""
         parameter = self.token_embedding.weight
@@ -288,11 +327,15 @@ class GPT(LanguageModel):
         return super().flops_per_token() + of_attention + 6 * (0 if tied is None else tied.numel())
 
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, documents: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | SlotCache | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Tokens (B, T) to logits (B, T, V): position t sees tokens up to and including t.
 
-        With a cache the tokens follow those of the calls before. With documents (B, T), ids that
+        With a cache the tokens follow those of the calls before; with slots, tokens (N, 1) are at
+        the positions that the slots say. With documents (B, T), ids that
         grow from one to the next, it sees only its own; positions count on through all of them.
         Raises ValueError beyond seq_len.
         """
@@ -311,16 +354,23 @@ class GPT(LanguageModel):
         )
 
     def hidden(
-        self, tokens: Tensor, cache: Cache | None = None, documents: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | SlotCache | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Tokens (B, T) to what the output matrix reads, (B, T, C)."""
         config = self.config
         assert cache is None or documents is None, "a cache is of one document"
-        start = cache.length if cache else 0
-        end = start + tokens.size(1)
+        if isinstance(cache, SlotCache):
+            end = 1  # the caller counts
+            positions = cache.positions[:, None]
+        else:
+            start = cache.length if cache else 0
+            end = start + tokens.size(1)
+            positions = torch.arange(start, end, device=tokens.device)
         if end > self.seq_len:
             raise ValueError(f"{end} tokens do not fit into seq_len={self.seq_len}")
-        positions = torch.arange(start, end, device=tokens.device)
         x = self._embedded(tokens, positions, cache, documents)
         mask = by = masks = None
         hides = documents is not None or (config.window or end) < end
@@ -331,6 +381,8 @@ class GPT(LanguageModel):
             if hides:
                 starts = first_keys(tokens.shape, window=config.window, documents=documents)
             masks = Masks.draw(starts, config.dropout if dropped else 0.0)
+        elif isinstance(cache, SlotCache):
+            mask = cache.mask(self.seq_len, config.window)
         elif cache or hides:
             mask = attention_mask(
                 *(tokens.size(1), end),
@@ -340,6 +392,8 @@ class GPT(LanguageModel):
             )
         if config.positions == "rope":
             by = rotation(positions, d_head=config.d_model // config.n_head, base=config.rope_base)
+            if isinstance(cache, SlotCache):
+                by = Rotation(by.cos[:, None], by.sin[:, None])  # of each sequence: (N, 1, 1, D)
         x0, first_values = x, None
         for i, block in enumerate(self.blocks):
             x, values = block(
@@ -356,7 +410,7 @@ class GPT(LanguageModel):
                 first_values = values
         return self._normed(x, self.norm, cache)
 
-    def _normed(self, x: Tensor, module: nn.Module, cache: Cache | None) -> Tensor:
+    def _normed(self, x: Tensor, module: nn.Module, cache: Cache | SlotCache | None) -> Tensor:
         """A norm outside of blocks: LayerNorm is fused in torch, RMSNorm by our kernels."""
         by_kernels = self.uses_kernels and cache is None and fuses(x)
         if isinstance(module, nn.RMSNorm) and by_kernels:
@@ -365,18 +419,26 @@ class GPT(LanguageModel):
         return normed
 
     def _embedded(
-        self, tokens: Tensor, positions: Tensor, cache: Cache | None, documents: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: Cache | SlotCache | None,
+        documents: Tensor | None,
     ) -> Tensor:
         """Tokens (B, T) to what the first block reads, (B, T, C)."""
         x = self.token_embedding(tokens)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(positions)
+            # a slot that is not of this call may be full
+            x = x + self.position_embedding(positions.clamp(max=self.seq_len - 1))
         if self.ngram_embedding is not None:
             before = cache.newest if cache else None
             x = x + self.ngram_embedding(tokens, before, documents)
             if cache:
                 known = tokens if before is None else torch.cat((before, tokens), 1)
-                cache.newest = known[:, 1 - self.config.ngram :]
+                newest = known[:, 1 - self.config.ngram :]
+                if isinstance(cache, SlotCache):
+                    newest = torch.where(cache.reads[:, None], newest, cache.newest)
+                cache.newest = newest
         if self.embedding_norm is not None:
             x = self._normed(x, self.embedding_norm, cache)
         return F.dropout(x, self.config.dropout, self.training)

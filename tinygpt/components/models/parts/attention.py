@@ -30,7 +30,46 @@ class LayerCache:
         start, self.length = self.length, self.length + keys.size(2)
         self._keys_values[0, :, :, start : self.length] = keys
         self._keys_values[1, :, :, start : self.length] = values
-        all_keys, all_values = self._keys_values[:, :, :, : self.length]
+        all_keys, all_values = self.keys_values
+        return all_keys, all_values
+
+    @property
+    def keys_values(self) -> Tensor:
+        """Keys and values of all positions so far, (2, B, G, length, D)."""
+        assert self._keys_values is not None
+        return self._keys_values[:, :, :, : self.length]
+
+
+class SlotLayerCache:
+    """Keys and values of N sequences that are at different positions; no shape ever changes."""
+
+    def __init__(self, positions: Tensor, seq_len: int) -> None:
+        """`positions` (N,) are those of the next call, which the caller sets."""
+        self.positions, self.seq_len = positions, seq_len
+        self._rows = torch.arange(len(positions), device=positions.device)
+        self._keys_values: Tensor | None = None  # (2, N, G, S, D)
+
+    def put(self, slot: int, cache: LayerCache) -> None:
+        """Make a slot hold what the cache of one sequence holds."""
+        held = cache.keys_values
+        if self._keys_values is None:
+            _, _, n_head, _, d_head = held.shape
+            # one position more than the sequence has, for rows that are not of a call
+            sizes = 2, len(self.positions), n_head, self.seq_len + 1, d_head
+            self._keys_values = held.new_zeros(sizes)
+        self._keys_values[:, slot, :, : cache.length] = held[:, 0]
+
+    def copy(self, source: int, target: int) -> None:
+        """Make one slot hold what another one holds."""
+        assert self._keys_values is not None
+        self._keys_values[:, target] = self._keys_values[:, source]
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put one position of each, (N, G, 1, D), in its place; return all, (N, G, S, D)."""
+        assert self._keys_values is not None
+        all_keys, all_values = self._keys_values
+        all_keys[self._rows, :, self.positions] = keys[:, :, 0]
+        all_values[self._rows, :, self.positions] = values[:, :, 0]
         return all_keys, all_values
 
 
@@ -78,7 +117,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         *,
-        cache: LayerCache | None = None,
+        cache: LayerCache | SlotLayerCache | None = None,
         mask: Tensor | None = None,
         by: Rotation | None = None,
         tokens: Tensor | None = None,

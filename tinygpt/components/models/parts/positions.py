@@ -9,19 +9,20 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines (T, D) of the angles by which queries and keys are rotated."""
+    """Cosines and sines (..., D) of the angles by which queries and keys are rotated."""
 
     cos: Tensor
     sin: Tensor
 
 
 def rotation(positions: Tensor, *, d_head: int, base: float) -> Rotation:
-    """Angles of RoPE at positions (T,): position / base^(2 i / D) for the pair i of D / 2.
+    """Angles of RoPE at positions (...): position / base^(2 i / D) for the pair i of D / 2.
 
     Su et al. 2021, "RoFormer" (arXiv 2104.09864), section 3.4.2; in float32 whatever the model is.
     """
     pairs = torch.arange(0, d_head, 2, device=positions.device, dtype=torch.float32)
-    angles = torch.outer(positions.float(), base ** (-pairs / d_head)).repeat(1, 2)  # (T, D)
+    angles = positions.float()[..., None] * base ** (-pairs / d_head)
+    angles = torch.cat((angles, angles), -1)  # (..., D)
     return Rotation(angles.cos(), angles.sin())
 
 
