@@ -231,7 +231,7 @@ def test_a_missing_shard_and_pytorchs_old_files_are_named(tmp_path: Path) -> Non
         ("ckpt.pt", b"no zip", "is damaged, or not a file of torch.save"),
         ("model.bin", b"short", "is not a .bin of llama2.c: its header has no sizes"),
         ("model.bin", b"24ka" + bytes(60), "later version"),
-        ("model.gguf", b"GGUF", "is no kind of file that can be read; it takes"),
+        ("model.gguf", b"GGUF", "is no kind of file that can be read; init_from takes"),
         ("folder/notes.txt", b"", "holds no weights that can be read"),
     ],
 )
@@ -240,6 +240,15 @@ def test_other_files_are_refused(name: str, content: bytes, words: str, tmp_path
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     assert words in refused(path.parent if name.startswith("folder") else path)
+
+
+def test_a_name_that_is_nothing_is_answered_with_all_that_is_taken(tmp_path: Path) -> None:
+    text = refused("nope")
+    assert text.startswith("init_from=nope does not exist; init_from takes a run folder, ")
+    for words in ("config.json and model.safetensors", "ckpt.pt of nanoGPT", ".bin of llama2.c"):
+        assert words in text
+    (tmp_path / "model.bin").touch()
+    assert f"did you mean init_from={tmp_path}/model.bin?" in refused(tmp_path / "modl.bin")
 
 
 def test_a_file_of_a_folder_leads_to_the_folder(tmp_path: Path) -> None:

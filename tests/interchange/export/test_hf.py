@@ -1,6 +1,8 @@
 """Exports for transformers, loaded by it."""
 
 import json
+import math
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.interchange.export.models import source
+from tests.interchange.export.models import source, stories
 from tinygpt.errors import UserError
 from tinygpt.interchange.export.source import Source, logits_of
 from tinygpt.interchange.export.write import export
@@ -170,3 +172,47 @@ def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dtype=fp16 cannot hold token_embedding.weight.*fp32"):
         export(exported, to="hf", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_greedy_text_of_twenty_prompts_is_equal(tmp_path: Path) -> None:
+    exported = source(tmp_path / "run", "llama_nano", tokenizer="bpe")
+    beginnings = tuple(" ".join(text.split()[:3]) for text in stories()[:20])
+    done = export(replace(exported, prompts=beginnings), to="hf", out=tmp_path / "out")
+    assert done.checks[-1] == "greedy text equal for 22 of 22 prompts"
+
+
+@pytest.mark.slow
+def test_the_evaluation_harness_scores_the_folder_as_we_do(tmp_path: Path) -> None:
+    """lm_eval --model hf, with a task of this test and without a network."""
+    pytest.importorskip("lm_eval")
+    pytest.importorskip("accelerate")
+    exported = source(tmp_path / "run", "llama_nano", tokenizer="bpe")
+    out = export(exported, to="hf", out=tmp_path / "out").path
+    texts = ["Nora was an honest girl.", "The dog ran to the garden."]
+    (tmp_path / "pages.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
+    (tmp_path / "pages.yaml").write_text(f"""task: pages
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tmp_path}/pages.jsonl}}}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{text}}}}"
+metric_list:
+  - {{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}}
+""")
+    command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--tasks", "pages"]
+    command += ["--model_args", f"pretrained={out}", "--include_path", str(tmp_path)]
+    command += ["--device", "cpu", "--output_path", str(tmp_path / "results")]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        command, env=os.environ | offline, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "results").glob("**/results_*.json")
+    found = json.loads(file.read_text())["results"]["pages"]["bits_per_byte,none"]
+    bits = 0.0
+    for text in texts:
+        ids = torch.tensor([[exported.tokenizer.eot_id, *exported.tokenizer.encode(text)]])
+        scores = logits_of(exported.reference, ids)[0, :-1].log_softmax(-1)
+        bits -= float(scores.gather(-1, ids[0, 1:, None]).sum()) / math.log(2)
+    assert found == pytest.approx(bits / len("".join(texts)), rel=1e-5)

@@ -1,5 +1,6 @@
 """Exports for llama2.c, read and computed as its run.c does."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,13 @@ import torch
 
 from tests.interchange.export.models import SEQ_LEN, source
 from tinygpt.errors import UserError
+from tinygpt.generation.engine import generate
+from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.interchange.export.llama2c import vocabulary
 from tinygpt.interchange.export.run_c import RunC
 from tinygpt.interchange.export.source import logits_of
 from tinygpt.interchange.export.write import export
+from tinygpt.interfaces import Tokenizer
 
 
 @pytest.mark.parametrize(
@@ -88,3 +92,46 @@ def test_a_tokenizer_that_run_c_lacks_is_refused(kind: str, tmp_path: Path) -> N
     with pytest.raises(UserError, match=f"tokenizer={kind} has no counterpart in to=llama2c"):
         export(exported, to="llama2c", out=tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """reader.c, compiled."""
+    program = tmp_path_factory.mktemp("reader") / "reader"
+    code = Path(__file__).with_name("reader.c")
+    subprocess.run(["gcc", "-O1", "-o", program, code, "-lm"], check=True)
+    return program
+
+
+@pytest.mark.gcc
+@pytest.mark.parametrize(
+    ("switches", "tokenizer"),
+    [((), "bpe"), (("model.n_kv_head=2", "model.tied=false"), "byte")],
+)
+def test_a_reader_in_c_writes_our_greedy_text(
+    switches: tuple[str, ...], tokenizer: str, reader: Path, tmp_path: Path
+) -> None:
+    exported = source(tmp_path / "run", "llama_nano", *switches, tokenizer=tokenizer)
+    out = export(exported, to="llama2c", out=tmp_path / "out").path
+    words = exported.tokenizer
+    greedy = SamplingConfig(temperature=0, max_new_tokens=SEQ_LEN)
+    for prompt in ("", "Nora was", "The little dog ran", "caf\u00e9 \u4f60", "one\ntwo", "a  b"):
+        files = (out / "model.bin", out / "tokenizer.bin")
+        done = subprocess.run(
+            [reader, *files, str(SEQ_LEN), prompt], capture_output=True, check=True
+        )
+        ids = words.encode(f" {prompt}" if prompt else "")
+        (sample,) = generate(exported.model, words, [ids], config=greedy, seq_len=SEQ_LEN)
+        new = sample.tokens[: SEQ_LEN - len(ids)]
+        assert done.stdout == printed(words, [*ids, *new]), prompt
+        assert len(new) > 20
+
+
+def printed(words: Tokenizer, ids: list[int]) -> bytes:
+    """What run.c prints of a text: no single byte that is no printable character."""
+    text = b""
+    for i in ids:
+        piece = words.decode_bytes([i])
+        if len(piece) != 1 or piece.isspace() or 0x20 <= piece[0] < 0x7F:
+            text += piece.removeprefix(b" ") if not text else piece
+    return text

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.files import write_atomically
+from tinygpt.interchange import own_tokenizer
 from tinygpt.interchange.architectures import architecture_of, to_hf_config, to_hf_tensors
 from tinygpt.interchange.export.card import model_card
 from tinygpt.interchange.export.source import DTYPES, GREEDY_TOKENS, Source, logits_of, require
@@ -48,6 +49,7 @@ def write(source: Source, folder: Path) -> None:
         for name, tensor in to_hf_tensors(state, model, seq_len=source.seq_len).items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    own_tokenizer.keep(tokenizer, folder)
     write_atomically(folder / "README.md", model_card(source, architecture))
 
 

@@ -17,6 +17,7 @@ from tinygpt.components.tokenizers.bpe import LEARNED, SPACE, BPETokenizer
 from tinygpt.components.tokenizers.byte import ByteTokenizer
 from tinygpt.components.tokenizers.char import CharTokenizer
 from tinygpt.errors import UserError, as_typed
+from tinygpt.interchange import own_tokenizer
 from tinygpt.interchange.architectures import architecture_of, halves_to_pairs, qkv_rows
 from tinygpt.interchange.export.run_c import BYTES, SPECIAL, RunC
 from tinygpt.interchange.export.source import GREEDY_TOKENS, Source, logits_of, require
@@ -106,6 +107,7 @@ def write(source: Source, folder: Path) -> None:
         for text, score in zip(words.texts, words.scores, strict=True):
             file.write(np.float32(score).astype("<f4").tobytes())
             file.write(np.int32(len(text)).astype("<i4").tobytes() + text)
+    own_tokenizer.keep(source.tokenizer, folder)
 
 
 def _checked(source: Source) -> GPTConfig:

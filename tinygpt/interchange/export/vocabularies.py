@@ -3,7 +3,7 @@
 A lone surrogate is the one text that they cannot take: UTF-8 does not have it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinygpt.components.tokenizers.bpe import LEARNED, SPACE, BPETokenizer
@@ -56,6 +56,13 @@ def tokenizer_json(tokenizer: Tokenizer, *, field: str) -> dict[str, Any]:
         "decoder": None,
         **parts,
     }
+
+
+def is_of_characters(content: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json is what `tokenizer_json` makes of `tokenizer=char`."""
+    model = content.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    return isinstance(vocab, dict) and vocab.get(chr(_PRIVATE + 1)) == 1
 
 
 def tokenizer_config(tokenizer: Tokenizer, *, seq_len: int) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def export(source: Source, *, to: str, out: Path) -> Export:
         mark = {"format": to, "run": source.run.name, "checkpoint": source.checkpoint}
         content = {**mark, "dtype": source.dtype, "checks": checks}
         (partial / MARK).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
+        for path in (*partial.rglob("*"), partial):
             flush(path)
         if out.exists():
             rename_durably(out, old)

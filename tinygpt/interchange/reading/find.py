@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
 
-from tinygpt.components.tokenizers.hf import HFConfig
-from tinygpt.errors import UserError
+from tinygpt.errors import UserError, nearest
+from tinygpt.interchange import own_tokenizer
 from tinygpt.interchange.reading.hf import CONFIG, read_hf
 from tinygpt.interchange.reading.llama2c import read_llama2c
 from tinygpt.interchange.reading.nanogpt import read_nanogpt
 from tinygpt.interchange.reading.source import RUN, Source
-from tinygpt.interfaces import TokenizerConfig
 from tinygpt.records.find import find_run, has_no_checkpoint
 from tinygpt.records.saved_config import load_config
 
 _NANOGPT_FILE = "ckpt.pt"
+_LLAMA2C_FILE = "model.bin"  # of an export
+_TAKEN = (
+    f"init_from takes a run folder, a folder of transformers ({CONFIG} and model.safetensors), "
+    f"{_NANOGPT_FILE} of nanoGPT, or a .bin of llama2.c"
+)
 _ZIP = b"PK\x03\x04"  # torch.save begins a file with it
 
 
@@ -35,13 +38,12 @@ def find_source(text: str, *, output_dir: Path) -> Source:
         return read_hf(path)
     if (path / _NANOGPT_FILE).is_file():
         return read_nanogpt(path / _NANOGPT_FILE)
+    if (path / own_tokenizer.FOLDER).is_dir() and (path / _LLAMA2C_FILE).is_file():
+        return read_llama2c(path / _LLAMA2C_FILE)
     if path.is_file():
         return _read_file(text, path)
     if path.is_dir():
-        raise UserError(
-            f"init_from={text} holds no weights that can be read: no run.json, no {CONFIG} with "
-            f"safetensors beside it, and no {_NANOGPT_FILE}"
-        )
+        raise UserError(f"init_from={text} holds no weights that can be read; {_TAKEN}")
     raise _missing(text, output_dir)
 
 
@@ -59,10 +61,7 @@ def _read_file(text: str, path: Path) -> Source:
         )
     if path.name in (CONFIG, "run.json") or path.suffix == ".safetensors":
         raise UserError(f"init_from={text} is one file of a folder; type init_from={path.parent}")
-    raise UserError(
-        f"init_from={text} is no kind of file that can be read; it takes a run folder, a folder "
-        f"of transformers with {CONFIG}, {_NANOGPT_FILE} of nanoGPT, and a .bin of llama2.c"
-    )
+    raise UserError(f"init_from={text} is no kind of file that can be read; {_TAKEN}")
 
 
 def _missing(text: str, output_dir: Path) -> UserError:
@@ -80,11 +79,14 @@ def _missing(text: str, output_dir: Path) -> UserError:
             f"  hf download {name} --include '*.json' '*.safetensors' --local-dir {folder}\n"
             f"and type init_from={folder}"
         )
-    try:
-        find_run(text, field="init_from", output_dir=output_dir)
-    except UserError as error:  # it suggests a run with a similar name
-        return error
-    raise AssertionError("find_source has looked for runs")
+    nearby = [p.name for p in Path(text).expanduser().absolute().parent.glob("*")]
+    runs = [str(p.parent.relative_to(output_dir)) for p in output_dir.glob("**/run.json")]
+    match = nearest(text.rpartition("/")[2], [*nearby, *runs])
+    hint = ""
+    if match:
+        place = output_dir if match in runs else Path(text).parent
+        hint = f"did you mean init_from={place / match}? "
+    return UserError(f"init_from={text} does not exist; {hint}{_TAKEN}")
 
 
 def _read_run(text: str, output_dir: Path) -> Source:
@@ -97,7 +99,7 @@ def _read_run(text: str, output_dir: Path) -> Source:
             f"init_from={text} has no checkpoint yet; go on training it with\n"
             f"  python -m tinygpt.train resume={path}"
         )
-    tokenizer = _own_tokenizer(cfg.tokenizer, path / "tokenizer")
+    tokenizer = own_tokenizer.loaded_from(path / "tokenizer", cfg.tokenizer)
     return Source(
         path=path,
         kind=RUN,
@@ -107,12 +109,3 @@ def _read_run(text: str, output_dir: Path) -> Source:
         read=None,
         tokenizer=tokenizer,
     )
-
-
-def _own_tokenizer(tokenizer: TokenizerConfig, folder: Path) -> TokenizerConfig:
-    """The config that loads a run's tokenizer from its folder, instead of learning it again."""
-    if isinstance(tokenizer, HFConfig):
-        return replace(tokenizer, path=str(folder / "tokenizer.json"))
-    if any(f.name == "path" for f in fields(tokenizer)):
-        return type(tokenizer)(path=str(folder))  # type: ignore[call-arg]  # just looked up
-    return tokenizer  # one that learns nothing

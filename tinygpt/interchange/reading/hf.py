@@ -12,7 +12,9 @@ from torch import Tensor
 
 from tinygpt.components.tokenizers.hf import HFConfig
 from tinygpt.errors import UserError
+from tinygpt.interchange import own_tokenizer
 from tinygpt.interchange.architectures import ReadConfig, from_hf_config, from_hf_tensors
+from tinygpt.interchange.export.vocabularies import is_of_characters
 from tinygpt.interchange.reading.source import Source, Weights, check_complete, shapes_of
 
 CONFIG, ONE_FILE = "config.json", "model.safetensors"
@@ -24,7 +26,19 @@ def read_hf(folder: Path) -> Source:
     """The model in a folder of transformers; raises UserError."""
     read = from_hf_config(_json_object(folder / CONFIG), where=str(folder / CONFIG))
     _files(folder)  # before anything else is done
-    has_tokenizer = (folder / TOKENIZER).is_file()
+    tokenizer, missing = (
+        own_tokenizer.kept(folder),
+        (f"{folder} has no {TOKENIZER}: download it too, or type tokenizer=hf tokenizer.path=FILE"),
+    )
+    if tokenizer is None and (folder / TOKENIZER).is_file():
+        if is_of_characters(_json_object(folder / TOKENIZER)):
+            missing = (
+                f"its {TOKENIZER} is that of tokenizer=char: type tokenizer=char tokenizer.path="
+                f"outputs/RUN/tokenizer, or put {folder / own_tokenizer.FOLDER} back, which the "
+                "export had"
+            )
+        else:
+            tokenizer = HFConfig(path=str(folder / TOKENIZER))
     return Source(
         path=folder,
         kind=read.architecture.hf_class,
@@ -32,11 +46,8 @@ def read_hf(folder: Path) -> Source:
         vocab_size=read.vocab_size,
         seq_len=read.seq_len,
         read=partial(_weights, folder, read),
-        tokenizer=HFConfig(path=str(folder / TOKENIZER)) if has_tokenizer else None,
-        no_tokenizer=(
-            f"{folder} has no {TOKENIZER}: download it too, or type tokenizer=hf "
-            "tokenizer.path=FILE"
-        ),
+        tokenizer=tokenizer,
+        no_tokenizer=missing,
     )
 
 

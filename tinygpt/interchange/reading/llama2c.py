@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.errors import UserError
+from tinygpt.interchange import own_tokenizer
 from tinygpt.interchange.architectures import pairs_to_halves
 from tinygpt.interchange.reading.source import Source, Weights, check_complete, shapes_of
 
@@ -47,9 +48,10 @@ def read_llama2c(path: Path) -> Source:
         vocab_size=abs(vocab),
         seq_len=seq_len,
         read=partial(_weights, path, model, sizes),
+        tokenizer=own_tokenizer.kept(path.parent),
         no_tokenizer=(
-            "a .bin has none; for one that tinygpt exported type tokenizer=bpe "
-            "tokenizer.path=outputs/RUN/tokenizer, else tokenizer=hf tokenizer.path=FILE with as "
+            f"a .bin has none; one that tinygpt exported has it beside it, in the folder "
+            f"{own_tokenizer.FOLDER}; for others type tokenizer=hf tokenizer.path=FILE with as "
             "many tokens"
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinygpt.components.tokenizers.bpe import BPETokenizer
+from tinygpt.components.tokenizers.byte import ByteTokenizer
 from tinygpt.components.tokenizers.char import FIRST_CHARACTER, CharTokenizer
 from tinygpt.errors import UserError
 from tinygpt.interchange.reading import llama2c, nanogpt
@@ -35,16 +36,20 @@ def _matched(source: Source, tokenizer: Tokenizer, *, came_along: bool) -> list[
     """None if the vocabularies do not match.
 
     Besides equal sizes these match: rows beyond the ids are padding, and are cut; nanoGPT's
-    characters, which have no end of text and no half bytes; and llama2.c's order of our bpe.
+    characters, which have no end of text and no half bytes; and llama2.c's order of our bpe and
+    byte.
     """
     size, n_rows = tokenizer.vocab_size, source.vocab_size
     if source.kind == nanogpt.KIND and isinstance(tokenizer, CharTokenizer):
         same_characters = size - FIRST_CHARACTER == n_rows
         return [NEW] * FIRST_CHARACTER + list(range(n_rows)) if same_characters else None
-    if source.kind == llama2c.KIND and isinstance(tokenizer, BPETokenizer) and n_rows == size + 2:
-        # 0 is unknown, 1 begins a text, 2 ends one; then bytes, the newline and pieces
+    if source.kind == llama2c.KIND and n_rows == size + 2:
+        # 0 is unknown, 1 begins a text, 2 ends one; then bytes, of bpe also the newline and pieces
         newline = 3 + _N_BYTES
-        return [1, newline, *range(3, newline), *range(newline + 1, n_rows)]
+        if isinstance(tokenizer, BPETokenizer):
+            return [1, newline, *range(3, newline), *range(newline + 1, n_rows)]
+        if isinstance(tokenizer, ByteTokenizer):
+            return [1, *range(3, newline)]
     if size == n_rows:
         return list(range(size))
     padded = -(-size // _PADDED_TO) * _PADDED_TO
