@@ -1,6 +1,6 @@
 """Measure how fast models write: tokens per second, and time to the first token after a prompt.
 
-    python -m benchmarks.sample --transformers --nanogpt PATH --llama2c PATH --json OUT
+    python -m benchmarks.sample --transformers --llamacpp --nanogpt PATH --llama2c PATH --json OUT
 
 Each writer has its own process and sleeps while another one runs. benchmarks/README.md describes
 what is measured and how.
@@ -46,7 +46,10 @@ def _main(arguments: Sequence[str] | None) -> int:
             raise UserError(f"{path} has no {file}; clone the project to there first")
     if args.json and not args.json.parent.is_dir():
         raise UserError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
-    tasks = [Task(n, 1, shape.seq_len - 1) for n in args.sequences] + [Task(1, args.prompt, 1)]
+    if args.new is not None and not 2 <= args.new < shape.seq_len:
+        raise UserError(f"--new must be 2 to {shape.seq_len - 1}, to fit the shape's window")
+    new = args.new or shape.seq_len - 1
+    tasks = [Task(n, 1, new) for n in args.sequences] + [Task(1, args.prompt, 1)]
     writers = _writers(args, shape, tasks)
     contents: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="tinygpt-benchmark-") as folder:
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--nanogpt", type=Path, metavar="PATH", help="a checkout of nanoGPT, if it should run")
     add("--llama2c", type=Path, metavar="PATH", help="a checkout of llama2.c, if it should run")
     add("--transformers", action="store_true", help="also run GPT2LMHeadModel")
+    add("--llamacpp", action="store_true", help="also run llama.cpp, by the package xllamacpp")
     add("--shape", default="c", help="as in benchmarks.train (default: c)")
     add("--ours", default="fp32,bf16,int8", metavar="WEIGHTS", help="weights (default: all)")
     add(
@@ -82,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[1, 8, 16],
         help="written at once (default: 1,8,16)",
     )
+    add("--new", type=int, metavar="N", help="tokens of each sequence (default: the whole window)")
     add("--prompt", type=int, default=200, help="tokens before the first one (default: 200)")
     add("--rounds", type=int, default=3)
     add("--json", type=Path, metavar="OUT", help="write all figures, including each round's")
@@ -96,6 +101,8 @@ def _writers(args: argparse.Namespace, shape: Shape, tasks: Sequence[Task]) -> l
     named: list[tuple[str, str, Path | None]] = [("tinygpt", weights, None) for weights in ours]
     if args.transformers:
         named.append(("transformers", "fp32", None))
+    if args.llamacpp:
+        named.append(("llama.cpp", "fp32", None))
     if args.llama2c:
         named.append(("llama2.c", "fp32", args.llama2c))
     if args.nanogpt:
@@ -166,19 +173,19 @@ def _take_turn(writer: Writer, process: Process, result: Measured) -> None:
 def summarise(shape: Shape, measured: Measured) -> dict[str, Any]:
     """Medians, and the share of what memory allows: every step reads all weights and the cache.
 
-    The cache holds half a window on average. Weights that stay in a CPU's cache from one step to
-    the next are not read from memory, so that a share may be above 1.
+    The cache holds half of the new tokens on average. Weights that stay in a CPU's cache from one
+    step to the next are not read from memory, so that a share may be above 1.
     """
     tasks: dict[str, Any] = {}
-    bandwidth, steps = median(measured.memory), shape.seq_len - 1
+    bandwidth = median(measured.memory)
     for name, by_writer in measured.seconds.items():
         rows = tasks[name] = {}
         for writer, taken in by_writer.items():
             rows[writer] = {"seconds": median(taken), "rounds": list(taken)}
             if name.startswith("first"):
                 continue
-            sequences = int(name.split()[0])
-            cache = sequences * shape.n_layer * shape.seq_len * shape.d_model * 4
+            sequences, steps = int(name.split()[0]), int(name.split()[-1])
+            cache = sequences * shape.n_layer * (steps + 1) * shape.d_model * 4
             read = measured.about[writer]["weight_bytes"] + cache
             rows[writer] |= {
                 "tokens_per_sec": sequences * steps / median(taken),

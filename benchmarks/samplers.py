@@ -6,16 +6,20 @@ greedily from random weights of the same size, except nanoGPT, whose `generate` 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.request import ProxyHandler, Request, build_opener
 
 from benchmarks.shapes import Shape
 from tinygpt.errors import UserError
@@ -48,7 +52,7 @@ class Task:
 class Writer:
     """A project and its weights; `tasks` are what its process can be asked to run."""
 
-    project: str  # tinygpt, nanogpt, transformers, llama2.c or memory
+    project: str  # tinygpt, nanogpt, transformers, llama2.c, llama.cpp or memory
     weights: str  # fp32, bf16 or int8
     shape: Shape
     tasks: tuple[Task, ...] = ()
@@ -67,6 +71,7 @@ def make(writer: Writer, imported: Callable[[], None]) -> Work:
         "nanogpt": _NanoGPT,
         "transformers": _Transformers,
         "llama2.c": _Llama2C,
+        "llama.cpp": _LlamaCpp,
         "memory": _Memory,
     }
     imported()
@@ -257,6 +262,103 @@ def _write_tokenizer(path: Path, vocab_size: int) -> None:
         file.write(struct.pack("i", max(map(len, pieces))))
         for piece in pieces:
             file.write(struct.pack("fi", 0.0, len(piece)) + piece)
+
+
+class _LlamaCpp(_Tasks):
+    """llama.cpp's server through xllamacpp, on a Llama with as many weights.
+
+    Its threads wait for work actively; keys and values are in fp16, which is its default.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        import torch
+        import xllamacpp as library
+
+        super().__init__(writer)
+        self.sequences = max(task.sequences for task in writer.tasks)
+        with tempfile.TemporaryDirectory(prefix="tinygpt-benchmark-") as folder:
+            path = Path(folder) / "model.gguf"
+            _write_gguf(path, writer.shape)
+            params = library.CommonParams()
+            params.model.path = str(path)
+            params.n_ctx = writer.shape.seq_len * self.sequences
+            params.n_parallel = self.sequences
+            params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+            params.verbosity = -1
+            params.fit_params = False
+            self.server = library.Server(params)
+
+    def write(self, task: Task) -> None:
+        with ThreadPoolExecutor(task.sequences) as pool:
+            answers = list(pool.map(lambda _: self._complete(task), range(task.sequences)))
+        if any(answer["tokens_predicted"] != task.new for answer in answers):
+            raise RuntimeError("llama.cpp wrote another number of tokens")
+
+    def _complete(self, task: Task) -> Any:
+        content = {
+            "prompt": [0] * task.prompt,
+            "n_predict": task.new,
+            "temperature": 0,
+            "samplers": ["temperature"],
+            "ignore_eos": True,
+            "cache_prompt": False,
+        }
+        request = Request(
+            f"{self.server.listening_address}/completion",
+            data=json.dumps(content).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with build_opener(ProxyHandler({})).open(request, timeout=600) as answer:
+            return json.load(answer)
+
+
+def _write_gguf(path: Path, shape: Shape) -> None:
+    """Random weights as in `_write_llama`."""
+    import numpy as np
+
+    from tinygpt.interchange.export.gguf import write_file
+
+    c, d_ff, rng = shape.d_model, round(8 * shape.d_model / 3), np.random.default_rng(SEED)
+
+    def matrix(rows: int, columns: int) -> Any:
+        return 0.02 * rng.standard_normal((rows, columns), np.float32)
+
+    sizes = {"q": (c, c), "k": (c, c), "v": (c, c), "output": (c, c)}
+    tensors = {"token_embd.weight": matrix(shape.vocab_size, c)}
+    for layer in range(shape.n_layer):
+        before = f"blk.{layer}."
+        for norm in ("attn_norm", "ffn_norm"):
+            tensors[f"{before}{norm}.weight"] = np.ones(c, np.float32)
+        for name, size in sizes.items():
+            tensors[f"{before}attn_{name}.weight"] = matrix(*size)
+        for name, size in {"gate": (d_ff, c), "up": (d_ff, c), "down": (c, d_ff)}.items():
+            tensors[f"{before}ffn_{name}.weight"] = matrix(*size)
+    tensors["output_norm.weight"] = np.ones(c, np.float32)
+    of_model: dict[str, Any] = {
+        "context_length": shape.seq_len,
+        "embedding_length": c,
+        "block_count": shape.n_layer,
+        "feed_forward_length": d_ff,
+        "attention.head_count": shape.n_head,
+        "attention.head_count_kv": shape.n_head,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 10000.0,
+        "rope.dimension_count": c // shape.n_head,
+        "vocab_size": shape.vocab_size,
+    }
+    of_tokenizer: dict[str, Any] = {
+        "model": "llama",
+        "tokens": [f"<{i}>" for i in range(shape.vocab_size)],
+        "scores": [0.0] * shape.vocab_size,
+        "token_type": [3, *[1] * (shape.vocab_size - 1)],  # control, normal
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "add_bos_token": False,
+        "add_space_prefix": False,
+    }
+    keys = {f"llama.{name}": value for name, value in of_model.items()}
+    keys |= {f"tokenizer.ggml.{name}": value for name, value in of_tokenizer.items()}
+    write_file(path, {"general.architecture": "llama", "general.file_type": 0, **keys}, tensors)
 
 
 class _Memory(_Tasks):
