@@ -20,11 +20,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -32,6 +34,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from tinygpt.console import warn
 from tinygpt.errors import UserError
 from tinygpt.serving import comparisons, completions, data_sets, openapi, playground, runs
 from tinygpt.serving.errors import (
@@ -48,6 +51,17 @@ from tinygpt.serving.services import Services
 PAGE = Path(__file__).parent / "page"
 
 
+async def _load(services: Services) -> None:
+    """Load the model of `run=`, so that its first request need not wait."""
+    if services.run is None:
+        return
+    try:
+        path = await run_in_threadpool(services.outputs.readable, services.run)
+        await services.models.get(path)
+    except (ApiError, UserError) as error:
+        warn(f"run={services.run} cannot be loaded: {error}")
+
+
 def create_app(
     services: Services, *, ui: bool = True, host: str = "127.0.0.1", port: int, token: str | None
 ) -> Starlette:
@@ -55,7 +69,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(services))
         yield
+        loading.cancel()
         services.watcher.close()
         services.models.close()
 

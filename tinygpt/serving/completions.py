@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -222,7 +223,6 @@ class _OpenAI:
         if not isinstance(options, dict):
             raise ApiError(400, "stream_options must be an object", param="stream_options")
         defaults = {"temperature": 1.0, "top_k": None, "max_new_tokens": max(1, max_tokens)}
-        drawing = {k: v for k, v in content.items() if k not in _OWN and k != "logprobs"}
         return _Asked(
             run=run,
             model=str(content.get("model", self.services.run)),
@@ -232,7 +232,7 @@ class _OpenAI:
             logprobs=logprobs,
             stream=_flag(content, "stream"),
             include_usage=_flag(options, "include_usage"),
-            sampling=asking.sampling(drawing, defaults=defaults) if max_tokens else None,
+            sampling=asking.sampling(content, defaults=defaults) if max_tokens else None,
         )
 
 
@@ -279,10 +279,17 @@ def _model(shown: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": shown["id"],
         "object": "model",
-        "created": 0,
+        "created": _seconds(shown["started"]),
         "owned_by": "tinygpt",
         "context_length": shown["config"].get("trainer.seq_len"),
     }
+
+
+def _seconds(moment: str | None) -> int:
+    try:
+        return int(datetime.fromisoformat(moment or "").timestamp())
+    except ValueError:
+        return 0
 
 
 def _usage(prompts: Sequence[Sequence[int]], choices: Sequence[_Choice]) -> dict[str, int]:

@@ -25,18 +25,25 @@ class Outputs:
 
     def runs(self) -> Iterator[tuple[str, Path]]:
         """The id and the folder of every run."""
-        for entry in _folders(self.path):
-            path = self.path / entry.name
-            if not self.holds(path):
-                continue
+        for name, path in self._folders(self.path):
             if (path / "run.json").exists():
-                yield entry.name, path
+                yield name, path
                 continue
-            for inner in _folders(path):
-                inside = path / inner.name
-                is_run = inner.name[0].isdigit() and (inside / "run.json").exists()
-                if is_run and self.holds(inside):
-                    yield f"{entry.name}/{inner.name}", inside
+            for number, inside in self._folders(path):
+                if number[0].isdigit() and (inside / "run.json").exists():
+                    yield f"{name}/{number}", inside
+
+    def _folders(self, path: Path) -> Iterator[tuple[str, Path]]:
+        """The folders in a folder: name and path."""
+        try:
+            with os.scandir(path) as entries:
+                found = [e for e in entries if not e.name.startswith(".") and e.is_dir()]
+        except OSError:
+            return
+        for entry in found:
+            inside = path / entry.name
+            if not entry.is_symlink() or self.holds(inside):
+                yield entry.name, inside
 
     def holds(self, path: Path) -> bool:
         """Whether the path, with its symbolic links followed, is inside."""
@@ -122,11 +129,3 @@ class Outputs:
 
 def _refused(run: Path, why: str) -> RunRecord:
     return RunRecord(run, {}, {}, {}, damage=why)
-
-
-def _folders(path: Path) -> list["os.DirEntry[str]"]:
-    try:
-        with os.scandir(path) as entries:
-            return [e for e in entries if not e.name.startswith(".") and e.is_dir()]
-    except OSError:
-        return []

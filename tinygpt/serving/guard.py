@@ -109,7 +109,8 @@ class Guard:
         typed = dict(query).get("token")
         if typed is not None and scope["method"] == "GET" and self._is_token(typed):
             rest = urlencode([(key, value) for key, value in query if key != "token"])
-            there = RedirectResponse(scope["path"] + (f"?{rest}" if rest else ""), 303)
+            path = "/" + scope["path"].lstrip("/")  # //evil.example would be another host
+            there = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
             there.set_cookie(self.cookie, typed, httponly=True, samesite="lax", path="/")
             return there
         kind, _, value = headers.get("authorization", "").partition(" ")

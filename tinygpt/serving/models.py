@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ class Model:
         self._lock = threading.Lock()  # of the engine's numbers and the texts
         self._scoring = asyncio.Lock()
         self._closed = self._retired = False
-        self.shown = lru_cache(maxsize=10_000)(self._shown)
+        self._shown: dict[int, str] = {}
         threading.Thread(target=self._write, name="writer", daemon=True).start()
 
     def _new_engine(self) -> Engine:
@@ -81,6 +80,11 @@ class Model:
     def n_texts(self) -> int:
         """Texts that are being written or wait."""
         return len(self._texts)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it writes no more."""
+        return self._closed
 
     def close(self) -> None:
         """End the thread; the texts that are being written end."""
@@ -147,8 +151,10 @@ class Model:
             warn(f"writing failed: {type(error).__name__}: {error}")
         with self._lock:
             texts, self._texts = list(self._texts.values()), {}
-            if not self._closed:
-                self._engine = self._new_engine()
+            try:
+                self._engine = self._engine if self._closed else self._new_engine()
+            except Exception:
+                self._closed = True
         for text in texts:
             try:
                 text.loop.call_soon_threadsafe(text.fail, error)
@@ -159,11 +165,13 @@ class Model:
         """The token ids of a text."""
         return self.tokenizer.encode(text)
 
-    def _shown(self, token: int) -> str:
+    def shown(self, token: int) -> str:
         """A token as it is shown: bytes that are no characters as <C3>."""
         if token == self.tokenizer.eot_id:
             return "<|endoftext|>"
-        return next(pieces(self.tokenizer, [token]))
+        if token not in self._shown:
+            self._shown[token] = next(pieces(self.tokenizer, [token]))
+        return self._shown[token]
 
     def data(self, token: int) -> str:
         """The bytes of a token in base64."""
@@ -217,9 +225,12 @@ class Text:
         self.number = -1
         self.n_tokens = 0
         self._queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self._failed = False
 
     def receive(self, event: Event) -> None:
         """Take an event of the engine; on the event loop."""
+        if self._failed:
+            return
         if self._queue.qsize() >= UNREAD:
             self.fail(UserError("the text was not read as fast as it was written"))
             self.model.end(self)
@@ -228,6 +239,7 @@ class Text:
 
     def fail(self, error: Exception) -> None:
         """End with an error; on the event loop."""
+        self._failed = True
         self._queue.put_nowait(error)
 
     async def events(self) -> AsyncIterator[Event]:
@@ -282,7 +294,7 @@ class Models:
         """The model of a run, loaded if need be; raises UserError if it cannot be."""
         key, saved = (run, checkpoint), await run_in_threadpool(_saved, run)
         found = self._loaded.get(key)
-        if found is None or found[0] != saved:
+        if found is None or found[0] != saved or _is_closed(found[1]):
             old = self._loaded.pop(key, None)
             task = asyncio.create_task(run_in_threadpool(self._load, run, checkpoint))
             self._loaded[key] = saved, task
@@ -325,6 +337,10 @@ class Models:
         """Unload all."""
         for model in self.loaded:
             model.close()
+
+
+def _is_closed(task: asyncio.Task[Model]) -> bool:
+    return task.done() and not task.exception() and task.result().is_closed
 
 
 def _saved(run: Path) -> tuple[str, ...]:

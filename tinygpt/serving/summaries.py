@@ -19,7 +19,8 @@ from tinygpt.serving.rows import Cursor, Row, is_evaluation, parse_row, read_lin
 from tinygpt.sweeps.folder import read_sweep
 
 POINTS = 60  # of a sparkline, at most
-READ_WHOLE = 1 << 18  # bytes of metrics.jsonl of an ended run; a longer file is sampled
+# bytes of metrics.jsonl that are read whole, of a run with and without a summary; more are sampled
+READ_WHOLE, READ_WITHOUT = 1 << 18, 1 << 24
 PROBE_S = 3.0  # between two looks at whether a process still holds a run
 LONGEST_TEXT = 10_000  # characters of a name, a note or an error
 ENDED = ("finished", "stopped", "failed", "damaged")
@@ -86,9 +87,14 @@ class RunView:
         self._best: float | None = None
         self._knows_best = True
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing will change unless the run is resumed."""
+        return self.record.run.get("status") in ENDED
+
     def refresh(self, swept: Sequence[str]) -> bool:
         """Read what has changed; returns whether the summary is another one."""
-        ended = self.record.run.get("status") in ENDED
+        ended = self.has_ended
         names = ("run.json",) if ended else ("run.json", "summary.json", "checkpoints")
         files = tuple(_stat(self.path / name) for name in names)
         fresh = files != self._files
@@ -101,8 +107,7 @@ class RunView:
         status = self.record.status
         if not (fresh or changed or status != self.summary.get("status")):
             return False
-        ended = self.record.run.get("status") in ENDED
-        self._files = files[:1] if ended else files
+        self._files = files[:1] if self.has_ended else files
         before, self.summary = self.summary, self._summarise(swept)
         return before != self.summary
 
@@ -123,7 +128,8 @@ class RunView:
         if metrics == self._metrics or self.record.damage or not self.outputs.holds(path):
             return False
         self._metrics = metrics
-        if self._cursor is None and self.record.summary and metrics and metrics[1] > READ_WHOLE:
+        whole = READ_WHOLE if self.record.summary else READ_WITHOUT
+        if self._cursor is None and metrics and metrics[1] > whole:
             self._sample(path, metrics[1])
             return True
         found = False
@@ -153,8 +159,8 @@ class RunView:
                 self._best = value if self._best is None else min(self._best, value)
 
     def _sample(self, path: Path, size: int) -> None:
-        """Take rows at POINTS places of an ended run's long file, and its last ones."""
-        self._knows_best = False  # summary.json has it
+        """Take rows at POINTS places of a long file, and its last ones."""
+        self._knows_best = False  # summary.json has it, if the run has one
         with path.open("rb") as file:
             inode = os.fstat(file.fileno()).st_ino
             for point in range(POINTS):
@@ -255,6 +261,11 @@ class SweepView:
         self._stat: Any = None
         self._probed = -PROBE_S
         self._held = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether its runs may go on."""
+        return self.summary.get("status") == "running"
 
     @property
     def swept(self) -> list[str]:

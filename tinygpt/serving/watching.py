@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from tinygpt.serving.rows import Cursor, read_lines, read_rows
 from tinygpt.serving.summaries import RunView, SweepView
 
 TICK_S = 0.5  # between two looks at the files of watched runs
-SCAN_S = 1.0  # between two looks at all run folders
-QUEUE = 256  # events that wait for a client; one more, and it is dropped
+SCAN_S = 1.0  # between two looks at the runs that may go on
+# looking for new runs and at ended ones takes at most this share of a core, and is done this often
+LISTING_SHARE, LISTED_S = 0.01, 5.0
+QUEUE = 128  # events that wait for a client; one more, and it is dropped
 WATCHED = 8  # runs that a client watches at most
 LOG_BYTES = 1 << 16  # of new log lines that are sent at a time
 LONGEST_SAMPLE = 200_000  # bytes
@@ -76,7 +79,8 @@ class Watcher:
         self._lock = threading.Lock()  # of the state
         self._runs: dict[str, RunView] = {}
         self._sweeps: dict[str, SweepView] = {}
-        self._scanned = -SCAN_S
+        self._scanned = self._listed = -inf
+        self._listing_s = 0.0  # CPU time of the last listing that found nothing new
         self._changed: dict[str, None] = {}  # since clients were told
         self._removed: dict[str, None] = {}
         self._changed_sweeps: dict[str, None] = {}
@@ -104,7 +108,8 @@ class Watcher:
         path = self.outputs.run(run_id)
         with self._lock:
             view = self._runs.get(run_id) or RunView(self.outputs, run_id, path)
-            view.refresh(self._swept(run_id))
+            if view.refresh(self._swept(run_id)):
+                self._changed[run_id] = None
             return view
 
     def records(self, ids: Iterable[str]) -> list[RunRecord]:
@@ -143,34 +148,47 @@ class Watcher:
     # What changes
 
     def _scan(self) -> None:
-        """Look at all folders, and note what has changed."""
-        if time.monotonic() - self._scanned < SCAN_S:
+        """Note what has changed: of runs that may go on, and of all if it is time to list them."""
+        now, begun = time.monotonic(), time.thread_time()
+        if now - self._scanned < SCAN_S:
             return
+        lists = now - self._listed >= min(LISTED_S, self._listing_s / LISTING_SHARE)
+        if lists:
+            self._list()
+        parents = set()
+        for run_id, view in self._runs.items():
+            if (lists or not view.has_ended) and view.refresh(self._swept(run_id)):
+                self._changed[run_id] = None
+                parents.add(run_id.rpartition("/")[0])
+        for sweep_id, sweep in self._sweeps.items():
+            if lists or sweep_id in parents or sweep.is_busy:
+                inside = [v for i, v in self._runs.items() if i.rpartition("/")[0] == sweep_id]
+                if sweep.refresh(sorted(inside, key=_number_in_sweep)):
+                    self._changed_sweeps[sweep_id] = None
+        self._scanned = time.monotonic()
+        if lists:
+            self._listed = self._scanned
+            if not parents:  # reading what is new takes its own time, once
+                self._listing_s = time.thread_time() - begun
+
+    def _list(self) -> None:
+        """Look which runs and sweeps there are."""
         found = dict(self.outputs.runs())
         for run_id in [run_id for run_id in self._runs if run_id not in found]:
             del self._runs[run_id]
             self._removed[run_id] = None
-        members: dict[str, list[RunView]] = {}
-        for sweep_id, path in self._sweep_folders(found):
-            self._sweeps.setdefault(sweep_id, SweepView(sweep_id, path)).read()
-            members[sweep_id] = []
-        for sweep_id in [s for s in self._sweeps if s not in members]:
-            del self._sweeps[sweep_id]
         for run_id, path in found.items():
-            view = self._runs.get(run_id)
-            if view is None:
-                view = self._runs[run_id] = RunView(self.outputs, run_id, path)
-            if view.refresh(self._swept(run_id)):
-                self._changed[run_id] = None
-            members.setdefault(run_id.rpartition("/")[0], []).append(view)
-        for sweep_id, sweep in self._sweeps.items():
-            if sweep.refresh(sorted(members[sweep_id], key=_number_in_sweep)):
-                self._changed_sweeps[sweep_id] = None
-        self._scanned = time.monotonic()
+            if run_id not in self._runs:
+                self._runs[run_id] = RunView(self.outputs, run_id, path)
+        sweeps = dict(self._sweep_folders(found))
+        for sweep_id, path in sweeps.items():
+            self._sweeps.setdefault(sweep_id, SweepView(sweep_id, path)).read()
+        for sweep_id in [sweep_id for sweep_id in self._sweeps if sweep_id not in sweeps]:
+            del self._sweeps[sweep_id]
 
     def _sweep_folders(self, found: dict[str, Path]) -> Iterator[tuple[str, Path]]:
         parents = dict.fromkeys(run_id.rpartition("/")[0] for run_id in found)
-        parents |= dict.fromkeys(name for name in self._sweeps)
+        parents |= dict.fromkeys(self._sweeps)
         for parent in filter(None, parents):
             if path := self.outputs.sweep(parent):
                 yield parent, path
@@ -264,9 +282,11 @@ class Watcher:
             has_grown = _has_changed(file, watched.cursor) and self.outputs.holds(file)
             read[key] = read_rows(file, watched.cursor) if has_grown else None
         rows = read[key]
-        if rows is None or not (rows.rows or rows.reset):
+        if rows is None:
             return
         watched.cursor = rows.cursor
+        if not rows.rows and not rows.reset:
+            return
         data = {"id": run_id, "rows": rows.rows, "next": str(rows.cursor), "reset": rows.reset}
         places = ",".join(str(other.cursor or "") for other in client.watched.values())
         client.tell(ServerEvent("rows", data, resume=places))
