@@ -1,5 +1,8 @@
 // The server's addresses: JSON, events, and streamed text.
 
+const LIGHTS = { on: "live: connected to the server", off: "not connected to the server; trying again", idle: "this view does not change by itself" };
+const RETRY_MS = 5000; // after the server has refused a connection
+
 export class ServerError extends Error {
   constructor(status, body) {
     super(body?.error?.message ?? `the server answered ${status}`);
@@ -67,16 +70,27 @@ export async function* stream(path, body, signal) {
 // so a tab that nobody sees closes its own; `handlers.open` is called at each (re)connection.
 export function events(parameters, handlers) {
   let source = null;
-  const mark = (state) => { document.getElementById("live").dataset.state = state; };
+  let again;
+  const light = document.getElementById("live");
+  const mark = (state) => {
+    light.dataset.state = state;
+    light.setAttribute("aria-label", light.title = LIGHTS[state]);
+  };
   const connect = () => {
     source = new EventSource(address("/api/events", parameters()));
     source.onopen = () => { mark("on"); handlers.open?.(); };
-    source.onerror = () => mark("off");
+    source.onerror = () => {
+      mark("off");
+      if (source?.readyState !== EventSource.CLOSED) return; // it tries again by itself
+      source = null;
+      again = setTimeout(seen, RETRY_MS);
+    };
     for (const kind of ["runs", "rows", "sample", "log"]) {
       source.addEventListener(kind, (event) => handlers[kind]?.(JSON.parse(event.data)));
     }
   };
   const seen = () => {
+    clearTimeout(again);
     if (document.hidden) {
       source?.close();
       source = null;
@@ -86,6 +100,7 @@ export function events(parameters, handlers) {
   seen();
   return () => {
     document.removeEventListener("visibilitychange", seen);
+    clearTimeout(again);
     source?.close();
     mark("idle");
   };

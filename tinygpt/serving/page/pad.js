@@ -59,7 +59,13 @@ export class Pad {
       this.on.token(this);
       this.mark();
     });
-    this.area.addEventListener("keyup", () => { this.pinned = this.#atCaret(); this.hovered = null; this.on.token(this); this.mark(); });
+    this.area.addEventListener("keyup", ({ key }) => {
+      if (!/^(Arrow|Home|End|Page)/.test(key)) return; // while somebody types, nothing opens
+      this.pinned = this.#atCaret();
+      this.hovered = null;
+      this.on.token(this);
+      this.mark();
+    });
     this.paint();
   }
 
@@ -94,7 +100,7 @@ export class Pad {
   }
 
   remember() {
-    if (this.before.at(-1)?.text !== this.text) this.before.push({ text: this.text, places: this.places, waiting: this.waiting });
+    if (this.before.at(-1)?.text !== this.text) this.before.push({ text: this.text, places: [...this.places], waiting: this.waiting });
     if (this.before.length > UNDO) this.before.shift();
   }
 
@@ -130,7 +136,7 @@ export class Pad {
     while (same < text.length && text[same] === read.text[same]) same++;
     this.places = read.places.filter((place) => place.end <= same);
     this.waiting = same === text.length ? read.waiting : [];
-    this.pinned = this.#atCaret();
+    this.pinned = this.hovered = null;
     this.paint();
     this.on.token(this);
   }

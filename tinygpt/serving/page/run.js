@@ -94,6 +94,9 @@ export async function open(box, settings, about) {
   }
 
   async function resume() {
+    const sure = await ask({ title: `Resume ${plain(run.name || run.id)}?`, yes: "Resume the run",
+      text: "It goes on from its newest checkpoint, in a process of its own on the server's machine." });
+    if (!sure) return;
     resumeButton.disabled = true;
     try {
       const { pid } = await post("/api/resume", { id, confirm: true });

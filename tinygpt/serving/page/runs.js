@@ -104,7 +104,7 @@ function sweepRow(id, onToggle, onSelect) {
       setText(toggle, open ? "▾" : "▸");
       toggle.setAttribute("aria-expanded", String(open));
       toggle.setAttribute("aria-label", `runs of ${plain(sweep.name || sweep.id)}`);
-      setText(words, `sweep over ${(sweep.swept ?? []).map(leaf).join(", ")} · ${sweep.search}${sweep.stopping === "none" ? "" : ` · ${sweep.stopping}`}`);
+      setText(words, [`sweep over ${(sweep.swept ?? []).map(leaf).join(", ")}`, sweep.search, sweep.stopping].filter((word) => word && word !== "none").join(" · "));
       setText(why, (sweep.failures ?? []).length ? `${sweep.failures.length} failed: ${plain(sweep.failures[0].reason).split("\n")[0]}` : "");
       if (state.textContent !== sweep.status) state.replaceChildren(status(sweep.status));
       const text = countWords(sweep.counts);
@@ -194,9 +194,10 @@ export async function open(box, settings, about) {
     clear.disabled = !selected.size;
   }
 
+  const begun = (one) => one.created ?? runs.get(one.runs?.[0])?.created ?? "";
   const score = (run) => run?.metric?.best ?? run?.metric?.value ?? Infinity;
   const ORDER = {
-    new: (a, b) => (b.created ?? "").localeCompare(a.created ?? "") || b.id.localeCompare(a.id, "en", { numeric: true }),
+    new: (a, b) => begun(b).localeCompare(begun(a)) || b.id.localeCompare(a.id, "en", { numeric: true }),
     best: (a, b) => score(a.swept ? runs.get(a.best) : a) - score(b.swept ? runs.get(b.best) : b),
     name: (a, b) => (a.name || a.id).localeCompare(b.name || b.id, "en", { numeric: true }),
   };

@@ -44,7 +44,8 @@ export async function open(box, settings) {
     if (closed || !sweep) return;
     setText(title, plain(sweep.name || sweep.id));
     if (state.textContent !== sweep.status) state.replaceChildren(status(sweep.status));
-    setText(under, `over ${sweep.swept.join(", ")} · search=${sweep.search} stopping=${sweep.stopping} launcher=${sweep.launcher} · ${countWords(sweep.counts)} · begun ${ago(sweep.created)}`);
+    setText(under, [`over ${sweep.swept.join(", ")}`, ["search", "stopping", "launcher"].filter((name) => sweep[name]).map((name) => `${name}=${sweep[name]}`).join(" "),
+      countWords(sweep.counts), sweep.created && `begun ${ago(sweep.created)}`].filter(Boolean).join(" · "));
     refill(counts, sweep.counts, () => shares(sweep.counts));
     const command = sweep.status === "running" ? null : sweep.resume_command;
     refill(go, command, () => command && [h("p.note", null, "Go on with"), commandLine(command)]);
