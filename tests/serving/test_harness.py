@@ -14,6 +14,7 @@ from tinygpt.evaluation.subject import Subject
 def test_the_harness_gets_the_same_numbers_from_the_server(serve, tmp_path, monkeypatch):
     for library in ("aiohttp", "tenacity"):
         pytest.importorskip(library)
+    import lm_eval.models  # noqa: F401 (registers local-completions)
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 

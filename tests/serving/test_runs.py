@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-import tinygpt
 from tests.runs_on_disk import evaluated, make_run
+from tinygpt.config import overrides
+from tinygpt.interchange import starting
+from tinygpt.records.folder import freeze
 from tinygpt.serving.rows import MOST_ROWS
 
 
@@ -198,20 +200,34 @@ def test_stopping_needs_a_yes_and_a_process_of_this_run(server, outputs):
     assert (answer.status, "cannot be resumed" in answer.message) == (409, True)
 
 
+@pytest.fixture
+def queued(tmp_path, tiny_in):
+    """A run that has not begun, and would take long."""
+    settings = [*tiny_in(tmp_path), "trainer.max_steps=1000000"]
+    (typed,) = overrides.jobs(settings, multirun=False)
+    path = tmp_path / "outputs" / "2026_queued"
+    path.mkdir(parents=True)
+    cfg = starting.compose_run(typed)
+    freeze(path, cfg=cfg, overrides=typed, run_id=path.name, group=None)
+    return path
+
+
 @pytest.mark.slow
-def test_a_run_is_resumed_in_a_process_of_its_own_and_stopped(serve, tmp_path, tiny_in):
-    run = tinygpt.run([*tiny_in(tmp_path), "trainer.max_steps=1000000", "until=2"], quiet=True)
-    with serve(tmp_path / "outputs") as running:
-        ask = {"id": run.path.name, "confirm": True}
+def test_a_run_is_resumed_in_a_process_of_its_own_and_stopped(serve, queued):
+    with serve(queued.parent) as running:
+        ask = {"id": queued.name, "confirm": True}
         resumed = running.post("/api/resume", ask)
-        assert (resumed.status, resumed.json["id"]) == (200, run.path.name)
+        assert (resumed.status, resumed.json["id"]) == (200, queued.name)
         assert running.post("/api/resume", ask).status == 409
-        assert running.get(f"/api/run?id={run.path.name}").json["summary"]["can"]["stop"]
+        assert running.get(f"/api/run?id={queued.name}").json["summary"]["can"]["stop"]
+        end = time.monotonic() + 30
+        while not running.get(f"/api/rows?id={queued.name}").json["n_rows"]:
+            assert time.monotonic() < end
+            time.sleep(0.1)
         stopped = running.post("/api/stop", ask)
         assert stopped.json["pid"] == resumed.json["pid"]
-        end = time.monotonic() + 20
         while time.monotonic() < end:
-            found = running.get(f"/api/run?id={run.path.name}").json["summary"]
+            found = running.get(f"/api/run?id={queued.name}").json["summary"]
             if found["status"] == "interrupted":
                 break
             time.sleep(0.1)
@@ -220,10 +236,9 @@ def test_a_run_is_resumed_in_a_process_of_its_own_and_stopped(serve, tmp_path, t
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_go_on_says_what_the_command_says(serve, tmp_path, tiny_in):
-    run = tinygpt.run([*tiny_in(tmp_path), "until=2"], quiet=True)
-    (run.path / "config.yaml").write_text("seed: 0\n")
-    with serve(tmp_path / "outputs") as running:
-        answer = running.post("/api/resume", {"id": run.path.name, "confirm": True})
+def test_a_run_that_cannot_go_on_says_what_the_command_says(serve, queued):
+    (queued / "config.yaml").write_text("seed: 0\n")
+    with serve(queued.parent) as running:
+        answer = running.post("/api/resume", {"id": queued.name, "confirm": True})
     assert answer.status == 400
     assert "config.yaml is damaged" in answer.message
