@@ -74,6 +74,7 @@ def test_the_command_serves_and_ctrl_c_ends_it(tmp_path):
         [sys.executable, "-m", "tinygpt.serve", "port=0"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(serve.__file__).parents[1])},
     )
@@ -81,7 +82,10 @@ def test_the_command_serves_and_ctrl_c_ends_it(tmp_path):
         link = process.stdout.readline().split()[-1]
         with urllib.request.urlopen(f"{link}api/runs", timeout=10) as answer:
             assert b'"2026_run"' in answer.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        with urllib.request.urlopen(f"{link}api/events", timeout=10) as events:
+            assert events.readline() == b"event: runs\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+        assert process.stderr.read() == ""
     finally:
         process.kill()

@@ -97,7 +97,7 @@ def serve(settings: ServeConfig) -> None:
     from tinygpt.serving.counters import Counters
     from tinygpt.serving.folders import Outputs
     from tinygpt.serving.models import Models
-    from tinygpt.serving.server import listen, run_server
+    from tinygpt.serving.server import Server, listen, run_server
     from tinygpt.serving.services import Services
     from tinygpt.serving.watching import Watcher
 
@@ -126,7 +126,7 @@ def serve(settings: ServeConfig) -> None:
         if settings.open and settings.ui:
             webbrowser.open(link)
 
-    run_server(app, socket, on_start=on_start)
+    run_server(Server(app, on_start=on_start, on_end=services.close), socket)
 
 
 def _shown(settings: ServeConfig, outputs: Any) -> str | None:

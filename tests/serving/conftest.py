@@ -116,7 +116,7 @@ def serving(
     begun = threading.Event()
     host = "127.0.0.1" if token is None else "0.0.0.0"
     app = create_app(services, ui=ui, host=host, port=port, token=token)
-    server = Server(app, begun.set)
+    server = Server(app, on_start=begun.set, on_end=services.close)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     assert begun.wait(10)

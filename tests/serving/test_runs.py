@@ -13,6 +13,7 @@ from tests.runs_on_disk import evaluated, make_run
 from tinygpt.config import overrides
 from tinygpt.interchange import starting
 from tinygpt.records.folder import freeze
+from tinygpt.serving import watching
 from tinygpt.serving.rows import MOST_ROWS
 
 
@@ -128,6 +129,10 @@ def test_long_runs_are_thinned_and_keep_evaluations_peaks_and_both_ends(server, 
     assert steps == sorted(set(steps))
     assert (found["thinned"], found["n_rows"]) == (True, 20_000)
     assert {1, 20_000, 12_345, *range(500, 20_001, 500)} <= set(steps)
+    shown = server.get("/api/run?id=2026_long").json["summary"]  # from samples of the file
+    assert 50 < len(shown["sparkline"]) <= 60
+    assert shown["sparkline"][::30] == pytest.approx([5.0, 4.0], abs=0.05)
+    assert (shown["loss"], shown["step"]) == (3.0, 20_000)
 
 
 def test_new_rows_logs_samples_and_states_are_told_within_a_second(server, outputs):
@@ -143,20 +148,27 @@ def test_new_rows_logs_samples_and_states_are_told_within_a_second(server, outpu
         with (run / "train.log").open("a") as file:
             file.write("new\n")
         (run / "samples/step-3.txt").write_text("text")
-        seen = {}
+        seen, losses = {}, {}
         for name, data in events:
             seen[name] = data, time.monotonic() - begun
-            if seen.keys() == {"rows", "log", "sample", "runs"}:
+            losses |= {shown["id"]: shown["loss"] for shown in data.get("runs", ())}
+            if seen.keys() >= {"rows", "log", "sample"} and losses.get("2026_live") == 0.5:
                 break
     assert seen["rows"][0]["rows"] == [{"step": 3, "train/loss": 0.5}]
     assert seen["rows"][1] < 1.5
     assert seen["log"][0]["lines"] == ["new"]
     assert seen["sample"][0] == {"id": "2026_live", "step": 3, "text": "text"}
-    assert [shown["loss"] for shown in seen["runs"][0]["runs"]] == [0.5]
     end = time.monotonic() + 5
     while server.services.watcher.n_clients and time.monotonic() < end:
         time.sleep(0.05)
     assert server.services.watcher.n_clients == 0
+
+
+def test_more_pages_than_the_server_tells_are_refused(server, monkeypatch):
+    monkeypatch.setattr(watching, "MOST_CLIENTS", 2)
+    with server.stream("GET", "/api/events"), server.stream("GET", "/api/events"):
+        answer = server.get("/api/events")
+    assert (answer.status, "2 pages watch already" in answer.message) == (503, True)
 
 
 def test_what_is_not_a_run_is_not_found(server, outputs, tmp_path):

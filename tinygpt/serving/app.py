@@ -72,8 +72,6 @@ def create_app(
         loading = asyncio.create_task(_load(services))
         yield
         loading.cancel()
-        services.watcher.close()
-        services.models.close()
 
     async def metrics(request: Request) -> Response:
         gauges = {

@@ -30,7 +30,7 @@ from tinygpt.serving import asking
 from tinygpt.serving.errors import ApiError, error_body
 from tinygpt.serving.models import Model, Scored, Top
 from tinygpt.serving.services import Services, json_body
-from tinygpt.serving.streaming import END, event_stream, message
+from tinygpt.serving.streaming import END, EventStream, message
 
 MOST_CHOICES = 128  # texts of a request
 MAX_TOKENS = 16  # where a request says nothing, as OpenAI's server has it
@@ -172,7 +172,7 @@ class _OpenAI:
             "model": asked.model,
         }
         if asked.stream:
-            return event_stream(_streamed(model, asked, prompts, beginning))
+            return EventStream(_streamed(model, asked, prompts, beginning))
         choices = await unless_left(request, _completed(model, asked, prompts))
         answers = [choice.answer() for choice in choices]
         return JSONResponse(beginning | {"choices": answers, "usage": _usage(prompts, choices)})

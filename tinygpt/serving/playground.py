@@ -19,7 +19,7 @@ from tinygpt.serving import asking
 from tinygpt.serving.errors import ApiError, error_body
 from tinygpt.serving.models import Model
 from tinygpt.serving.services import Services, json_body
-from tinygpt.serving.streaming import event_stream, message
+from tinygpt.serving.streaming import EventStream, message
 
 _WRITING = ("id", "model", "prompt", "prompt_ids", "repeat", "top", "checkpoint", *asking.SAMPLING)
 _SCORING = ("id", "text", "ids", "top", "checkpoint")
@@ -83,7 +83,7 @@ class _Playground:
             except UserError as error:
                 yield message(error_body(400, str(error)))
 
-        return event_stream(parts())
+        return EventStream(parts())
 
     async def score(self, request: Request) -> Response:
         content = await json_body(request)

@@ -25,12 +25,11 @@ from tinygpt.serving.asking import MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_TOP
 from tinygpt.serving.errors import ApiError
 from tinygpt.serving.rows import MOST_ROWS, Cursor, read_rows
 from tinygpt.serving.services import Services, json_body, query
-from tinygpt.serving.streaming import BEAT, event_stream, message
+from tinygpt.serving.streaming import BEAT, EventStream, message
 from tinygpt.serving.summaries import RunView, plain
 from tinygpt.serving.watching import WATCHED, Client, read_sample, sample_names
 
 BEAT_S = 15.0
-MOST_CLIENTS = 64
 SAMPLES = 50  # that a run's page gets at first
 LOG_LINES, LOG_BYTES = 200, 1 << 16
 MOST_FILES = 100_000  # of a run that are counted for its size on disk
@@ -159,26 +158,21 @@ class _Runs:
         places = request.query_params.getlist("after")
         if last := request.headers.get("last-event-id"):
             places = last.split(",")
-        if self.watcher.n_clients >= MOST_CLIENTS:
-            raise ApiError(503, f"{MOST_CLIENTS} pages watch already; close some of them")
         watched = dict(zip(ids, [*places, *[""] * len(ids)], strict=False))
-        for run_id in watched:
-            await run_in_threadpool(self.outputs.run, run_id)
-        return event_stream(self._told(watched))
-
-    async def _told(self, watched: dict[str, str]) -> AsyncIterator[bytes]:
         client = Client(asyncio.get_running_loop())
-        try:
-            await run_in_threadpool(self.watcher.connect, client, watched)
-            while not client.dropped:
-                try:
-                    event = await asyncio.wait_for(client.queue.get(), BEAT_S)
-                except TimeoutError:
-                    yield BEAT
-                else:
-                    yield message(event.data, name=event.name, resume=event.resume)
-        finally:
-            self.watcher.disconnect(client)
+        await run_in_threadpool(self.watcher.connect, client, watched)
+        return EventStream(self._told(client), on_end=lambda: self.watcher.disconnect(client))
+
+    async def _told(self, client: Client) -> AsyncIterator[bytes]:
+        while not client.dropped:
+            try:
+                event = await asyncio.wait_for(client.queue.get(), BEAT_S)
+            except TimeoutError:
+                yield BEAT
+                continue
+            if event is None:
+                return
+            yield message(event.data, name=event.name, resume=event.resume)
 
     async def stop(self, request: Request) -> Response:
         run_id, path = await self._confirmed(request, "stop")

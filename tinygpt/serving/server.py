@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -142,9 +143,18 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; `on_start` is called when it listens."""
+    """uvicorn's server; `on_start` is called when it listens, `on_end` when it is to end.
 
-    def __init__(self, app: ASGIApp, on_start: Callable[[], None] = lambda: None) -> None:
+    `on_end` ends the streams, which would go on forever.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        on_start: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
         connection = type("Connection", (Connection,), {"waiting": {}})
         super().__init__(
             uvicorn.Config(
@@ -163,7 +173,7 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=HEAD_BYTES,
             )
         )
-        self._on_start = on_start
+        self._on_start, self._on_end = on_start, on_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
@@ -171,12 +181,15 @@ class Server(uvicorn.Server):
         if self.started:
             self._on_start()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; what is not answered within LAST_WORDS_S is cancelled, which is no fault."""
+        await asyncio.to_thread(self._on_end)
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
 
-def run_server(
-    app: ASGIApp, listening: socket.socket, *, on_start: Callable[[], None] = lambda: None
-) -> None:
+
+def run_server(server: Server, listening: socket.socket) -> None:
     """Serve on a socket until a signal asks for the end."""
-    server = Server(app, on_start)
 
     def end(signal_name: str) -> None:
         server.should_exit = True

@@ -27,6 +27,11 @@ class Services:
     components: list[str] = field(default_factory=list)
     run: str | None = None  # the id of `run=`
 
+    def close(self) -> None:
+        """End all streams and threads."""
+        self.watcher.close()
+        self.models.close()
+
 
 def query(request: Request, name: str, default: str | None = None) -> str:
     """A parameter of the address; raises ApiError if it is missing and has no default."""

@@ -1,17 +1,27 @@
 """Server-sent events: answers that go on while something happens."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 
-def event_stream(parts: AsyncIterator[bytes]) -> StreamingResponse:
-    """An answer of events; `parts` is closed when the client leaves."""
-    return StreamingResponse(
-        parts, media_type="text/event-stream", headers={"x-accel-buffering": "no"}
-    )
+class EventStream(StreamingResponse):
+    """An answer of events; `on_end` is called when it ends, also if the client leaves first."""
+
+    def __init__(
+        self, parts: AsyncIterator[bytes], on_end: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(parts, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
 
 
 def message(data: Any, *, name: str | None = None, resume: str | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shlex
 import stat
 import time
@@ -24,6 +25,7 @@ READ_WHOLE, READ_WITHOUT = 1 << 18, 1 << 24
 PROBE_S = 3.0  # between two looks at whether a process still holds a run
 LONGEST_TEXT = 10_000  # characters of a name, a note or an error
 ENDED = ("finished", "stopped", "failed", "damaged")
+_LOSS = re.compile(rb'"train/loss": ?(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)[,}]')
 _KEYS = {  # short names of components in the list, then single fields
     **{kind: f"{kind}.name" for kind in ("model", "tokenizer", "dataset", "optimizer", "schedule")},
     **{
@@ -161,15 +163,15 @@ class RunView:
     def _sample(self, path: Path, size: int) -> None:
         """Take rows at POINTS places of a long file, and its last ones."""
         self._knows_best = False  # summary.json has it, if the run has one
+        tail = 1 << 12 if self.record.summary else 1 << 16  # in which an evaluation is looked for
         with path.open("rb") as file:
             inode = os.fstat(file.fileno()).st_ino
             for point in range(POINTS):
                 file.seek(size * point // POINTS)
-                lines = file.read(8192).split(b"\n")
-                if row := next(filter(None, map(parse_row, lines[1 if point else 0 :])), None):
-                    self._take(row)
-            file.seek(max(0, size - (1 << 16)))
-            for row in filter(None, map(parse_row, file.read(1 << 16).split(b"\n")[1:])):
+                if found := _LOSS.search(file.read(4096)):  # 20 times as fast as JSON
+                    self._losses.add(float(found[1]))
+            file.seek(max(0, size - tail))
+            for row in filter(None, map(parse_row, file.read(tail).split(b"\n")[1:])):
                 self._last = row
                 self._evaluated = row if is_evaluation(row) else self._evaluated
                 self._losses.newest = row.get("train/loss", self._losses.newest)

@@ -26,8 +26,9 @@ from tinygpt.serving.summaries import RunView, SweepView
 TICK_S = 0.5  # between two looks at the files of watched runs
 SCAN_S = 1.0  # between two looks at the runs that may go on
 # looking for new runs and at ended ones takes at most this share of a core, and is done this often
-LISTING_SHARE, LISTED_S = 0.01, 5.0
+LISTING_SHARE, LISTED_S = 0.005, 5.0
 QUEUE = 128  # events that wait for a client; one more, and it is dropped
+MOST_CLIENTS = 64
 WATCHED = 8  # runs that a client watches at most
 LOG_BYTES = 1 << 16  # of new log lines that are sent at a time
 LONGEST_SAMPLE = 200_000  # bytes
@@ -56,12 +57,12 @@ class Client:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.queue: asyncio.Queue[ServerEvent] = asyncio.Queue()
+        self.queue: asyncio.Queue[ServerEvent | None] = asyncio.Queue()  # None: the end
         self.watched: dict[str, Watched] = {}
         self.dropped = False
 
-    def tell(self, event: ServerEvent) -> None:
-        """Queue an event; from any thread."""
+    def tell(self, event: ServerEvent | None) -> None:
+        """Queue an event, or the end; from any thread."""
         if self.queue.qsize() >= QUEUE:
             self.dropped = True
         if not self.dropped:
@@ -201,7 +202,10 @@ class Watcher:
         return len(self._clients)
 
     def connect(self, client: Client, places: dict[str, str]) -> None:
-        """Tell the client from now on; `places` are the cursors of the runs that it watches."""
+        """Tell the client from now on; `places` are the cursors of the runs that it watches.
+
+        Raises ApiError for a run that is not there, and if MOST_CLIENTS watch already.
+        """
         for run_id, place in places.items():
             path = self.outputs.run(run_id)
             client.watched[run_id] = Watched(
@@ -213,6 +217,8 @@ class Watcher:
             if not self._clients:  # what has changed before is in the lists that it asks for
                 self._forget_changes()
         with self._wake:
+            if len(self._clients) >= MOST_CLIENTS:
+                raise ApiError(503, f"{MOST_CLIENTS} pages watch already; close some of them")
             self._clients.add(client)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
@@ -225,13 +231,15 @@ class Watcher:
             self._clients.discard(client)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread and the streams of all clients."""
         with self._wake:
             self._ending = True
             self._wake.notify_all()
             thread = self._thread
         if thread:
             thread.join(timeout=5)
+        for client in list(self._clients):
+            client.tell(None)
 
     def _watch(self) -> None:
         while True:
