@@ -37,7 +37,8 @@ enum {
     OUTS = VECTORS * LANES, /* outputs of a block */
     TILE_ROWS = 6,          /* most rows of a tile */
     PANEL = 256,            /* depth of weights that stay in the L1 cache while rows pass */
-    ALIGNMENT = 64,
+    AHEAD = 2048,           /* bytes before they are needed that int8 weights are asked for */
+    ALIGNMENT = 64,         /* bytes of a line of the cache */
 };
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -121,21 +122,35 @@ INLINE vec weight(const int format, const void *block, int64 stride, int64 k, co
     return __builtin_convertvector((ints)(four << (24 - 8 * v)) >> 24, vec);
 }
 
+/* What products of later data bring into the L2 cache while they compute. */
+typedef struct {
+    const char *at, *end;
+} lines_ahead;
+
 /* sums[r][o] += sum over k of x[r][k] * weight[k][o], in the order of k, for some rows and for the
 outputs of vectors `first` to `first + count - 1`. */
 INLINE void tile(const int format, const int rows, const int first, const int count,
                  const void *restrict block, int64 stride, const float *restrict x, int64 x_stride,
-                 int64 depth, float *restrict sums, int64 sums_stride) {
+                 int64 depth, float *restrict sums, int64 sums_stride, lines_ahead ahead) {
     vec total[TILE_ROWS][VECTORS]; /* of constant size, so that it is in registers */
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < count; v++)
             total[r][v] = *(const vec_anywhere *)(sums + r * sums_stride + (first + v) * LANES);
-    for (int64 k = 0; k < depth; k++) {
-        vec w[VECTORS];
-        UNROLL for (int v = 0; v < count; v++) w[v] = weight(format, block, stride, k, first + v);
-        UNROLL for (int r = 0; r < rows; r++)
-            UNROLL for (int v = 0; v < count; v++) total[r][v] += w[v] * x[r * x_stride + k];
+#define AT(k)                                                                                     \
+    {                                                                                             \
+        vec w[VECTORS];                                                                           \
+        UNROLL for (int v = 0; v < count; v++) w[v] = weight(format, block, stride, k, first + v); \
+        UNROLL for (int r = 0; r < rows; r++)                                                     \
+            UNROLL for (int v = 0; v < count; v++) total[r][v] += w[v] * x[r * x_stride + k];     \
     }
+    int64 k = 0;
+    for (; k + 2 <= depth && ahead.at < ahead.end; k += 2, ahead.at += ALIGNMENT) {
+        __builtin_prefetch(ahead.at, 0, 2);
+        AT(k)
+        AT(k + 1)
+    }
+    for (; k < depth; k++) AT(k)
+#undef AT
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < count; v++)
             *(vec_anywhere *)(sums + r * sums_stride + (first + v) * LANES) = total[r][v];
@@ -144,25 +159,35 @@ INLINE void tile(const int format, const int rows, const int first, const int co
 /* `tile` with a number of rows, up to TILE_ROWS, that is not known when this is compiled. */
 INLINE void some_rows(const int format, int64 rows, const int first, const int count,
                       const void *block, int64 stride, const float *x, int64 x_stride, int64 depth,
-                      float *sums, int64 sums_stride) {
-#define ROWS(n)                                                                                  \
-    case n:                                                                                      \
-        if (n <= WIDE_ROWS || count <= 2)                                                        \
-            tile(format, n, first, count, block, stride, x, x_stride, depth, sums, sums_stride); \
+                      float *sums, int64 sums_stride, lines_ahead ahead) {
+#define ROWS(n)                                                                                 \
+    case n:                                                                                     \
+        if (n <= WIDE_ROWS || count <= 2)                                                       \
+            tile(format, n, first, count, block, stride, x, x_stride, depth, sums, sums_stride, \
+                 ahead);                                                                        \
         break;
     switch (rows) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) }
 #undef ROWS
 }
 
+static const lines_ahead NOTHING_AHEAD = {0, 0};
+
 /* All four vectors of outputs, or two and two where registers are few. */
 INLINE void whole_block(const int format, int64 rows, const void *block, const float *x,
                         int64 x_stride, int64 depth, float *sums, int64 sums_stride) {
+    lines_ahead ahead = NOTHING_AHEAD;
+    if (format == INT8) { /* the processor itself brings the longer lines of the others in time */
+        const char *at = (const char *)block + AHEAD;
+        ahead = (lines_ahead){at, at + depth * OUTS};
+    }
     if (rows <= WIDE_ROWS) {
-        some_rows(format, rows, 0, VECTORS, block, OUTS, x, x_stride, depth, sums, sums_stride);
+        some_rows(format, rows, 0, VECTORS, block, OUTS, x, x_stride, depth, sums, sums_stride,
+                  ahead);
         return;
     }
-    some_rows(format, rows, 0, 2, block, OUTS, x, x_stride, depth, sums, sums_stride);
-    some_rows(format, rows, 2, 2, block, OUTS, x, x_stride, depth, sums, sums_stride);
+    some_rows(format, rows, 0, 2, block, OUTS, x, x_stride, depth, sums, sums_stride, ahead);
+    some_rows(format, rows, 2, 2, block, OUTS, x, x_stride, depth, sums, sums_stride,
+              NOTHING_AHEAD);
 }
 
 static void whole_block_fp32(int64 rows, const void *block, const float *x, int64 x_stride,
@@ -202,13 +227,14 @@ static void widen(int64 format, const void *block, int64 depth, float *panel) {
 
 /* Some rows and a part of what `widen` made. */
 static void widened_part(int64 rows, const float *part, const float *x, int64 x_stride,
-                         int64 depth, float *sums) {
-    some_rows(FP32, rows, 0, PART, part, PART * LANES, x, x_stride, depth, sums, OUTS);
+                         int64 depth, float *sums, lines_ahead ahead) {
+    some_rows(FP32, rows, 0, PART, part, PART * LANES, x, x_stride, depth, sums, OUTS, ahead);
 }
 
-/* sums[r][o] = sum over k of x[r][k] * weight[k][o] for all rows and the outputs of one block. */
-static void sum_block(int64 format, const char *block, int64 depth, const float *x, int64 x_stride,
-                      int64 rows, float *panel, float *sums) {
+/* sums[r][o] = sum over k of x[r][k] * weight[k][o] for all rows and the outputs of one block.
+`following` is the block that this thread will probably take next, or NULL. */
+static void sum_block(int64 format, const char *block, const char *following, int64 depth,
+                      const float *x, int64 x_stride, int64 rows, float *panel, float *sums) {
     memset(sums, 0, (size_t)(rows * OUTS) * sizeof *sums);
     if (rows <= TILE_ROWS) {
         (format == FP32   ? whole_block_fp32
@@ -216,15 +242,21 @@ static void sum_block(int64 format, const char *block, int64 depth, const float 
                           : whole_block_int8)(rows, block, x, x_stride, depth, sums);
         return;
     }
-    int64 tiles = round_up(rows, TILE_ROWS) / TILE_ROWS;
+    int64 tiles = round_up(rows, TILE_ROWS) / TILE_ROWS, row_bytes = OUTS * BYTES[format];
     for (int64 k = 0; k < depth; k += PANEL) {
-        int64 part = lesser(PANEL, depth - k);
-        widen(format, block + k * OUTS * BYTES[format], part, panel);
+        int64 part = lesser(PANEL, depth - k), rest = depth - k - part;
+        widen(format, block + k * row_bytes, part, panel);
+        /* the next panel comes near while this one is multiplied, some of it with each tile */
+        const char *next = rest > 0 ? block + (k + part) * row_bytes : following;
+        int64 bytes = next ? lesser(PANEL, rest > 0 ? rest : depth) * row_bytes : 0;
+        if (!next) next = block;
+        int64 share = round_up(bytes / (tiles * VECTORS / PART) + 1, ALIGNMENT), done = 0;
         for (int64 v = 0; v < VECTORS; v += PART)
-            for (int64 t = 0; t < tiles; t++) {
+            for (int64 t = 0; t < tiles; t++, done += share) {
                 int64 r = t * rows / tiles, end = (t + 1) * rows / tiles;
+                lines_ahead ahead = {next + lesser(done, bytes), next + lesser(done + share, bytes)};
                 widened_part(end - r, panel + v * part * LANES, x + r * x_stride + k, x_stride,
-                             part, sums + r * OUTS + v * LANES);
+                             part, sums + r * OUTS + v * LANES, ahead);
             }
     }
 }
@@ -421,6 +453,12 @@ static int64 activate(int64 activation, float *restrict y) {
     return OUTS;
 }
 
+/* The block that a thread takes after `block` if all threads are equally fast; NULL after the last. */
+static const char *probably_next(const call *c, const char *weights, int64 block, int64 blocks,
+                                 int64 bytes) {
+    return block + c->threads < blocks ? weights + c->threads * bytes : NULL;
+}
+
 /* out[r] = activation(m x[r]), padded to whole blocks. A task is a block of outputs, and where there
 are many threads a part of the rows. */
 static void product(const call *c, worker *w, const matrix *m, const float *x, int64 x_stride,
@@ -432,8 +470,9 @@ static void product(const call *c, worker *w, const matrix *m, const float *x, i
     for (int64 task = take(c, w); task < blocks * parts; task = take(c, w)) {
         int64 block = task / parts, part = task % parts, first = part * rows / parts;
         int64 n = (part + 1) * rows / parts - first;
-        sum_block(format, (const char *)m->weights + block * bytes, m->depth, x + first * x_stride,
-                  x_stride, n, w->panel, w->sums);
+        const char *weights = (const char *)m->weights + block * bytes;
+        sum_block(format, weights, probably_next(c, weights, block, blocks, bytes), m->depth,
+                  x + first * x_stride, x_stride, n, w->panel, w->sums);
         for (int64 r = 0; r < n; r++) {
             float *y = w->sums + r * OUTS;
             if (m->scales)
@@ -453,8 +492,9 @@ static void head(const call *c, worker *w, const float *x, int64 n, float *logit
     const matrix *m = &d->head;
     int64 blocks = round_up(m->outs, OUTS) / OUTS, bytes = OUTS * m->depth * BYTES[d->format];
     for (int64 block = take(c, w); block < blocks; block = take(c, w)) {
-        sum_block(d->format, (const char *)m->weights + block * bytes, m->depth, x, c->stride, n,
-                  w->panel, w->sums);
+        const char *weights = (const char *)m->weights + block * bytes;
+        sum_block(d->format, weights, probably_next(c, weights, block, blocks, bytes), m->depth, x,
+                  c->stride, n, w->panel, w->sums);
         int64 first = block * OUTS, width = lesser(OUTS, m->outs - first);
         for (int64 r = 0; r < n; r++)
             for (int64 o = 0; o < width; o++) {
@@ -561,13 +601,13 @@ static void attend(const call *c, worker *w, int64 layer, int64 row, int64 head,
     int64 o = 0;
     for (; queries <= WIDE_ROWS && o + OUTS <= padded; o += OUTS)
         some_rows(FP32, queries, 0, VECTORS, values + first * padded + o, padded,
-                  w->scores + first, stride, end - first, w->sums + o, padded);
+                  w->scores + first, stride, end - first, w->sums + o, padded, NOTHING_AHEAD);
     for (; o + 2 * LANES <= padded; o += 2 * LANES)
         some_rows(FP32, queries, 0, 2, values + first * padded + o, padded, w->scores + first,
-                  stride, end - first, w->sums + o, padded);
+                  stride, end - first, w->sums + o, padded, NOTHING_AHEAD);
     if (o < padded)
         some_rows(FP32, queries, 0, 1, values + first * padded + o, padded, w->scores + first,
-                  stride, end - first, w->sums + o, padded);
+                  stride, end - first, w->sums + o, padded, NOTHING_AHEAD);
     for (int64 i = 0; i < queries; i++)
         memcpy(c->heads + row * c->stride + (query + i) * width, w->sums + i * padded,
                (size_t)width * sizeof *q);
