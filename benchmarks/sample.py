@@ -127,6 +127,7 @@ class Measured:
     memory: list[float] = field(default_factory=list)  # bytes per second, of each round
     about: dict[str, dict[str, Any]] = field(default_factory=dict)  # what writers say of themselves
     failed: dict[str, str] = field(default_factory=dict)
+    products: list[float] = field(default_factory=list)  # FLOP per second, of each round
 
 
 def measure(writers: Sequence[Writer], *, rounds: int, logs: Path) -> Iterator[Measured]:
@@ -150,6 +151,7 @@ def measure(writers: Sequence[Writer], *, rounds: int, logs: Path) -> Iterator[M
         for number in range(rounds):
             _note(f"round {number + 1} of {rounds}")
             result.memory.append(processes[memory.name].run(0).result)
+            result.products.append(processes[memory.name].run(1).result)
             first = number % len(writers)
             for writer in [*writers[first:], *writers[:first]]:
                 if writer.name not in result.failed:
@@ -183,6 +185,10 @@ def summarise(shape: Shape, measured: Measured) -> dict[str, Any]:
         for writer, taken in by_writer.items():
             rows[writer] = {"seconds": median(taken), "rounds": list(taken)}
             if name.startswith("first"):
+                if measured.products:
+                    flops = prompt_flops(shape, int(name.split()[-1]))
+                    rate = flops / median(taken)
+                    rows[writer]["share_of_products"] = rate / median(measured.products)
                 continue
             sequences, steps = int(name.split()[0]), int(name.split()[-1])
             cache = sequences * shape.n_layer * (steps + 1) * shape.d_model * 4
@@ -196,8 +202,17 @@ def summarise(shape: Shape, measured: Measured) -> dict[str, Any]:
         "shape": asdict(shape),
         "memory_bytes_per_sec": bandwidth,
         "memory_rounds": list(measured.memory),
+        "products_flop_per_sec": median(measured.products) if measured.products else None,
         "tasks": tasks,
     }
+
+
+def prompt_flops(shape: Shape, tokens: int) -> int:
+    """To read a prompt: the layers for every token, causal attention, logits of the last one."""
+    of_logits = shape.vocab_size * shape.d_model
+    of_layers = (shape.n_matmul - of_logits) * tokens
+    of_attention = shape.n_layer * shape.d_model * tokens**2
+    return 2 * (of_layers + of_attention + of_logits)
 
 
 def print_tables(shape: str, contents: Mapping[str, Any]) -> None:
@@ -205,19 +220,21 @@ def print_tables(shape: str, contents: Mapping[str, Any]) -> None:
     print(
         f"{contents['date']}  commit {contents['commit']}  {contents['device_name']}, "
         f"{contents['threads']} threads  torch {contents['torch']}  shape {shape}  "
-        f"memory {contents['memory_bytes_per_sec'] / 1e9:.1f} GB/s"
+        f"memory {contents['memory_bytes_per_sec'] / 1e9:.1f} GB/s  "
+        f"products {contents['products_flop_per_sec'] / 1e9:.0f} GFLOP/s"
     )
     for name, rows in contents["tasks"].items():
         peers = [writer for writer in rows if not writer.startswith("tinygpt ")]
         table = Table("", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=name)
         is_first = name.startswith("first")
-        for column in ("ms",) if is_first else ("tok/s", "best", "of memory"):
+        for column in ("ms", "of products") if is_first else ("tok/s", "best", "of memory"):
             table.add_column(column, justify="right")
         for peer in peers:
             table.add_column(f"x {peer.split()[0]}", justify="right")
         for writer, row in rows.items():
-            figures = [f"{1000 * row['seconds']:.1f}"]
-            if not is_first:
+            if is_first:
+                figures = [f"{1000 * row['seconds']:.1f}", f"{row['share_of_products']:.0%}"]
+            else:
                 figures = [f"{row['tokens_per_sec']:,.0f}", f"{row['best_tokens_per_sec']:,.0f}"]
                 figures.append(f"{row['share_of_memory']:.0%}")
             ratios = [f"{rows[peer]['seconds'] / row['seconds']:.2f}" for peer in peers]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from benchmarks.processes import Work
 
 READ_BYTES = 1 << 29  # of memory at a time, far more than any cache holds
+SQUARE = 1024  # rows and columns of the matrices that are multiplied
 LLAMA2C_FLAGS = ("-Ofast", "-fopenmp", "-march=native")  # of its Makefile's runomp
 SEED = 1337
 
@@ -362,13 +363,14 @@ def _write_gguf(path: Path, shape: Shape) -> None:
 
 
 class _Memory(_Tasks):
-    """How fast all threads read memory."""
+    """How fast all threads read memory (task 0), and multiply matrices with PyTorch (task 1)."""
 
     def __init__(self, writer: Writer) -> None:
         import torch
 
         super().__init__(writer)
         self.numbers = torch.zeros(READ_BYTES // 4)
+        self.square = torch.full((SQUARE, SQUARE), 1e-3)
 
     def describe(self) -> dict[str, Any]:
         import torch
@@ -381,10 +383,10 @@ class _Memory(_Tasks):
         return hardware | {"torch": torch.__version__}
 
     def run(self, task: int) -> float:
-        """Bytes per second: the fastest of three."""
+        """Bytes or FLOP per second: the fastest of some."""
         seconds = []
-        for _ in range(3):
+        for _ in range(8 if task else 3):
             began = time.perf_counter()
-            self.numbers.sum()
+            _ = self.square @ self.square if task else self.numbers.sum()
             seconds.append(time.perf_counter() - began)
-        return READ_BYTES / min(seconds)
+        return (2 * SQUARE**3 if task else READ_BYTES) / min(seconds)

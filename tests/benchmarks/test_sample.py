@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sample import Measured, main, summarise
+from benchmarks.sample import Measured, main, prompt_flops, summarise
 from benchmarks.samplers import Task
 from benchmarks.shapes import Shape
 
@@ -30,6 +30,16 @@ def test_rates_count_new_tokens_and_shares_what_a_step_reads() -> None:
     assert both["tokens_per_sec"] == pytest.approx(20)
     assert both["share_of_memory"] == pytest.approx(10 * (1000 + 2 * 8192) / 1e6)
     assert tasks["first token after 20"]["tinygpt fp32"]["seconds"] == 0.5
+
+
+def test_a_prompt_is_read_by_layers_and_attention_and_once_by_the_head() -> None:
+    layers, attention, head = 2 * 12 * 32**2 * 20, 2 * 32 * 20**2, 65 * 32
+    assert prompt_flops(TINY, 20) == 2 * (layers + attention + head)
+    first = Task(1, 20, 1)
+    measured = Measured({first.name: {"tinygpt fp32": [0.5]}}, [1.0], products=[1e6, 4e6, 2e6])
+    rows = summarise(TINY, measured)["tasks"][first.name]
+    share = prompt_flops(TINY, 20) / 0.5 / 2e6
+    assert rows["tinygpt fp32"]["share_of_products"] == pytest.approx(share)
 
 
 @pytest.mark.slow
