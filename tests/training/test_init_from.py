@@ -247,9 +247,8 @@ def test_the_loss_of_a_nanogpt_checkpoint_is_that_of_nanogpt(
     assert run.metrics[0]["val/loss"] == pytest.approx(nats / count, abs=1e-4)
 
 
-def test_a_folder_of_transformers_brings_its_tokenizer_and_padded_rows_are_cut(
-    shared: list[str], tmp_path: Path
-) -> None:
+def small_gpt2(folder: Path) -> Any:
+    """Make a folder of transformers: GPT-2 with one layer and a byte-level tokenizer; the model."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -258,10 +257,51 @@ def test_a_folder_of_transformers_brings_its_tokenizer_and_padded_rows_are_cut(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|endoftext|>"])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 260}
-    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model: Any = GPT2LMHeadModel(GPT2Config(**sizes))
+    model.save_pretrained(folder)
+    return model.eval()
 
+
+def test_a_small_gpt2_of_transformers_is_fine_tuned_and_goes_back(
+    shared: list[str], tmp_path: Path
+) -> None:
+    """nanoGPT's example, GPT-2 on a text, as small as it gets."""
+    from transformers import AutoModelForCausalLM
+
+    theirs = small_gpt2(tmp_path)
+    run = trained(
+        [
+            *(*shared, f"init_from={tmp_path}", f"output_dir={tmp_path / 'out'}"),
+            *("trainer.max_steps=30", "trainer.eval_every=30", "optimizer.lr=1e-2"),
+        ]
+    )
+    prepared = prepare(run.config, lambda message: None)
+    nats = 0.0
+    with torch.no_grad():
+        for batch in eval_batches(prepared.tokens("validation"), seq_len=16, batch_size=1):
+            window = torch.from_numpy(batch)
+            logits = theirs(window[:, :-1]).logits[0]
+            nats += F.cross_entropy(logits, window[0, 1:], reduction="sum").item()
+    n = len(prepared.tokens("validation")) - 1
+    first, last = (row["val/loss"] for row in run.metrics if "val/loss" in row)
+    # the three padded rows are cut, so their share of the probability is gone
+    assert first == pytest.approx(nats / n, abs=0.03)
+    assert last < first - 0.5
+    out = run.export("hf", out=tmp_path / "back").path
+    back = AutoModelForCausalLM.from_pretrained(out)
+    tokens = torch.arange(16)[None]
+    with torch.no_grad():
+        difference = (back(tokens).logits - run.model(tokens)).abs().max()
+    assert difference < 1e-4
+
+
+def test_a_folder_of_transformers_brings_its_tokenizer_and_padded_rows_are_cut(
+    shared: list[str], tmp_path: Path
+) -> None:
+    small_gpt2(tmp_path)
     own = [f"init_from={tmp_path}", "trainer.max_steps=1", f"output_dir={tmp_path / 'out'}"]
     run = trained([*shared, *own, "trainer.freeze=[token_embedding]"])
     assert run.config.tokenizer.name == "hf"
