@@ -40,12 +40,11 @@ from tinygpt.serving import comparisons, completions, data_sets, openapi, playgr
 from tinygpt.serving.errors import (
     ApiError,
     on_api_error,
-    on_fault,
     on_http_error,
     on_left,
     on_user_error,
 )
-from tinygpt.serving.guard import Guard
+from tinygpt.serving.guard import Guard, on_fault
 from tinygpt.serving.services import Services
 
 PAGE = Path(__file__).parent / "page"

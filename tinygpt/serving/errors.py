@@ -63,8 +63,3 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 async def on_left(request: Request, error: Exception) -> JSONResponse:
     """Answer a client that has left before its request was whole; nobody reads it."""
     return answer(400, "the request was not whole")
-
-
-async def on_fault(request: Request, error: Exception) -> JSONResponse:
-    """Answer a fault of this program, which the server's log holds."""
-    return answer(500, f"the server failed: {type(error).__name__}; its log says where")

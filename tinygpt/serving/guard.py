@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -133,6 +134,12 @@ class Guard:
     def _is_token(self, text: str) -> bool:
         assert self.token is not None
         return hmac.compare_digest(text.encode("utf-8", "replace"), self.token.encode())
+
+
+async def on_fault(request: Request, error: Exception) -> Response:
+    """Answer a fault of this program, which the server's log holds; it passes no Guard."""
+    message = f"the server failed: {type(error).__name__}; its log says where"
+    return answer(500, message, _HEADERS)
 
 
 def _same_place(origin: str, host: str) -> bool:

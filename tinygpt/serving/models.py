@@ -101,7 +101,7 @@ class Model:
         self.used = time.monotonic()
         if self.n_texts >= MOST_TEXTS:
             raise ApiError(429, f"{MOST_TEXTS} texts are being written already; try again later")
-        text = Text(self, asyncio.get_running_loop(), len(prompt))
+        text = Text(self, asyncio.get_running_loop())
         with self._lock:
             if self._closed:
                 raise ApiError(503, "the model was unloaded at this moment; try again")
@@ -220,8 +220,8 @@ def _scored(scores: npt.NDArray[np.float64], token: int, top: int) -> Scored:
 class Text:
     """A text that is being written, for one reader on the event loop."""
 
-    def __init__(self, model: Model, loop: asyncio.AbstractEventLoop, n_prompt: int) -> None:
-        self.model, self.loop, self.n_prompt = model, loop, n_prompt
+    def __init__(self, model: Model, loop: asyncio.AbstractEventLoop) -> None:
+        self.model, self.loop = model, loop
         self.number = -1
         self.n_tokens = 0
         self._queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
