@@ -2,8 +2,11 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +336,64 @@ def test_documents_show_their_tokens(opened: Callable[..., Page]) -> None:
     page.wait_for_selector("section[aria-label=lengths]")
     page.get_by_role("button", name="Later").click()
     page.wait_for_selector(".documents h3 >> text=document 6 ")
+
+
+# A run that trains
+
+
+def test_a_run_is_watched_stopped_and_resumed(
+    browser: Any,
+    serve: Callable[..., Any],
+    tiny_in: Callable[[Path], list[str]],
+    tmp_path: Path,
+) -> None:
+    own = {
+        "trainer.max_steps": "1_000_000",
+        "trainer.log_every": "20",
+        "trainer.eval_every": "100",
+        "callback": "[sample]",
+    }
+    settings = dict(text.split("=", 1) for text in tiny_in(tmp_path)) | own
+    typed = [f"{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "-m", "tinygpt.train", *typed]
+    (tmp_path / "outputs").mkdir()
+    with serve(tmp_path / "outputs") as server:
+        made = Page(browser, f"http://127.0.0.1:{server.port}")
+        page = made.open("run?id=latest")
+        assert "There is no run yet" in page.inner_text("main")
+        training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            status = "document.querySelector('.heading .status')?.textContent"
+            rows = "+(document.querySelector('.view-run')?.dataset.rows ?? 0)"
+            until(page, f"{rows} > 5", seconds=60)  # shown without a click
+            before = page.evaluate(rows)
+            until(page, f"{rows} > {before + 5}")
+            assert page.evaluate(status) == "running"
+            until(page, "document.querySelector('.view-run select[aria-label] option')")
+
+            button = partial(page.get_by_role, "button", exact=True)
+            button(name="Stop").click()
+            button(name="Cancel").click()
+            assert training.poll() is None
+            button(name="Stop").click()
+            button(name="Stop the run").click()
+            training.wait(60)
+            button(name="Resume").wait_for()
+            assert page.inner_text(".heading .status") == "interrupted"
+            (folder,) = (path.parent for path in (tmp_path / "outputs").glob("*/run.json"))
+            assert list((folder / "checkpoints").glob("step-*"))  # it has saved
+
+            stopped_at = page.evaluate(rows)
+            button(name="Resume").click()
+            button(name="Resume the run").click()
+            until(page, f"{rows} > {stopped_at}", seconds=60)
+            until(page, f"{status} === 'running'")
+            button(name="Stop").click()
+            button(name="Stop the run").click()
+            until(page, f"{status} === 'interrupted'", seconds=60)
+        finally:
+            training.kill()
+            for path in (tmp_path / "outputs").glob("*"):
+                server.post("/api/stop", {"id": path.name, "confirm": True})
+        made.close()
+        assert not made.wrong
