@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -85,10 +86,16 @@ def lookup(kind: str, name: str) -> type:
 
 
 def import_all() -> None:
-    """Import every component module of tinygpt, then those of installed packages.
+    """Import every component module of tinygpt, of installed packages, and of TINYGPT_COMPONENTS.
 
     If a component is a folder, its config class is in the folder's `config.py`.
     """
+    _import_installed()
+    import_components(filter(None, os.environ.get(ENVIRONMENT, "").split(",")), field=ENVIRONMENT)
+
+
+@cache  # what is installed stays the same while a process lives
+def _import_installed() -> None:
     for name in _PACKAGES.values():
         for module in sorted(_modules(name)):
             if not module.endswith("_torch"):
@@ -96,7 +103,6 @@ def import_all() -> None:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         entry_point.load()
         _installed.add(entry_point.module.partition(".")[0])
-    import_components(filter(None, os.environ.get(ENVIRONMENT, "").split(",")), field=ENVIRONMENT)
 
 
 def import_components(modules: Iterable[str], *, field: str = "components") -> None:

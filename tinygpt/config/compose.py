@@ -9,7 +9,8 @@ from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
+from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -33,21 +34,32 @@ CONFIG_CLASSES = {
 VERSION_BASE = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 
 
-def publish() -> None:
-    """Register every component and the root schemas with Hydra."""
-    registry.import_all()
-    for name, cls in CONFIG_CLASSES.items():
-        ConfigStore.instance().store(
-            group="schema", name="run" if name == "train" else name, node=cls, package="_global_"
-        )
+for _name, _cls in CONFIG_CLASSES.items():
+    ConfigStore.instance().store(
+        group="schema", name="run" if _name == "train" else _name, node=_cls, package="_global_"
+    )
+# Hydra's own config without its choices of loggers and launchers, which nothing here uses: half
+# of the files that Hydra would read for a run
+_HYDRA = ConfigNode(
+    name="config.yaml",
+    node=OmegaConf.structured(HydraConf(defaults=[])),
+    group="hydra",
+    package=None,
+    provider="hydra",
+)
 
 
 @contextmanager
 def hydra_conf() -> Iterator[None]:
     """Initialize Hydra with our conf folder and the registered components."""
-    publish()
-    with initialize_config_dir(str(CONF), job_name="tinygpt", **VERSION_BASE):
-        yield
+    registry.import_all()
+    stored = ConfigStore.instance().repo["hydra"]
+    whole, stored["config.yaml"] = stored["config.yaml"], _HYDRA
+    try:
+        with initialize_config_dir(str(CONF), job_name="tinygpt", **VERSION_BASE):
+            yield
+    finally:
+        stored["config.yaml"] = whole  # a program that uses Hydra itself finds it as it was
 
 
 def compose(entry: str, overrides: Sequence[str], *, config_dir: Path | None = None) -> Any:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, cast
 from unicodedata import digit
 
 from omegaconf import DictConfig, OmegaConf
@@ -127,23 +128,18 @@ def _typed(cls: type, value: Any, path: str) -> Any:
 def _check_types(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Convert the values to the types of the dataclass's fields; raises UserError."""
     types = {f.name: f.type for f in fields(cls)}
-    node = OmegaConf.structured(cls)
     converted = {}
     for key, value in values.items():
         if key not in types:
             raise unknown_key(prefix + str(key), [prefix + name for name in types])
         if value == "???":
             raise UserError(f"{prefix}{key} is missing; type {prefix}{key}=...")
-        converted[key] = _convert(node, cls, key, value, field_name=prefix + key)
+        converted[key] = convert(cls, key, value, field_name=prefix + key)
     return converted
 
 
 def convert(cls: type, key: str, value: Any, *, field_name: str) -> Any:
     """Convert `value` to the type of the field `key`; raises UserError."""
-    return _convert(OmegaConf.structured(cls), cls, key, value, field_name=field_name)
-
-
-def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> Any:
     hint = next(f.type for f in fields(cls) if f.name == key)
     value = _with_whole_numbers(value, hint)
     if isinstance(value, int) and not -_TOO_LARGE < value < _TOO_LARGE:
@@ -156,6 +152,7 @@ def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> 
     try:
         if foreign:
             raise ValidationError
+        node = _fields_of(cls)
         node[key] = escaped(value)
         converted = node[key]
     except OmegaConfBaseException:
@@ -165,6 +162,12 @@ def _convert(node: Any, cls: type, key: str, value: Any, *, field_name: str) -> 
         ) from None
     is_list = OmegaConf.is_config(converted)
     return OmegaConf.to_container(converted, resolve=True) if is_list else converted
+
+
+@cache
+def _fields_of(cls: type) -> DictConfig:
+    """A config with the typed fields of a class, to convert values in."""
+    return cast(DictConfig, OmegaConf.structured(cls))
 
 
 def _with_whole_numbers(value: Any, hint: Any) -> Any:
