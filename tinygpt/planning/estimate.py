@@ -1,12 +1,12 @@
 """Measure what a run will take: memory and time of a few steps on random tokens."""
 
-import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing import get_all_start_methods, get_context
 from typing import Any, cast
 
 from tinygpt.config import RunConfig
@@ -34,7 +34,10 @@ def measure(cfg: RunConfig, vocab_size: int, *, seconds: float) -> Measured:
 
     Raises UserError if the process fails, for example for lack of memory.
     """
-    context = multiprocessing.get_context("spawn")
+    context: Any = get_context("spawn")
+    if "forkserver" in get_all_start_methods():  # the imports are done once for all sizes
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure_and_tell, args=(cfg, vocab_size, seconds, theirs))
     process.start()
