@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,11 @@ def loss_curve(
     legends show the last values.
     """
     train, val, bpb = (_points(rows, key) for key in ("train/loss", "val/loss", "val/bpb"))
-    figure, axes = _figure(2 if bpb else 1, width=11 if bpb else 6.5, title=title)
+    width = 11 if bpb else 6.5
+    # fixed margins, in inches: to measure the texts would take longer than to draw the picture
+    margins = (0.75 / width, 0.6 / 4.5, 1 - 0.2 / width, 1 - 0.75 / 4.5)
+    figure, axes = _figure(2 if bpb else 1, width=width, title=title, layout=None)
+    figure.subplots_adjust(*margins, wspace=0.18)
     axes[0].set_title("loss, nats per token", loc="left", fontsize=10, color=INK)
     _line(axes[0], train, color=TRAIN, alpha=0.3)
     _line(axes[0], _smooth(train), color=TRAIN, label="train")
@@ -83,11 +87,13 @@ def coordinates(
     figure.savefig(path)
 
 
-def _figure(columns: int, *, width: float, title: str) -> tuple["Figure", list["Axes"]]:
+def _figure(
+    columns: int, *, width: float, title: str, layout: Literal["constrained"] | None = "constrained"
+) -> tuple["Figure", list["Axes"]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4.5), dpi=130, layout="constrained")
+    figure = Figure(figsize=(width, 4.5), dpi=130, layout=layout)
     FigureCanvasAgg(figure)  # not pyplot, which keeps every figure in memory
     figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
