@@ -3,6 +3,7 @@
 The environment is set here, before a test module can import a library that reads it.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -20,6 +21,11 @@ from hypothesis import settings
 from tests.wandb_server import Server
 
 _home = tempfile.TemporaryDirectory(prefix="tinygpt-tests-")
+# the workers of xdist get the environment of the first process, and share the kernels it names
+_kernels = Path(os.environ.setdefault("KERNELS_OF_TESTS", f"{_home.name}/kernels"))
+_kernels.mkdir(mode=0o700, exist_ok=True)
+Path(f"{_home.name}/.cache/tinygpt").mkdir(parents=True)
+Path(f"{_home.name}/.cache/tinygpt/kernels").symlink_to(_kernels)
 
 for name in list(os.environ):
     if name.startswith(("WANDB_", "HF_", "HYDRA_", "TINYGPT_", "XDG_")):
@@ -57,10 +63,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a CUDA device")
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the libraries and tests, which it would walk again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Kill what a failed test has left running, such as a sweep that would go on for hours."""
     if call.when != "call":
         return
+    if "tests.processes" in sys.modules:  # not imported here, which would be before the setup above
+        sys.modules["tests.processes"].kill_all()
     began_by = f"PYTEST_CURRENT_TEST={node.nodeid} (call)".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
