@@ -75,6 +75,12 @@ def resumed(run: Path, to: Path, *overrides: str) -> Path:
     return to
 
 
+@pytest.fixture(scope="module")
+def unchanged(typed_size: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a typed size, two steps further as it was."""
+    return resumed(typed_size, tmp_path_factory.mktemp("unchanged") / "run")
+
+
 def derived(run: Path) -> dict[str, object]:
     content: dict[str, object] = json.loads((run / "run.json").read_text())["derived"]
     return content
@@ -103,9 +109,8 @@ def assert_equal_up_to_rounding(ours: Result, reference: Result) -> None:
 
 @pytest.mark.parametrize(("size", "grad_accum"), [(1, 8), (2, 4), (8, 1)])
 def test_a_resume_with_another_micro_batch_trains_the_same(
-    size: int, grad_accum: int, typed_size: Path, tmp_path: Path
+    size: int, grad_accum: int, typed_size: Path, unchanged: Path, tmp_path: Path
 ) -> None:
-    unchanged = resumed(typed_size, tmp_path / "unchanged")
     assert derived(unchanged)["grad_accum"] == 2
     changed = resumed(typed_size, tmp_path / "changed", f"trainer.micro_batch_size={size}")
     assert derived(changed)["micro_batch_size"] == size
@@ -127,12 +132,11 @@ def test_a_typed_micro_batch_replaces_one_that_was_measured(
 
 
 def test_auto_typed_at_a_resume_is_measured_then(
-    typed_size: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    typed_size: Path, unchanged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number before was typed: it may have been too large for the memory."""
     monkeypatch.setattr(trial, "BRIEFLY", 0.001)
     monkeypatch.setattr(trial, "LARGEST", 1)  # then only one size can be the answer
-    unchanged = resumed(typed_size, tmp_path / "unchanged")
     changed = resumed(typed_size, tmp_path / "changed", "trainer.micro_batch_size=auto")
     assert derived(changed)["micro_batch_size"] == 1
     assert derived(changed)["grad_accum"] == 8
@@ -253,13 +257,13 @@ def test_a_field_that_is_changed_at_a_resume_takes_effect(
     ["optimizer.weight_decay=9", "optimizer.beta1=0", "optimizer.eps=1", "trainer.grad_clip=1e-3"],
 )
 def test_an_optimizer_that_is_changed_at_a_resume_makes_other_steps(
-    change: str, typed_size: Path, tmp_path: Path
+    change: str, typed_size: Path, unchanged: Path, tmp_path: Path
 ) -> None:
-    unchanged = result(resumed(typed_size, tmp_path / "a"))
+    before = result(unchanged)
     changed = result(resumed(typed_size, tmp_path / "b", change))
-    first, other = (rows_of_steps[0] for rows_of_steps in (unchanged[0], changed[0]))
+    first, other = (rows_of_steps[0] for rows_of_steps in (before[0], changed[0]))
     assert first["train/loss"] == other["train/loss"]  # the step before the first difference
-    assert any(not torch.equal(unchanged[1][name], changed[1][name]) for name in unchanged[1])
+    assert any(not torch.equal(before[1][name], changed[1][name]) for name in before[1])
 
 
 REFUSED = {

@@ -69,6 +69,7 @@ def test_the_result_does_not_depend_on_the_micro_batch(plain, tiny):
 
 def test_a_small_text_is_learned_by_heart(tiny):
     shape = ["model.d_model=32", "trainer.seq_len=64", "trainer.tokens_per_step=512"]
+    shape.append("trainer.micro_batch_size=8")
     length = ["trainer.max_steps=150", "trainer.log_every=50", "trainer.eval_every=150"]
     losses = [row["train/loss"] for row in rows(run([*tiny, *shape, *length, "optimizer.lr=1e-2"]))]
     assert losses[0] > 1.5
