@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import tinygpt
+from tinygpt import sample
 from tinygpt.errors import UserError, visible
 
 TEXT = "Tom had a red ball. He ran and ran.\n\nMia saw a bird. The bird sang.\n\n" * 40
@@ -87,15 +88,16 @@ def test_logits_and_log_probabilities_agree(run: tinygpt.Run) -> None:
         run.logits("a" * 40)
 
 
-def test_generated_text_is_that_of_the_command_and_streams(run: tinygpt.Run) -> None:
+def test_generated_text_is_that_of_the_command_and_streams(
+    run: tinygpt.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     heard: dict[int, str] = {}
     texts = run.generate("Tom", num_samples=2, max_new_tokens=9, on_text=heard.__setitem__)
     assert list(heard.values()) == [text for text in texts if text]
     assert texts == run.generate("Tom", num_samples=2, max_new_tokens=9)
-    command = [sys.executable, "-m", "tinygpt.sample", f"run={run.path}", "prompt=Tom"]
-    printed = subprocess.run(
-        [*command, "num_samples=2", "max_new_tokens=9"], capture_output=True, text=True, check=True
-    ).stdout
+    capsys.readouterr()
+    sample.main([f"run={run.path}", "prompt=Tom", "num_samples=2", "max_new_tokens=9"])
+    printed = capsys.readouterr().out
     assert printed.strip() == "\n".join(
         f"{'' if n == 1 else chr(10)}--- sample {n}\nTom{visible(text)}"
         for n, text in enumerate(texts, 1)

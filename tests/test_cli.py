@@ -14,6 +14,7 @@ from textwrap import dedent
 import pytest
 
 import tinygpt
+from tests import processes
 from tinygpt import config, registry, sample
 from tinygpt.cli import main
 from tinygpt.config import DeviceConfig, TrainerConfig, choices, compose, overrides
@@ -346,6 +347,17 @@ def python(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Comple
     )
 
 
+def forked(*arguments: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """As `python`, in a process that has torch and tinygpt already."""
+    return processes.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+    )
+
+
 @pytest.mark.parametrize("entry", ["train", "prepare", "data", "sample"])
 def test_a_module_runs_from_any_folder_and_a_mistake_is_all_it_prints(
     entry: str, tmp_path: Path
@@ -530,7 +542,7 @@ def test_a_script_adds_a_choice_and_other_commands_are_given_its_module(tmp_path
     (tmp_path / "lib" / "my_optimizer.py").write_text(dedent(THEIRS))
     script = tmp_path / "lib" / "my_train.py"
     script.write_text("import my_optimizer\nfrom tinygpt.train import main\n\nmain()\n")
-    done = python(str(script), "optimizer=theirs", "seed=4", "-c", "job", cwd=tmp_path)
+    done = forked(str(script), "optimizer=theirs", "seed=4", "-c", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\nseed: 4\n" in done.stdout
     assert "  patience: 3\n" in done.stdout
@@ -538,16 +550,16 @@ def test_a_script_adds_a_choice_and_other_commands_are_given_its_module(tmp_path
     (tmp_path / "config.yaml").write_text(done.stdout)
 
     again = ("-m", "tinygpt.train", "config_file=config.yaml", "-c", "job")
-    refused = python(*again, cwd=tmp_path)  # a file names modules, and imports none
+    refused = forked(*again, cwd=tmp_path)  # a file names modules, and imports none
     assert refused.stderr.endswith(
         "its module is not imported; if you trust my_optimizer, type components=[my_optimizer], or "
         "set TINYGPT_COMPONENTS=my_optimizer\n"
     )
     lib = str(tmp_path / "lib")
-    typed = python(*again, "components=[my_optimizer]", cwd=tmp_path, PYTHONPATH=lib)
+    typed = forked(*again, "components=[my_optimizer]", cwd=tmp_path, PYTHONPATH=lib)
     assert typed.stdout == done.stdout, typed.stderr
     environment = {"PYTHONPATH": lib, "TINYGPT_COMPONENTS": "my_optimizer"}
-    assert python(*again, cwd=tmp_path, **environment).stdout == done.stdout
+    assert forked(*again, cwd=tmp_path, **environment).stdout == done.stdout
 
 
 @pytest.mark.slow

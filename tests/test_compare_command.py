@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.runs_on_disk import make_run
 from tinygpt import compare
 
@@ -62,7 +63,7 @@ def test_the_page_is_written_even_if_the_tables_cannot_be_printed(tmp_path: Path
     ours, theirs = os.pipe()
     os.close(ours)
     command = [sys.executable, "-m", "tinygpt.compare", "run", "out=page.html"]
-    done = subprocess.run(command, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    done = processes.run(command, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, text=True)
     os.close(theirs)
     assert "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.glob("page.*")} == {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.runs_on_disk import make_run
 from tinygpt import compare, evaluate, export, runs, sample, serve, upload
 from tinygpt.config import compose, overrides
@@ -195,9 +196,8 @@ def test_the_python_snippets_of_the_documents_run(tmp_path):
     few += ', "cache_dir=cache"'
     small = few + ', "trainer.tokens_per_step=4096", "trainer.micro_batch_size=1"'
     code = code.replace(', "dataset=storyworld"', ', "dataset=storyworld"' + small)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", code]
+    done = processes.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(8, 65)" in done.stdout
 
@@ -207,15 +207,17 @@ def example(language: str, text: str = CONTRIBUTING) -> str:
     return re.search(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)[1]
 
 
-def test_the_optimizer_of_contributing_trains_in_the_tree(tiny, tmp_path):
+def test_the_optimizer_of_contributing_is_a_choice_in_the_tree(tiny, tmp_path):
+    """That it trains is shown below, where it is in a module of one's own."""
     tree = tmp_path / "tree"
     for folder in ("tinygpt", "conf"):
         shutil.copytree(ROOT / folder, tree / folder)
     (tree / "tinygpt/components/optimizers/rmsprop.py").write_text(example("python"))
     (tree / "conf/optimizer/rmsprop.yaml").write_text(example("yaml"))
-    command = [sys.executable, "-m", "tinygpt.train", *tiny, "optimizer=rmsprop"]
+    command = [sys.executable, "-m", "tinygpt.train", *tiny, "optimizer=rmsprop", "-c", "job"]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "optimizer:\n  name: rmsprop\n" in done.stdout
     shown = subprocess.run([*command[:3], "--help"], cwd=tree, capture_output=True, text=True)
     assert "adamw* lion muon rmsprop schedule_free sgd" in shown.stdout
     assert "optimizer.momentum" in shown.stdout
@@ -234,13 +236,11 @@ def test_the_model_and_the_optimizer_of_the_documents_train_from_modules_of_ones
     settings = [text for text in tiny if not text.startswith(("model", "callback"))]
     settings += ["model=lstm_small", "callback=[sample]", "optimizer=rmsprop"]
     command = [sys.executable, str(script), *settings, "--config-dir", str(tmp_path / "mine")]
-    done = subprocess.run(
-        [*command, "optimizer.momentum=0.5"], capture_output=True, text=True, check=False
-    )
+    done = processes.run([*command, "optimizer.momentum=0.5"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (sample,) = (tmp_path / "outputs").glob("*/samples/step-00000010.txt")
     assert len(sample.read_text()) > 10
-    bad = subprocess.run([*command, "optimizer.momentum=2"], capture_output=True, text=True)
+    bad = processes.run([*command, "optimizer.momentum=2"], capture_output=True, text=True)
     assert bad.returncode == 2
     assert "optimizer.momentum=2.0 must be below 1" in bad.stderr
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import processes
 from tinygpt import config, train
 from tinygpt.config import compose, overrides
 
@@ -47,7 +48,7 @@ def test_the_smallest_experiment_trains_and_writes_in_a_process_of_its_own(tmp_p
     last_line = done.stdout.splitlines()[-1]
     assert last_line.strip().startswith(f"python -m tinygpt.sample run=outputs/{folder.name}")
     sample = [sys.executable, "-m", "tinygpt.sample", "run=latest", "prompt=One day", "seed=3"]
-    wrote = subprocess.run(sample, cwd=tmp_path, capture_output=True, text=True, check=False)
+    wrote = processes.run(sample, cwd=tmp_path, capture_output=True, text=True)
     assert wrote.returncode == 0, wrote.stderr
     assert "One day" in wrote.stdout
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.wandb_server import Server, exit_codes, history, summary, upserts
 from tinygpt import upload
 from tinygpt.components.loggers.jsonl import read_rows
@@ -29,14 +30,13 @@ def environment(cwd: Path, url: str) -> dict[str, str]:
 
 
 def command(name: str, arguments: list[str], cwd: Path, url: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
+    return processes.run(
         words(name, arguments),
         cwd=cwd,
         env=environment(cwd, url),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
     )
 
 
@@ -114,7 +114,7 @@ def test_a_run_that_was_killed_online_continues_its_curve(
     longer = [text for text in tiny if not text.startswith("trainer.max_steps")]
     longer += ["trainer.max_steps=100000", "trainer.save_every=50"]
     longer += ["trainer.log_every=10", "trainer.eval_every=100"]
-    killed = subprocess.Popen(
+    killed = processes.Forked(
         words("train", [*longer, "logger=wandb"]),
         cwd=tmp_path,
         env=environment(tmp_path, url) | {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "3"},

@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests import processes
 from tinygpt import kernels
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.config import DeviceConfig
@@ -146,9 +146,8 @@ def test_memory_that_a_step_frees_is_there_for_the_next_without_page_faults() ->
         "    blocks = [torch.ones(50_000_000 // 4) for _ in range(4)]; del blocks\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    done = processes.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1000  # 200 MB in pages of 4 KiB would be 49,000
 
 

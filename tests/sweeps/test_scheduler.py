@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
 import torch
 import yaml
 
+from tests import processes
 from tinygpt import config, registry, train
 from tinygpt.components.loggers.jsonl import read_rows
 from tinygpt.config import compose
@@ -27,6 +29,7 @@ from tinygpt.interfaces import Launcher, Search
 from tinygpt.records.folder import write_json
 from tinygpt.sweeps import scheduler
 from tinygpt.sweeps.folder import PlannedRun, SweepFolder, find_sweep
+from tinygpt.sweeps.launchers import local
 from tinygpt.sweeps.stoppings.asha import AshaConfig
 
 WEIGHTS = "checkpoints/step-00000010/model.safetensors"
@@ -78,6 +81,21 @@ def settings_in(tiny: list[str]) -> list[str]:
     return [*kept, "output_dir=outputs", "cache_dir=cache"]
 
 
+@pytest.fixture
+def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local launcher starts runs as forks of a process that has torch.
+
+    It does not choose their cores then, nor end them with their parent; other tests show both.
+    """
+
+    def start(command: list[str], *, preexec_fn: object, **options: Any) -> processes.Forked:
+        return processes.Forked(command, **options)
+
+    known = vars(subprocess) | {"Popen": start}
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(**known))
+
+
+@pytest.mark.usefixtures("forked_runs")
 def test_a_sweep_keeps_its_configs_isolates_failures_and_adds_new_runs(
     run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -308,8 +326,8 @@ def test_a_sweep_can_be_kept_in_a_file_with_its_axes(sweeps: OpenSweeps, tmp_pat
     assert more.cfg.stopping.name == "median"
 
 
-def processes(folder: Path) -> list[int]:
-    """Every process that has to do with the runs in a folder."""
+def running_in(folder: Path) -> list[int]:
+    """The processes of the runs of a sweep in a folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -340,7 +358,7 @@ def kill_at(moments: list[Moment], settings: list[str], folder: Path) -> None:
     """Start a sweep and kill all of its processes at each moment."""
     for moment in moments:
         began = time.monotonic()
-        process = subprocess.Popen(
+        process = processes.Forked(
             command(settings), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         while not moment.has_come(began, folder):
@@ -348,10 +366,11 @@ def kill_at(moments: list[Moment], settings: list[str], folder: Path) -> None:
             time.sleep(0.02)
         assert process.poll() is None, f"the sweep ended before {moment}"
         # the runs first: they would save and end if the scheduler died before them
-        for pid in sorted(processes(folder), reverse=True):
+        for pid in sorted(running_in(folder), reverse=True):
             os.kill(pid, signal.SIGKILL)
+        process.kill()
         process.wait()
-        while processes(folder):
+        while running_in(folder):
             assert time.monotonic() - began < 120
             time.sleep(0.02)
 
@@ -379,6 +398,7 @@ def kill_and_compare(
         assert losses(sweep / number) == losses(calm)
 
 
+@pytest.mark.usefixtures("forked_runs")  # in the second part; those that are killed are not
 def test_a_sweep_that_is_killed_whole_continues_to_the_same_bytes(
     run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -403,7 +423,7 @@ def test_ctrl_c_lets_the_runs_save_and_says_how_to_continue(
     tiny: list[str], tmp_path: Path
 ) -> None:
     settings = ["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2", "trainer.max_steps=100000"]
-    process = subprocess.Popen(
+    process = processes.Forked(
         command(settings), cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     deadline = time.monotonic() + 60

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tests import processes
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.optimizers.adamw import AdamWConfig
 from tinygpt.errors import UserError
@@ -396,9 +396,7 @@ state = TrainState(model, torch.optim.SGD(model.parameters()), scaler)
 Checkpoints(pathlib.Path({str(tmp_path)!r})).start_saving(state)
 raise KeyboardInterrupt
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+    done = processes.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode in (-signal.SIGINT, 1)  # exit handlers of torch._dynamo hide the signal
     assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
     assert Checkpoints(tmp_path).latest(no_warning) == tmp_path / "step-00000000"

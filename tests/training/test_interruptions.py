@@ -1,6 +1,5 @@
 """Runs whose terminal closes, whose pipe breaks, or that get a signal."""
 
-import fcntl
 import json
 import os
 import pty
@@ -8,12 +7,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import processes
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 120.0
@@ -82,13 +82,13 @@ def wait_until_released(folder: Path) -> None:
 
 def test_a_terminal_that_closes_ends_the_run_and_saves(endless: list[str], tmp_path: Path) -> None:
     terminal, inside = pty.openpty()
-    process = start(
-        "exec train",
-        endless,
+    process = processes.Forked(
+        [sys.executable, "-m", "tinygpt.train", *endless],
         stdin=inside,
         stdout=inside,
         stderr=inside,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        start_new_session=True,
+        terminal=True,
     )
     os.close(inside)
     (folder,) = wait_for_rows(tmp_path / "outputs")
@@ -112,8 +112,10 @@ def test_nohup_is_respected_and_missing_streams_are_no_obstacle(
 def test_a_run_whose_console_is_a_full_disk_ends_as_any_other(
     tiny: list[str], tmp_path: Path
 ) -> None:
-    process = start("train >/dev/full 2>&1", tiny)
-    assert process.wait(WAIT_S) == 0
+    command = [sys.executable, "-m", "tinygpt.train", *tiny]
+    with Path("/dev/full").open("w") as full:
+        done = processes.run(command, stdout=full, stderr=full)
+    assert done.returncode == 0
     (folder,) = (path.parent for path in (tmp_path / "outputs").glob("*/run.json"))
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
     assert "finished in" in (folder / "train.log").read_text()

@@ -13,15 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import processes
 from tinygpt import train
 
-# Runs the trainer in forked processes, which spares each of them the imports.  The first
-# argument says how each one dies: "op:N" kills itself with SIGKILL at its N-th operation on a
-# file, "end:N" at its N-th one after the last step, "at:S" is killed from outside after S
-# seconds, "never" runs to the end.
+# Runs the trainer in one process after another.  The third argument says how each one dies:
+# "op:N" kills itself with SIGKILL at its N-th operation on a file, "end:N" at its N-th one after
+# the last step, "at:S" is killed from outside after S seconds, "never" runs to the end.
 DRIVER = """
 import os, pathlib, signal, sys, time
-import matplotlib.backends.backend_agg, matplotlib.figure
 import torch, safetensors.torch
 from dataclasses import dataclass
 from tinygpt import train
@@ -92,7 +91,7 @@ print("kills", kills)
 def survive(settings: list[str], deaths: list[str], outputs: Path) -> int:
     """Run and resume until every death has happened; how many processes were killed."""
     command = [sys.executable, "-c", DRIVER, str(outputs), "|".join(settings), "|".join(deaths)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = processes.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return int(done.stdout.rsplit("kills", 1)[1])
 
@@ -100,7 +99,7 @@ def survive(settings: list[str], deaths: list[str], outputs: Path) -> int:
 def in_new_process(settings: list[str]) -> str:
     """Train in a process of its own; returns what it printed."""
     command = [sys.executable, "-m", "tinygpt.train", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = processes.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -242,12 +241,12 @@ def test_a_hundred_processes_killed_anywhere_lose_nothing(hard, tmp_path):
 def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(hard, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     settings = [s for s in hard if "max_steps" not in s]
-    settings += ["trainer.max_steps=150", "trainer.eval_every=50", "trainer.save_every=1000"]
+    settings += ["trainer.max_steps=90", "trainer.eval_every=30", "trainer.save_every=1000"]
     train_here([*settings, f"output_dir={straight}"])
     typed, seen = [*settings, f"output_dir={stopped}"], 0
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         command = [sys.executable, "-m", "tinygpt.train", *typed]
-        process = subprocess.Popen(
+        process = processes.Forked(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         while not any(path.stat().st_size > seen for path in stopped.glob("*/metrics.jsonl")):

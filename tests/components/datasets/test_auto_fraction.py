@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import processes
 from tests.components.datasets.test_hub_streaming import FOOTER, GROUP_ROWS, LARGE, ROW, ROWS
 from tinygpt.components.datasets.hub.config import HubConfig
 from tinygpt.components.datasets.reading import amounts
@@ -46,13 +46,12 @@ def output(machine: Any) -> list[str]:
     environment = {name: os.environ[name] for name in os.environ if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": machine.hub.url, "HF_HOME": str(machine.home)}
     environment["PYTHONPATH"] = str(Path(__file__).parents[3])
-    process = subprocess.run(
+    process = processes.run(
         [sys.executable, "-c", PROGRAM],
         env=environment,
         cwd=machine.home,
         capture_output=True,
         text=True,
-        check=False,
     )
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()
