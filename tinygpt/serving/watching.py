@@ -25,8 +25,8 @@ from tinygpt.serving.summaries import RunView, SweepView
 
 TICK_S = 0.5  # between two looks at the files of watched runs
 SCAN_S = 1.0  # between two looks at the runs that may go on
-# looking for new runs and at ended ones takes at most this share of a core, and is done this often
-LISTING_SHARE, LISTED_S = 0.005, 5.0
+# looking for new runs and at ended ones takes this share of a core, and is done at least this often
+LISTING_SHARE, LISTED_S = 0.005, 10.0
 QUEUE = 128  # events that wait for a client; one more, and it is dropped
 MOST_CLIENTS = 64
 WATCHED = 8  # runs that a client watches at most
