@@ -24,7 +24,7 @@ export async function open(box, settings) {
   }
   const splits = Object.entries(set.splits);
   const reasons = [...new Set(splits.flatMap(([, info]) => Object.keys(info.dropped ?? {})))];
-  content.append(h("section.card", { "aria-label": "splits" }, h("h2", null, plain(set.id)), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "splits" },
+  content.append(h("section.card", { "aria-label": "splits" }, h("h2", null, plain(set.id)), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "numbers of each split" },
     grid(["", ...splits.map(([name]) => name)], [["documents", "documents"], ["tokens", "tokens"], ["utf8_bytes", "UTF-8 bytes"]].map(([key, words]) => [words, ...splits.map(([, info]) => fixed(info[key]))])
       .concat([["bytes per token", ...splits.map(([, info]) => fixed(info.bytes_per_token, 3))]])
       .concat(reasons.map((reason) => [`left out: ${reason.replaceAll("_", " ")}`, ...splits.map(([, info]) => fixed(info.dropped?.[reason] ?? 0))])))),
@@ -84,7 +84,7 @@ function inspection(found) {
   const lengths = Object.entries(found.lengths ?? {}).flatMap(([split, kinds]) => Object.entries(kinds).map(([kind, values]) => [`${split}, ${kind}`, values]));
   if (lengths.length) {
     const columns = Object.keys(lengths[0][1]);
-    parts.push(h("section.card", { "aria-label": "lengths" }, h("h2", null, "Length of a document"), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "lengths" },
+    parts.push(h("section.card", { "aria-label": "lengths" }, h("h2", null, "Length of a document"), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "percentiles" },
       grid(["", ...columns], lengths.map(([name, values]) => [name, ...columns.map((column) => fixed(values[column]))])))));
   }
   const cloud = (title, pairs, words) => pairs?.length ? [h("h3", null, title), h("ul.cloud", null, pairs.map(([text, n]) => h("li", null, h("code", null, words(text)), ` ${fixed(n)}`)))] : null;
@@ -95,6 +95,6 @@ function inspection(found) {
 }
 
 function grid(headings, rows) {
-  return h("table", null, h("thead", null, h("tr", null, headings.map((text, i) => h(i ? "th.number" : "th", { scope: "col" }, text)))),
+  return h("table", null, h("thead", null, h("tr", null, headings.map((text, i) => i ? h("th.number", { scope: "col" }, text) : h("td")))),
     h("tbody", null, rows.map((row) => h("tr", null, row.map((cell, i) => i ? h("td.number", null, isNumber(cell) ? fixed(cell) : cell) : h("th", { scope: "row" }, cell))))));
 }

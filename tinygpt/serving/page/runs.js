@@ -61,6 +61,7 @@ function row(id, onSelect) {
       box.setAttribute("aria-label", `select ${name}`);
       setText(config, plain(keyConfig(run, sweep?.swept)) + (run.tags?.length ? `  #${run.tags.map(plain).join(" #")}` : ""));
       setText(why, plain((run.error ?? "").split("\n")[0]));
+      why.classList.toggle("mild", ["interrupted", "stopped", "paused"].includes(run.status)); // no fault
       if (state.textContent !== run.status) state.replaceChildren(status(run.status));
       progress.value = run.progress ?? 0;
       progress.setAttribute("aria-label", `progress of ${name}`);
@@ -73,7 +74,7 @@ function row(id, onSelect) {
       setText(loss, fixed(run.loss, 4));
       setText(speed, short(run.tokens_per_s));
       setText(params, short(run.n_params));
-      setText(when, ago(run.started ?? run.created));
+      setText(when, ago(run.started));
       when.title = run.started ?? run.created ?? "";
     },
     select(on) { box.checked = on; },
