@@ -66,10 +66,21 @@ static inline float exponential(float x) {
     return result;
 }
 
-/* Arrays below that may be NULL are tested inside of loops; gcc makes a loop for each case of that. */
+/* Loops test inside of them whether an array is NULL. gcc vectorizes them only where it knows the answer:
+EITHER inlines the call of such a function for both cases of `array`, a local variable. */
+#define INLINE static inline __attribute__((always_inline))
+#define EITHER(array, ...)                                                                         \
+    do {                                                                                           \
+        if (array) {                                                                               \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            array = NULL;                                                                          \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
 
 /* sum = x + update + bias (NULL: none). */
-static inline void add_row(const real *restrict update, const float *restrict bias,
+INLINE void add_row(const real *restrict update, const float *restrict bias,
                            const float *restrict x, float *restrict sum, int64 width) {
 #pragma omp simd
     for (int64 c = 0; c < width; c++) sum[c] = load(update[c]) + x[c] + (bias ? bias[c] : 0);
@@ -97,14 +108,18 @@ static inline void row_stats(const float *restrict x, norm_kind by, float *restr
     *rstd = 1 / sqrtf(squares / width + by.eps);
 }
 
-static inline void norm_row(const float *restrict x, norm_kind by, real *restrict normed,
-                            float *restrict mean, float *restrict rstd, int64 width) {
-    const float *restrict gain = by.gain, *restrict shift = by.shift;
-    row_stats(x, by, mean, rstd, width);
-    float centre = *mean, factor = *rstd;
+INLINE void scale_row(const float *restrict x, float mean, float rstd, const float *restrict gain,
+                      const float *restrict shift, real *restrict normed, int64 width) {
 #pragma omp simd
     for (int64 c = 0; c < width; c++)
-        normed[c] = store((x[c] - centre) * factor * (gain ? gain[c] : 1) + (shift ? shift[c] : 0));
+        normed[c] = store((x[c] - mean) * rstd * (gain ? gain[c] : 1) + (shift ? shift[c] : 0));
+}
+
+static inline void norm_row(const float *restrict x, norm_kind by, real *restrict normed,
+                            float *restrict mean, float *restrict rstd, int64 width) {
+    const float *gain = by.gain, *shift = by.shift;
+    row_stats(x, by, mean, rstd, width);
+    EITHER(gain, EITHER(shift, scale_row(x, *mean, *rstd, gain, shift, normed, width)));
 }
 
 /* The tanh form of GELU and its derivative `slope`, using 1 + tanh(z / 2) = 2 sigmoid(z). */
@@ -130,12 +145,9 @@ static inline void silu_of(float x, float *y, float *slope) {
     *slope = gate + (gated - gated * gate);
 }
 
-/* d_x = gradient of `norm_row` with respect to x, plus `residual` (NULL: none). Adds the gradients
-of gain (first `width` floats) and shift (the next `width`) to `sums`. */
-static inline void norm_backward_row(const real *restrict d, const float *restrict x, float mean,
-                                     float rstd, norm_kind by, const float *restrict residual,
-                                     float *restrict d_x, float *restrict sums, int64 width) {
-    const float *restrict gain = by.gain;
+INLINE void unscale_row(const real *restrict d, const float *restrict x, float mean, float rstd,
+                        const float *restrict gain, int64 is_rms, const float *restrict residual,
+                        float *restrict d_x, float *restrict sums, int64 width) {
     float *restrict d_gain = sums, *restrict d_shift = sums + width;
     float sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
@@ -146,13 +158,23 @@ static inline void norm_backward_row(const real *restrict d, const float *restri
         d_gain[c] += load(d[c]) * unit;
         d_shift[c] += load(d[c]);
     }
-    sum = by.is_rms ? 0 : sum / width;
+    sum = is_rms ? 0 : sum / width;
     dot /= width;
 #pragma omp simd
     for (int64 c = 0; c < width; c++) {
         float unit = (x[c] - mean) * rstd, d_unit = load(d[c]) * (gain ? gain[c] : 1);
         d_x[c] = (d_unit - sum - unit * dot) * rstd + (residual ? residual[c] : 0);
     }
+}
+
+/* d_x = gradient of `norm_row` with respect to x, plus `residual` (NULL: none). Adds the gradients
+of gain (first `width` floats) and shift (the next `width`) to `sums`. */
+static inline void norm_backward_row(const real *restrict d, const float *restrict x, float mean,
+                                     float rstd, norm_kind by, const float *residual,
+                                     float *restrict d_x, float *restrict sums, int64 width) {
+    const float *gain = by.gain;
+    EITHER(gain, EITHER(residual, unscale_row(d, x, mean, rstd, gain, by.is_rms, residual, d_x,
+                                              sums, width)));
 }
 
 /* Rows that are summed before their sum is added to the total: one running total in fp32 over many

@@ -13,7 +13,7 @@ static inline void add_nth_row(const real *update, const float *bias, const floa
                                int64 n, int64 width, dropout by) {
     update += n * width, x += n * width, sum += n * width;
     if (!by.threshold) {
-        add_row(update, bias, x, sum, width);
+        EITHER(bias, add_row(update, bias, x, sum, width));
         return;
     }
     float factors[DROPOUT_COLUMNS];
@@ -153,36 +153,58 @@ int norm_backward(const real *d_normed, const float *x, const float *mean, const
     return 0;
 }
 
+INLINE void gelu_row(real *restrict row, const float *restrict bias, real *restrict out,
+                     int64 width) {
+#pragma omp simd
+    for (int64 c = 0; c < width; c++) {
+        float value, slope;
+        gelu_of(load(row[c]) + (bias ? bias[c] : 0), &value, &slope);
+        out[c] = store(value);
+        row[c] = store(slope);
+    }
+}
+
 /* y = GELU(x + bias); x is overwritten with the slope. bias NULL: none. */
 int gelu(real *x, const float *bias, real *y, int64 rows, int64 width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64 n = 0; n < rows; n++) {
-        real *restrict row = x + n * width, *restrict out = y + n * width;
-#pragma omp simd
-        for (int64 c = 0; c < width; c++) {
-            float value, slope;
-            gelu_of(load(row[c]) + (bias ? bias[c] : 0), &value, &slope);
-            out[c] = store(value);
-            row[c] = store(slope);
-        }
+        const float *of = bias;
+        EITHER(of, gelu_row(x + n * width, of, y + n * width, width));
     }
     return 0;
+}
+
+INLINE void relu2_row(real *restrict row, const float *restrict bias, real *restrict out,
+                      int64 width) {
+#pragma omp simd
+    for (int64 c = 0; c < width; c++) {
+        float value, slope;
+        relu2_of(load(row[c]) + (bias ? bias[c] : 0), &value, &slope);
+        out[c] = store(value);
+        row[c] = store(slope);
+    }
 }
 
 /* The same with ReLU squared. */
 int relu2(real *x, const float *bias, real *y, int64 rows, int64 width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64 n = 0; n < rows; n++) {
-        real *restrict row = x + n * width, *restrict out = y + n * width;
-#pragma omp simd
-        for (int64 c = 0; c < width; c++) {
-            float value, slope;
-            relu2_of(load(row[c]) + (bias ? bias[c] : 0), &value, &slope);
-            out[c] = store(value);
-            row[c] = store(slope);
-        }
+        const float *of = bias;
+        EITHER(of, relu2_row(x + n * width, of, y + n * width, width));
     }
     return 0;
+}
+
+INLINE void swiglu_row(real *restrict gate, const float *restrict gate_bias, real *restrict up,
+                       const float *restrict up_bias, real *restrict out, int64 width) {
+#pragma omp simd
+    for (int64 c = 0; c < width; c++) {
+        float value, slope, factor = load(up[c]) + (up_bias ? up_bias[c] : 0);
+        silu_of(load(gate[c]) + (gate_bias ? gate_bias[c] : 0), &value, &slope);
+        out[c] = store(value * factor);
+        gate[c] = store(slope * factor);
+        up[c] = store(value);
+    }
 }
 
 /* y = SiLU(gate + gate_bias) * (up + up_bias); gate and up are overwritten with the derivatives of y
@@ -191,16 +213,10 @@ int swiglu(real *gate, const float *gate_bias, real *up, const float *up_bias, r
            int64 width, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64 n = 0; n < rows; n++) {
-        real *restrict of_gate = gate + n * width, *restrict of_up = up + n * width;
-        real *restrict out = y + n * width;
-#pragma omp simd
-        for (int64 c = 0; c < width; c++) {
-            float value, slope, factor = load(of_up[c]) + (up_bias ? up_bias[c] : 0);
-            silu_of(load(of_gate[c]) + (gate_bias ? gate_bias[c] : 0), &value, &slope);
-            out[c] = store(value * factor);
-            of_gate[c] = store(slope * factor);
-            of_up[c] = store(value);
-        }
+        const float *of_gate = gate_bias, *of_up = up_bias;
+        int64 i = n * width;
+        EITHER(of_gate,
+               EITHER(of_up, swiglu_row(gate + i, of_gate, up + i, of_up, y + i, width)));
     }
     return 0;
 }
@@ -257,6 +273,14 @@ int slopes_backward(real *d, const real *slope, const real *other_slope, real *o
     return 0;
 }
 
+/* The norm of a head, in place. */
+INLINE void scale_head(float *restrict x, float mean, float rstd, const float *restrict gain,
+                       const float *restrict shift, int64 width) {
+#pragma omp simd
+    for (int64 c = 0; c < width; c++)
+        x[c] = (x[c] - mean) * rstd * (gain ? gain[c] : 1) + (shift ? shift[c] : 0);
+}
+
 /* Queries and keys of qkv (B, T, H + 2 G, D) are normalised over D with `norms`, then rotated by
 halves with `cos` and `sin` (T, D), not NULL: component i pairs with i + D / 2. `kept` (B, T, H + G,
 D), not NULL, receives what they were before. */
@@ -279,12 +303,10 @@ int turn_heads(real *qkv, real *kept, const float *cos, const float *sin, const 
                 for (int64 d = 0; d < d_head; d++) x[d] = load(row[d]);
                 if (norms) {
                     norm_kind by = i < n_head ? of_q : of_k;
-                    const float *restrict gain = by.gain, *restrict shift = by.shift;
+                    const float *gain = by.gain, *shift = by.shift;
                     float mean, rstd;
                     row_stats(x, by, &mean, &rstd, d_head);
-#pragma omp simd
-                    for (int64 d = 0; d < d_head; d++)
-                        x[d] = (x[d] - mean) * rstd * (gain ? gain[d] : 1) + (shift ? shift[d] : 0);
+                    EITHER(gain, EITHER(shift, scale_head(x, mean, rstd, gain, shift, d_head)));
                 }
                 if (!cos) {
                     for (int64 d = 0; d < d_head; d++) row[d] = store(x[d]);
@@ -362,6 +384,12 @@ int turn_heads_backward(real *d, const real *kept, const float *cos, const float
     return 0;
 }
 
+INLINE void add_and_scale_row(const real *restrict in, const float *restrict bias, float factor,
+                              real *restrict out, int64 width) {
+#pragma omp simd
+    for (int64 c = 0; c < width; c++) out[c] = store((load(in[c]) + (bias ? bias[c] : 0)) * factor);
+}
+
 /* qkv (B, T, H + 2 G, D) + bias (NULL: none) as heads: queries (B, H, T, D), which are multiplied by
 `scale`, then keys and values, (B, G, T, D) each. */
 int split_heads(const real *qkv, const float *bias, real *heads, float scale, int64 batch,
@@ -374,14 +402,12 @@ int split_heads(const real *qkv, const float *bias, real *heads, float scale, in
             int64 first = i < n_head ? 0 : i < n_head + n_kv_head ? n_head : n_head + n_kv_head;
             int64 of_kind = first ? n_kv_head : n_head;
             const real *restrict in = qkv + (n * rows + i) * d_head;
-            const float *restrict bias_part = bias ? bias + i * d_head : NULL;
+            const float *bias_part = bias ? bias + i * d_head : NULL;
             real *restrict out =
                 heads + first * size +
                 ((n / time * of_kind + i - first) * time + n % time) * d_head;
             float factor = i < n_head ? scale : 1;
-#pragma omp simd
-            for (int64 d = 0; d < d_head; d++)
-                out[d] = store((load(in[d]) + (bias_part ? bias_part[d] : 0)) * factor);
+            EITHER(bias_part, add_and_scale_row(in, bias_part, factor, out, d_head));
         }
     return 0;
 }
