@@ -64,6 +64,11 @@ static void fused(int64 rows, int64 width, int64 threshold, int threads) {
     float *two = floats(2), *of_two = floats(2), *d_x0 = floats(size);
     check(mix(x, y, two, d, rows, width, threads));
     check(mix_backward(d, x, y, two, d_x, d_x0, of_two, rows, width, threads));
+    for (int k = 0; k < 2; k++) {
+        const int64 *begins = k ? targets : NULL;
+        check(recur(a, begins, y, 1, rows, width / 2, threads));
+        check(recur_backward(x, a, begins, y, b, 1, rows, width / 2, threads));
+    }
     check(softcap(a, b, 15, rows, width, threads));
     check(cross_entropy(a, targets, mean, 0, rows, width, threads));
     check(cross_entropy(a, targets, mean, 0.5f, rows, width, threads));

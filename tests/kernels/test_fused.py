@@ -246,6 +246,21 @@ def quickest(call: Callable[[], object]) -> float:
     return min(times)
 
 
+@given(seeds, dtypes, st.integers(1, 3), st.integers(1, 20), st.integers(1, 150), st.booleans())
+def test_a_recurrence_is_that_of_the_formulas(
+    seed: int, dtype: torch.dtype, batch: int, time: int, width: int, documents: bool
+) -> None:
+    torch.manual_seed(seed)
+    rows = random(batch, time, 2 * width, dtype=dtype, scale=3)
+    begins = (torch.rand(batch, time) < 0.3).long() if documents else None
+    h, d = fused(dtype).recur(rows, begins), random(batch, time, width)
+    exact = EXACT.recur(rows.double(), begins)
+    assert_near(h, exact, sums=time)
+    found = fused(dtype).recur_backward(d, rows, begins, h)
+    expected = EXACT.recur_backward(d.double(), rows.double(), begins, exact)
+    assert_near(found, expected, sums=10 * time)
+
+
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
     """B, T, H, G and D."""

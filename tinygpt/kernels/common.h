@@ -145,6 +145,15 @@ static inline void silu_of(float x, float *y, float *slope) {
     *slope = gate + (gated - gated * gate);
 }
 
+/* x + 0.5 for x of 0 or more, sigmoid(x) below: a state that stays positive; and its derivative. */
+static inline void positive_of(float x, float *y, float *slope) {
+    float e = exponential(-x), sigmoid = 1 / (1 + e);
+    *y = x < 0 ? sigmoid : x + 0.5f;
+    *slope = x < 0 ? sigmoid * e * sigmoid : 1;
+}
+
+enum { STATES_PER_TASK = 64 }; /* numbers of a recurrence that one task follows through time */
+
 INLINE void unscale_row(const real *restrict d, const float *restrict x, float mean, float rstd,
                         const float *restrict gain, int64 is_rms, const float *restrict residual,
                         float *restrict d_x, float *restrict sums, int64 width) {

@@ -541,6 +541,28 @@ class Formulas:
         d_weights = torch.stack(((d * x).sum(), (d * x0).sum()))
         return weights[0] * d, weights[1] * d, d_weights
 
+    def recur(self, rows: Tensor, begins: Tensor | None = None) -> Tensor:
+        """States h (B, T, S) of a gated linear recurrence, in fp32 or what is more exact.
+
+        rows (B, T, 2 S) are gates g and candidates c: h_t = (1 - z_t) h_(t-1) + z_t value(c_t),
+        with z = sigmoid(g), and value(c) = c + 0.5 where c >= 0 and sigmoid(c) elsewhere.  The
+        state is forgotten where `begins` (B, T), int64, is not 0.
+        """
+        kept, z, value, _ = _recurrence(rows, begins)
+        return scan(kept, z * value)
+
+    def recur_backward(self, d: Tensor, rows: Tensor, begins: Tensor | None, h: Tensor) -> Tensor:
+        """The gradient of rows in `recur`, from d (B, T, S), that of h."""
+        kept, z, value, slope = _recurrence(rows, begins)
+        # what a state passes back to the one before it: the same recurrence from the end
+        passed = torch.cat((torch.zeros_like(kept[:, :1]), kept[:, 1:].flip(1)), 1)
+        d_h = scan(passed, d.flip(1)).flip(1)
+        before = torch.cat((torch.zeros_like(h[:, :1]), h[:, :-1]), 1)
+        if begins is not None:
+            before = before.masked_fill(begins[..., None] != 0, 0.0)
+        of_gate = d_h * (value - before) * z * (1 - z)
+        return torch.cat((of_gate, d_h * z * slope), -1).to(rows.dtype)
+
     def softcap_(self, logits: Tensor, cap: float) -> Tensor:
         """Replace logits l (N, V) by cap tanh(l / cap); returns the derivative."""
         slope = torch.empty_like(logits)
@@ -571,6 +593,35 @@ class Formulas:
                 p.scatter_add_(1, at_target, p.new_full((1, 1), -1.0).expand_as(at_target))
                 part.copy_(p.mul_(scale))
         return nats
+
+
+def scan(kept: Tensor, added: Tensor, state: Tensor | None = None) -> Tensor:
+    """h_t = kept_t h_(t-1) + added_t for all t at once, (B, T, S); h_(-1) is `state`, or zero.
+
+    In log2(T) rounds that combine neighbours: Hillis and Steele 1986, "Data Parallel Algorithms".
+    """
+    if state is not None:
+        first = added[:, :1] + kept[:, :1] * state[:, None]
+        added = torch.cat((first, added[:, 1:]), 1)
+    distance = 1
+    while distance < added.size(1):
+        earlier, factor = added[:, :-distance], kept[:, distance:]
+        added = torch.cat((added[:, :distance], added[:, distance:] + factor * earlier), 1)
+        kept = torch.cat((kept[:, :distance], factor * kept[:, :-distance]), 1)
+        distance *= 2
+    return added
+
+
+def _recurrence(rows: Tensor, begins: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `recur` keeps of a state, z, the value and its derivative: (B, T, S) each."""
+    # a product of many factors needs more digits than bfloat16 has
+    gate, candidate = rows.to(torch.promote_types(rows.dtype, torch.float32)).chunk(2, -1)
+    kept, sigmoid = (-gate).sigmoid(), candidate.sigmoid()
+    if begins is not None:
+        kept = kept.masked_fill(begins[..., None] != 0, 0.0)
+    value = torch.where(candidate >= 0, candidate + 0.5, sigmoid)
+    slope = torch.where(candidate >= 0, torch.ones_like(sigmoid), sigmoid * (1 - sigmoid))
+    return kept, gate.sigmoid(), value, slope
 
 
 def _spans(n_time: int) -> list[tuple[int, int]]:

@@ -584,6 +584,65 @@ int mix_backward(const float *d, const float *x, const float *x0, const float *w
     return 0;
 }
 
+/* From the rows (B, T, 2 S) of a linear layer, gates g and then candidates c, the states h (B, T, S) of
+a gated linear recurrence: h_t = (1 - z_t) h_(t-1) + z_t value(c_t) with z = sigmoid(g), where the state
+before is forgotten if begins (B, T; NULL: only at t = 0) is not 0. */
+int recur(const real *rows, const int64 *begins, float *h, int64 batch, int64 time, int64 width,
+          int threads) {
+    int64 parts = (width + STATES_PER_TASK - 1) / STATES_PER_TASK;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64 task = 0; task < batch * parts; task++) {
+        int64 b = task / parts, first = task % parts * STATES_PER_TASK;
+        int64 n = width - first < STATES_PER_TASK ? width - first : STATES_PER_TASK;
+        float state[STATES_PER_TASK] = {0};
+        for (int64 t = b * time; t < (b + 1) * time; t++) {
+            const real *restrict gates = rows + t * 2 * width + first;
+            const real *restrict candidates = gates + width;
+            float *restrict out = h + t * width + first, keeps = begins && begins[t] ? 0 : 1;
+#pragma omp simd
+            for (int64 i = 0; i < n; i++) {
+                float e = exponential(-load(gates[i])), z = 1 / (1 + e), value, slope;
+                positive_of(load(candidates[i]), &value, &slope);
+                state[i] = out[i] = keeps * e * z * state[i] + z * value;
+            }
+        }
+    }
+    return 0;
+}
+
+/* From d (B, T, S), the gradient of h in `recur`: that of rows. */
+int recur_backward(const float *d, const real *rows, const int64 *begins, const float *h,
+                   real *d_rows, int64 batch, int64 time, int64 width, int threads) {
+    int64 parts = (width + STATES_PER_TASK - 1) / STATES_PER_TASK;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64 task = 0; task < batch * parts; task++) {
+        int64 b = task / parts, first = task % parts * STATES_PER_TASK;
+        int64 n = width - first < STATES_PER_TASK ? width - first : STATES_PER_TASK;
+        /* what later states pass back; the state before the first one is zero */
+        float later[STATES_PER_TASK] = {0}, zeros[STATES_PER_TASK] = {0};
+        for (int64 t = (b + 1) * time - 1; t >= b * time; t--) {
+            const real *restrict gates = rows + t * 2 * width + first;
+            const real *restrict candidates = gates + width;
+            const float *restrict of = d + t * width + first;
+            int forgets = t == b * time || (begins && begins[t]);
+            const float *restrict before = forgets ? zeros : h + (t - 1) * width + first;
+            float keeps = forgets ? 0 : 1;
+            real *restrict d_gates = d_rows + t * 2 * width + first;
+            real *restrict d_candidates = d_gates + width;
+#pragma omp simd
+            for (int64 i = 0; i < n; i++) {
+                float e = exponential(-load(gates[i])), z = 1 / (1 + e), value, slope;
+                positive_of(load(candidates[i]), &value, &slope);
+                float d_h = of[i] + later[i];
+                d_gates[i] = store(d_h * (value - before[i]) * z * e * z);
+                d_candidates[i] = store(d_h * z * slope);
+                later[i] = keeps * d_h * e * z;
+            }
+        }
+    }
+    return 0;
+}
+
 /* Replace logits l by cap * tanh(l / cap), and write the derivative. tanh(z) = 1 - 2 / (1 + e^2z). */
 int softcap(real *logits, real *slope, float cap, int64 rows, int64 width, int threads) {
     float factor = 2 / cap;

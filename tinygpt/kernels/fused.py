@@ -44,6 +44,8 @@ class Fused(Formulas):
         "causal_softmax_backward": "aaa nnn nnnn",
         "mix": "xxxx nn",
         "mix_backward": "xxxx xxx nn",
+        "recur": "atx nnn",
+        "recur_backward": "xatxa nnn",
         "softcap": "aaf nn",
         "cross_entropy": "atxf nn",
     }
@@ -225,6 +227,16 @@ class Fused(Formulas):
         d_x, d_x0, d_weights = torch.empty_like(d), torch.empty_like(d), torch.empty_like(weights)
         self._call("mix_backward", d, x, x0, weights, d_x, d_x0, d_weights, *d.shape)
         return d_x, d_x0, d_weights
+
+    def recur(self, rows: Tensor, begins: Tensor | None = None) -> Tensor:
+        h = rows.new_empty(*rows.shape[:2], rows.size(2) // 2, dtype=torch.float32)
+        self._call("recur", rows, begins, h, *h.shape)
+        return h
+
+    def recur_backward(self, d: Tensor, rows: Tensor, begins: Tensor | None, h: Tensor) -> Tensor:
+        d_rows = torch.empty_like(rows)
+        self._call("recur_backward", d, rows, begins, h, d_rows, *h.shape)
+        return d_rows
 
     def softcap_(self, logits: Tensor, cap: float) -> Tensor:
         slope = torch.empty_like(logits)

@@ -51,6 +51,10 @@ int mix(const float *x, const float *x0, const float *weights, float *out, int64
         int threads);
 int mix_backward(const float *d, const float *x, const float *x0, const float *weights, float *d_x,
                  float *d_x0, float *d_weights, int64 rows, int64 width, int threads);
+int recur(const real *rows, const int64 *begins, float *h, int64 batch, int64 time, int64 width,
+          int threads);
+int recur_backward(const float *d, const real *rows, const int64 *begins, const float *h,
+                   real *d_rows, int64 batch, int64 time, int64 width, int threads);
 int softcap(real *logits, real *slope, float cap, int64 rows, int64 width, int threads);
 int cross_entropy(real *logits, const int64_t *targets, float *nats, float scale, int64 rows,
                   int64 width, int threads);

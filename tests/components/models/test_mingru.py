@@ -9,12 +9,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.generation.vocabulary import Pieces
+from tinygpt import kernels
 from tinygpt.components.models.mingru import MinGRUConfig
 from tinygpt.components.models.mingru_torch import MinGRU
-from tinygpt.components.models.parts.recurrence import MinGRULayer, scan
+from tinygpt.components.models.parts.recurrence import MinGRULayer
 from tinygpt.errors import UserError
 from tinygpt.generation.engine import generate
 from tinygpt.generation.sampling import SamplingConfig
+from tinygpt.kernels import Formulas
+from tinygpt.kernels.formulas import scan
 
 V, T = 50, 13
 
@@ -52,6 +55,44 @@ def test_a_layer_is_the_formula_of_the_paper() -> None:
     found, state = layer(x)
     torch.testing.assert_close(found, torch.stack(expected, 1))
     torch.testing.assert_close(state, h)
+
+
+def test_its_kernels_compute_what_autograd_does() -> None:
+    """Loss and gradients, with documents, by the kernels in C and by autograd in float64."""
+    torch.manual_seed(0)
+    model = MinGRUConfig(n_layer=2, d_model=24).build(vocab_size=V, seq_len=T)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    tokens = torch.randint(V, (3, T + 1))
+    documents = (tokens[:, :-1] < 7).cumsum(1)
+    found = {}
+    for name in ("kernels", "autograd"):
+        model.zero_grad()
+        kernels.choose(torch.float32 if name == "kernels" else None)
+        assert model.use_kernels(name == "kernels") == []
+        if name == "autograd":
+            model.double()
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:], documents)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        found[name] = [loss, *(p.grad for p in model.parameters())]
+    kernels.choose(None)
+    for ours, exact in zip(found["kernels"], found["autograd"], strict=True):
+        assert ours is not None
+        assert exact is not None
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5)
+    assert MinGRUConfig(n_layer=1, d_model=8, dropout=0.1).build(
+        vocab_size=V, seq_len=T
+    ).use_kernels(True) == ["feed-forward layers (model.dropout=0.1)"]
+
+
+def test_the_formulas_of_the_recurrence_are_its_gradient() -> None:
+    formulas, rows = Formulas(), torch.randn(2, 6, 8, dtype=torch.float64, requires_grad=True)
+    begins = torch.zeros(2, 6, dtype=torch.int64)
+    begins[1, 3] = 1
+    h = formulas.recur(rows, begins)
+    d = torch.randn_like(h)
+    (expected,) = torch.autograd.grad(h, rows, d)
+    torch.testing.assert_close(formulas.recur_backward(d, rows, begins, h), expected)
 
 
 @pytest.mark.parametrize("lengths", [[1] * T, [5, 1, 7]])

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinygpt.components.models.parts.feedforward import MLP
 from tinygpt.components.models.parts.recurrence import MinGRULayer
+from tinygpt.kernels import fuses
+from tinygpt.kernels.formulas import Linear, Norm
 from tinygpt.kernels.loss import linear_cross_entropy
+from tinygpt.kernels.stream import feed_forward, norm
 from tinygpt.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -37,9 +41,20 @@ class Block(nn.Module):
         self, x: Tensor, state: Tensor | None, begins: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """x (B, T, C) to the next block's, and the state after it."""
-        update, state = self.recurrence(self.recurrence_norm(x), state, begins)
+        by_kernels = self.recurrence.uses_kernels and fuses(x)
+        of_norm = _rms_norm(self.recurrence_norm)
+        normed = norm(x, of_norm) if by_kernels else self.recurrence_norm(x)
+        update, state = self.recurrence(normed, state, begins)
         x = x + F.dropout(update, self.dropout, self.training)
+        if by_kernels and not (self.dropout and self.training):
+            up, down = (Linear(layer.weight, layer.bias) for layer in (self.mlp.up, self.mlp.down))
+            return feed_forward(x, _rms_norm(self.mlp_norm), up, down, "gelu"), state
         return x + self.mlp(self.mlp_norm(x)), state
+
+
+def _rms_norm(module: nn.RMSNorm) -> Norm:
+    eps = torch.finfo(torch.float32).eps if module.eps is None else module.eps
+    return Norm(module.weight, None, eps, rms=True)
 
 
 class MinGRU(LanguageModel):
@@ -68,6 +83,14 @@ class MinGRU(LanguageModel):
     def new_cache(self) -> States:
         """No state of any layer yet; pass it to every call of one generation."""
         return [None] * len(self.blocks)
+
+    def use_kernels(self, on: bool) -> list[str]:
+        """See LanguageModel."""
+        for module in self.modules():
+            if isinstance(module, MinGRULayer):
+                module.uses_kernels = on
+        drops = on and self.dropout > 0
+        return [f"feed-forward layers (model.dropout={self.dropout:g})"] if drops else []
 
     def output_norm(self) -> list[str]:
         """See LanguageModel."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tinygpt.kernels import fuses
+from tinygpt.kernels.formulas import scan
+from tinygpt.kernels.stream import recur
+
 
 class MinGRULayer(nn.Module):
     """h_t = (1 - z_t) h_(t-1) + z_t g(c_t), where gate z and candidate c do not see h.
@@ -16,6 +20,7 @@ class MinGRULayer(nn.Module):
     def __init__(self, *, d_model: int, d_state: int) -> None:
         super().__init__()
         self.d_state = d_state
+        self.uses_kernels = False
         self.gate_candidate = nn.Linear(d_model, 2 * d_state)
         self.out = nn.Linear(d_state, d_model)
 
@@ -27,6 +32,9 @@ class MinGRULayer(nn.Module):
         The state is forgotten where `begins` (B, T) is True.  All positions are computed at once.
         """
         rows = self.gate_candidate(x)
+        if self.uses_kernels and state is None and fuses(x):
+            h = recur(rows, None if begins is None else begins.long())
+            return self.out(h.to(x.dtype)), h[:, -1]
         # a product of many factors needs more digits than bfloat16 has
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         gate, candidate = rows.chunk(2, -1)  # (B, T, S) each
@@ -36,20 +44,3 @@ class MinGRULayer(nn.Module):
             kept = kept.masked_fill(begins[..., None], 0.0)
         h = scan(kept, gate.sigmoid() * value, state)
         return self.out(h.to(x.dtype)), h[:, -1]
-
-
-def scan(kept: Tensor, added: Tensor, state: Tensor | None = None) -> Tensor:
-    """h_t = kept_t h_(t-1) + added_t for all t at once, (B, T, S); h_(-1) is `state`, or zero.
-
-    In log2(T) rounds that combine neighbours: Hillis and Steele 1986, "Data Parallel Algorithms".
-    """
-    if state is not None:
-        first = added[:, :1] + kept[:, :1] * state[:, None]
-        added = torch.cat((first, added[:, 1:]), 1)
-    distance = 1
-    while distance < added.size(1):
-        earlier, factor = added[:, :-distance], kept[:, distance:]
-        added = torch.cat((added[:, :distance], added[:, distance:] + factor * earlier), 1)
-        kept = torch.cat((kept[:, :distance], factor * kept[:, :-distance]), 1)
-        distance *= 2
-    return added
