@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,10 @@ def short(settings) -> list[str]:
     ]
 
 
-MUON_EMA = ("trainer.ema=0.8", "optimizer=muon", "optimizer.momentum_warmup=2")
+MUON_EMA = (
+    *("trainer.ema=0.8", "optimizer=muon", "optimizer.momentum_warmup=2"),
+    "trainer.first_tokens_per_step=32",  # one sequence on each of two ranks
+)
 
 
 def with_steps(settings: list[str], n_steps: int) -> list[str]:
@@ -233,6 +237,7 @@ def test_a_run_is_the_same_on_one_rank_and_two_and_goes_on_on_any(runs, short, t
 def test_muon_and_averages_are_the_same_on_one_rank_and_two(short, tmp_path):
     alone([*short, *MUON_EMA, f"output_dir={tmp_path / 'one'}"])
     assert any(name.startswith("ema/") for name in tensors(tmp_path / "one"))
+    assert {b["tokens"] - a["tokens"] for a, b in pairwise(rows(tmp_path / "one"))} == {32, 64, 128}
     kinds = ("ddp", "fsdp")
     typed = {kind: [*short, *MUON_EMA, f"device.parallel={kind}"] for kind in kinds}
     on_ranks(*((2, [*typed[kind], f"output_dir={tmp_path / kind}"]) for kind in kinds))

@@ -1,5 +1,7 @@
 """The tokens of each step, and that a validation pass covers every token once."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,15 @@ def test_after_three_and_a_half_epochs_no_window_is_a_visit_ahead():
     counts = np.bincount(np.concatenate([data.window_ids(step) for step in range(35)]))
     assert set(counts) == {3, 4}
     assert (counts == 4).sum() == 50
+
+
+def test_steps_of_any_sizes_take_the_sequences_in_order():
+    straight, data = batches(), batches()
+    size = straight.sequences_per_step
+    expected = np.concatenate([straight.step(step) for step in range(40)])
+    cuts = [0, 1, 3, size, 5 * size + 1, 33 * size, 40 * size]
+    found = [data.rows(first, end) for first, end in pairwise(cuts)]
+    np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
 def test_a_step_does_not_depend_on_the_steps_before_it():

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -49,6 +50,57 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def plain(tiny_in, tmp_path_factory) -> Path:
     """A run of the tiny settings."""
     return run(tiny_in(tmp_path_factory.mktemp("plain")))
+
+
+def test_growing_steps_take_the_data_in_order_follow_the_rate_in_tokens_and_resume(
+    tiny, tmp_path, capsys
+):
+    """A run of 10 steps from 1 to 4 sequences; its first steps are smaller than a micro batch."""
+    first = "trainer.first_tokens_per_step=16"
+    settings = [*(s for s in tiny if not s.startswith("output_dir")), first]
+    settings += ["trainer.keep_checkpoints=2"]
+    straight = run([*settings, f"output_dir={tmp_path / 'straight'}"])
+    made = rows(straight)
+    sizes = np.diff([0, *(row["tokens"] for row in made)])
+    assert sizes.tolist() == [16] * 4 + [32] * 2 + [64] * 4
+    total, schedule = 384, compose.compose("train", settings).schedule
+    for row, size in zip(made, sizes, strict=True):
+        progress = (row["tokens"] - size / 2) / total
+        assert row["optim/lr"] == pytest.approx(1e-3 * schedule.multiplier(progress), rel=1e-12)
+    record = json.loads((straight / "run.json").read_text())
+    summary = json.loads((straight / "summary.json").read_text())
+    assert record["derived"]["max_tokens"] == summary["tokens"] == total
+
+    parts = shutil.copytree(straight, tmp_path / "parts" / straight.name)
+    output_dir = f"output_dir={tmp_path / 'parts'}"
+    shutil.rmtree(parts / "checkpoints" / "step-00000010")  # as if killed between steps 5 and 10
+    run([f"resume={parts}", "trainer.max_steps=20", output_dir], code=2)
+    assert "trainer.max_steps=20 would move the steps at which updates grow" in (
+        capsys.readouterr().err
+    )
+    run([f"resume={parts}", output_dir])
+    assert [(row["tokens"], row["train/loss"]) for row in rows(parts)] == [
+        (row["tokens"], row["train/loss"]) for row in made
+    ]
+    for name, tensor in weights(straight).items():
+        assert torch.equal(tensor, weights(parts)[name])
+
+
+def test_a_step_that_does_not_fill_its_forwards_is_the_mean_over_its_sequences(tiny, tmp_path):
+    """Forwards of 3 and 1 of 4 sequences weigh 3 to 1: as if all were in one forward."""
+    settings = [s for s in tiny if not s.startswith(("output_dir", "trainer.micro", "trainer.tok"))]
+    settings += ["trainer.tokens_per_step=192", "trainer.first_tokens_per_step=96"]
+    settings += ["trainer.max_steps=1"]
+    losses = []
+    for size in (4, 6, 12):
+        folder = run(
+            [*settings, f"trainer.micro_batch_size={size}", f"output_dir={tmp_path / str(size)}"]
+        )
+        (row,) = rows(folder)
+        assert row["tokens"] == 96
+        losses.append((row["train/loss"], row["optim/grad_norm"]))
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+    assert losses[1] == pytest.approx(losses[2], rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(plain, tiny):

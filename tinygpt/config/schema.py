@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinygpt.config.step_sizes import StepSizes
 from tinygpt.config.units import parse_count, parse_duration
 from tinygpt.errors import UserError, check_choice, check_path, check_range, visible
 from tinygpt.interfaces import (
@@ -33,6 +34,7 @@ _LARGEST = {
 _MOST_THREADS = 1024  # OpenMP crashes with many more
 HORIZONS = ("max_tokens", "max_steps", "max_epochs", "max_flops", "max_time")
 DEFAULT_MAX_TOKENS = 10_000_000
+WARMUP_RATIO = 0.25  # of the run's tokens, if trainer.tokens_warmup_ratio does not say
 
 
 @dataclass
@@ -44,6 +46,11 @@ class TrainerConfig:
     # at the start and uses the fastest that fits
     micro_batch_size: int | str = 16
     tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
+    # begin with smaller updates, which double up to tokens_per_step; null: all are equal
+    first_tokens_per_step: int | None = None
+    tokens_warmup_ratio: float | None = (
+        None  # share of the run's tokens until updates have their full size; null is 0.25
+    )
     # length of the run in tokens, such as 5M; set at most one max_ field; without one: 10M tokens
     max_tokens: int | float | str | None = None
     max_steps: int | None = None  # length in optimizer updates
@@ -108,6 +115,7 @@ class TrainerConfig:
         if self.ema is not None:
             check_range("trainer.ema", self.ema, above=0, below=1)
         self._check_lora()
+        self._check_growth()
         self.grad_accum()
 
     def _check_lora(self) -> None:
@@ -130,6 +138,53 @@ class TrainerConfig:
                     "trainer.lora_rank=8 too"
                 )
 
+    def _check_growth(self) -> None:
+        first, full, ratio = (
+            self.first_tokens_per_step,
+            self.tokens_per_step,
+            self.tokens_warmup_ratio,
+        )
+        if ratio is not None:
+            check_range("trainer.tokens_warmup_ratio", ratio, above=0, high=1)
+            if first is None:
+                raise UserError(
+                    f"trainer.tokens_warmup_ratio={ratio:g} has no effect without "
+                    f"trainer.first_tokens_per_step; type a size of the first updates too"
+                )
+        if first is None:
+            return
+        sizes = [full >> k for k in range(1, 21) if full % (self.seq_len << k) == 0]
+        if first not in sizes:
+            fitting = ", ".join(map(str, sizes))
+            raise UserError(
+                f"trainer.first_tokens_per_step={first} must be trainer.tokens_per_step={full} "
+                f"halved some times, in whole sequences of trainer.seq_len={self.seq_len}; "
+                + (
+                    f"use one of {fitting}"
+                    if sizes
+                    else f"use a trainer.tokens_per_step of "
+                    f"{2 * self.seq_len} or another multiple of that"
+                )
+            )
+        if self.max_time is not None:
+            raise UserError(
+                f"trainer.first_tokens_per_step={first} needs the run's length in tokens, which "
+                "trainer.max_time does not give; use trainer.max_tokens instead"
+            )
+
+    @property
+    def grows(self) -> bool:
+        """Whether updates become larger in the course of the run."""
+        return self.first_tokens_per_step is not None
+
+    def step_sizes(self, *, full_steps: float | None = None, steps: int | None = None) -> StepSizes:
+        """The updates of a run, whose length is as for `StepSizes.of_run`."""
+        ratio = WARMUP_RATIO if self.tokens_warmup_ratio is None else self.tokens_warmup_ratio
+        first, full = self.first_tokens_per_step, self.tokens_per_step
+        return StepSizes.of_run(
+            full=full, first=first, warmup_ratio=ratio, full_steps=full_steps, steps=steps
+        )
+
     @property
     def alpha(self) -> float:
         """LoRA's alpha: updates are multiplied by alpha / rank."""
@@ -147,6 +202,13 @@ class TrainerConfig:
             factors["ranks"] = ranks
         portion = math.prod(factors.values())
         if self.tokens_per_step % portion == 0:
+            first = self.first_tokens_per_step
+            if first is not None and first % (self.seq_len * ranks):
+                raise UserError(
+                    f"trainer.first_tokens_per_step={first} leaves {first // self.seq_len} "
+                    f"sequences for {ranks} ranks; use a multiple of seq_len * ranks = "
+                    f"{self.seq_len} * {ranks} = {self.seq_len * ranks}"
+                )
             return self.tokens_per_step // portion
         below = self.tokens_per_step // portion * portion
         choices = [str(n) for n in (below, below + portion) if n]
@@ -164,13 +226,20 @@ class TrainerConfig:
         )
 
     @property
-    def planned_steps(self) -> int | None:
-        """The length of the run in steps; None if it depends on data, model or wall clock."""
-        if self.max_steps is not None:
-            return self.max_steps
+    def planned_sizes(self) -> StepSizes | None:
+        """The updates of the run; None if its length depends on data, model or wall clock."""
         if any((self.max_epochs, self.max_flops, self.max_time)):
             return None
-        return max(1, round(int(self.max_tokens or DEFAULT_MAX_TOKENS) / self.tokens_per_step))
+        if self.max_steps is not None:
+            return self.step_sizes(steps=self.max_steps)
+        tokens = int(self.max_tokens or DEFAULT_MAX_TOKENS)
+        return self.step_sizes(full_steps=tokens / self.tokens_per_step)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """The length of the run in steps; None if it depends on data, model or wall clock."""
+        sizes = self.planned_sizes
+        return None if sizes is None else sizes.n_steps
 
     @property
     def sequences_per_step(self) -> int:
@@ -310,8 +379,8 @@ class RunConfig(PrepareConfig):
             )
 
     def _tokens_trained_on(self) -> int | None:
-        steps = self.trainer.planned_steps
-        return None if steps is None else steps * self.trainer.tokens_per_step
+        sizes = self.trainer.planned_sizes
+        return None if sizes is None else sizes.n_tokens
 
 
 def _check_line(field_name: str, text: str, *, longest: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from tinygpt.config import RunConfig, compose, overrides
+from tinygpt.config.step_sizes import StepSizes
 from tinygpt.errors import UserError
 from tinygpt.interchange import starting
 from tinygpt.planning import estimate
@@ -25,9 +26,14 @@ class Plan:
 
     cfg: RunConfig
     count: Sizes
-    steps: int | None
+    sizes: StepSizes | None  # all updates; None if their number is not known
     assumption: str
     measured: Measured | None
+
+    @property
+    def steps(self) -> int | None:
+        """The length of the run in steps, if it is known."""
+        return None if self.sizes is None else self.sizes.n_steps
 
     @property
     def seconds(self) -> float | None:
@@ -35,9 +41,10 @@ class Plan:
         cfg = self.cfg.trainer
         if cfg.max_time is not None:
             return float(cfg.max_time)
-        if self.measured is None or self.steps is None:
+        if self.measured is None or self.sizes is None:
             return None
-        return self.steps * self.measured.step_s + self.evaluations * self.eval_tokens * (
+        full_steps = self.sizes.n_tokens / cfg.tokens_per_step
+        return full_steps * self.measured.step_s + self.evaluations * self.eval_tokens * (
             self.measured.eval_s_per_token
         )
 
@@ -53,7 +60,7 @@ class Plan:
     def evaluations(self) -> int:
         """Number of evaluations."""
         tokens = max(self.eval_tokens, 1)
-        if self.steps is None:
+        if self.steps is None or self.sizes is None:
             assert self.measured, "seconds is None without a trial"
             times = cadence.affordable_evals(
                 run=float(self.cfg.trainer.max_time or 0),
@@ -62,7 +69,7 @@ class Plan:
             return max(int(times), 1)
         if self.cfg.trainer.eval_every is not None:
             return -(-self.steps // self.cfg.trainer.eval_every)
-        trained = self.steps * self.cfg.trainer.tokens_per_step
+        trained = self.sizes.n_tokens
         passes = 1 if self.cfg.trainer.ema is None else 2
         times = cadence.affordable_evals(run=trained, each=cadence.EVAL_COST * tokens * passes)
         return max(int(times), cadence.EVALS[0])
@@ -116,16 +123,15 @@ def plan(cfg: RunConfig) -> Plan:
     """What a run takes; measured in a trial if this machine has the device."""
     vocab_size, assumption = _vocab_size(cfg)
     count = trial.sizes(cfg, vocab_size)
-    steps = cfg.trainer.planned_steps
+    sizes = cfg.trainer.planned_sizes
     if cfg.trainer.max_flops is not None:
-        steps = max(
-            1, round(cfg.trainer.max_flops / (count.flops_per_token * cfg.trainer.tokens_per_step))
-        )
+        of_step = count.flops_per_token * cfg.trainer.tokens_per_step
+        sizes = cfg.trainer.step_sizes(full_steps=cfg.trainer.max_flops / of_step)
     measured = None
     if _is_here(cfg):
         cfg_as_run = _with_size(cfg, vocab_size)
         measured = estimate.measure(cfg_as_run, vocab_size, seconds=estimate.SECONDS)
-    return Plan(cfg, count, steps, assumption, measured)
+    return Plan(cfg, count, sizes, assumption, measured)
 
 
 def _with_size(cfg: RunConfig, vocab_size: int) -> RunConfig:
@@ -169,7 +175,6 @@ def _disk(plan: Plan) -> int:
 def show(plan: Plan) -> None:
     """Print a plan, a line for each quantity."""
     cfg, count, trainer = plan.cfg, plan.count, plan.cfg.trainer
-    tokens = plan.steps * trainer.tokens_per_step if plan.steps else None
     print(
         f"parameters  {count.total:,}: {count.embedding:,} embedding (vocabulary "
         f"{count.vocab_size:,}), {count.other:,} other"
@@ -178,8 +183,11 @@ def show(plan: Plan) -> None:
         print(f"            {count.trainable:,} of them train")
     if plan.assumption:
         print(f"            {plan.assumption}")
-    if tokens:
-        print(f"tokens      {tokens:,} in {plan.steps:,} steps of {trainer.tokens_per_step:,}")
+    if plan.sizes:
+        tokens, size = plan.sizes.n_tokens, f"{trainer.tokens_per_step:,}"
+        if trainer.grows:
+            size = f"{trainer.first_tokens_per_step:,}, growing to {size}"
+        print(f"tokens      {tokens:,} in {plan.steps:,} steps of {size}")
         print(
             f"work        {tokens * count.flops_per_token:.3g} FLOPs, "
             f"{count.flops_per_token / 1e6:,.1f} million a token"

@@ -30,7 +30,10 @@ from tinygpt.sweeps.view import SweepView
 POLL_S = 0.1
 _OWN = (*registry.SWEEP_KINDS, "sweep", "objective", "retry_failed")
 # fields that change how far a run is at a given step
-_LENGTHS = ("trainer.tokens_per_step", "trainer.max_steps", "trainer.max_tokens")
+_LENGTHS = (
+    *("trainer.tokens_per_step", "trainer.first_tokens_per_step", "trainer.tokens_warmup_ratio"),
+    *("trainer.max_steps", "trainer.max_tokens"),
+)
 _NOT_THE_QUESTION = ("launcher", "retry_failed")  # may differ from call to call
 
 
@@ -222,7 +225,7 @@ def _check_comparable(cfg: SweepConfig, configs: Sequence[RunConfig], space: Seq
             f"stopping={cfg.stopping.name} judges runs at steps that are known before they begin; "
             "give them a length by trainer.max_steps= or trainer.max_tokens="
         )
-    lengths = {(c.trainer.tokens_per_step, c.trainer.planned_steps) for c in configs}
+    lengths = {c.trainer.planned_sizes for c in configs}
     searched = [key for key in _swept(space) if key in _LENGTHS]
     if len(lengths) > 1 or (searched and not configs):
         raise UserError(

@@ -5,7 +5,6 @@ predicted.  Packed windows overlap by one, so that every token but the first is 
 document windows begin with a document.  Each epoch visits every window once, in its own order.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
@@ -100,28 +99,40 @@ class TrainBatches:
         return self.n_windows * self.seq_len / (len(self.tokens) - 1)
 
     def window_ids(self, step: int) -> Ids:
-        """The window of each of the step's sequences: (B,)."""
-        number, within = divmod(step, _STEPS_AT_ONCE)
+        """The window of each of the step's sequences: (B,), if all steps have as many."""
+        return self._window_ids(
+            step * self.sequences_per_step, (step + 1) * self.sequences_per_step
+        )
+
+    def _window_ids(self, first: int, end: int) -> Ids:
+        """The windows of sequences `first` to `end` - 1 of the run."""
+        size = _STEPS_AT_ONCE * self.sequences_per_step
+        number, begins = divmod(first, size)
         group = self._group  # a copy: another thread may replace it
         if group is None or group[0] != number:
-            group = self._group = number, self._ids_of(number)
-        ids: Ids = group[1][within]
+            group = self._group = number, self._ids_of(number * size, (number + 1) * size)
+        ids: Ids = group[1][begins : begins + end - first]
+        if begins + end - first > size:
+            ids = np.concatenate((ids, self._ids_of((number + 1) * size, end)))
         return ids
 
-    def _ids_of(self, group: int) -> Ids:
-        """The windows of _STEPS_AT_ONCE steps, computed together because that is as fast as one."""
-        shape = _STEPS_AT_ONCE, self.sequences_per_step
-        positions = group * math.prod(shape) + np.arange(math.prod(shape))
+    def _ids_of(self, first: int, end: int) -> Ids:
+        """The windows of many sequences, computed together because that is as fast as a few."""
+        positions = np.arange(first, end)
         epochs, places = np.divmod(positions, self.n_windows)
         ids = np.empty_like(places)
         for epoch in np.unique(epochs):
             now = epochs == epoch
             ids[now] = permuted(places[now], n=self.n_windows, key=(self.seed, int(epoch)))
-        return ids.reshape(shape)
+        return ids
 
     def step(self, step: int) -> Ids:
         """Tokens of the step: (B, T + 1), inputs and, shifted by one, targets."""
-        starts = self.windows.starts(self.window_ids(step))
+        return self.rows(step * self.sequences_per_step, (step + 1) * self.sequences_per_step)
+
+    def rows(self, first: int, end: int) -> Ids:
+        """Tokens of sequences `first` to `end` - 1 of the run: (B, T + 1)."""
+        starts = self.windows.starts(self._window_ids(first, end))
         places = starts[:, None] + np.arange(self.seq_len + 1)
         # past the end, continue at the beginning: the last end of text is also the first
         rows = self.tokens[

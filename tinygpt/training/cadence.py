@@ -3,6 +3,7 @@
 import math
 
 from tinygpt.config import TrainerConfig
+from tinygpt.config.step_sizes import StepSizes
 from tinygpt.training.state import TrainState
 from tinygpt.training.validation import Validation
 
@@ -26,12 +27,14 @@ class Cadence:
         state: TrainState,
         *,
         validation: Validation,
-        max_steps: int | None,
+        sizes: StepSizes | None,
     ) -> None:
+        """`sizes` are all updates of the run, None if a clock ends it."""
         self.cfg = cfg
         self.state = state
         self.validation = validation
-        self.max_steps = max_steps
+        self.sizes = sizes
+        self.max_steps = None if sizes is None else sizes.n_steps
         self.max_time_s = None if cfg.max_time is None else float(cfg.max_time)
         self.eval_every, self.log_every = self._eval_every(), self._log_every()
         # seconds at which these happened last; equal on all ranks
@@ -40,11 +43,10 @@ class Cadence:
 
     def _eval_every(self) -> int | None:
         """Steps between evaluations; None if the clock decides."""
-        if self.cfg.eval_every is not None or self.max_steps is None:
+        if self.cfg.eval_every is not None or self.sizes is None:
             return self.cfg.eval_every
-        trained = self.max_steps * self.cfg.tokens_per_step
-        times = affordable_evals(run=trained, each=EVAL_COST * self.eval_tokens)
-        return math.ceil(self.max_steps / max(int(times), EVALS[0]))
+        times = affordable_evals(run=self.sizes.n_tokens, each=EVAL_COST * self.eval_tokens)
+        return math.ceil(self.sizes.n_steps / max(int(times), EVALS[0]))
 
     @property
     def eval_tokens(self) -> int:
@@ -58,11 +60,25 @@ class Cadence:
         return math.ceil(self.max_steps / ROWS)
 
     def progress(self) -> float:
-        """Fraction of the run at the middle of the next update."""
+        """Fraction of the run's tokens at the middle of the next update, or of its time."""
+        if self.sizes is not None and self.cfg.grows:
+            middle = self.state.tokens + self.step_tokens / 2
+            return middle / self.sizes.n_tokens
         if self.max_steps is not None:
             return (self.state.step + 0.5) / self.max_steps
         assert self.max_time_s is not None
         return min(self.state.elapsed_s / self.max_time_s, 1.0)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of the next update, of all ranks."""
+        return self.cfg.tokens_per_step if self.sizes is None else self.sizes.size(self.state.step)
+
+    def tokens_of(self, first: int, end: int) -> int:
+        """Tokens of the updates `first` to `end` - 1."""
+        if self.sizes is None:
+            return (end - first) * self.cfg.tokens_per_step
+        return self.sizes.before(end) - self.sizes.before(first)
 
     def done(self) -> bool:
         """Whether the last step has been made."""
@@ -104,15 +120,18 @@ class Cadence:
         return self.done() or self.state.elapsed_s - self.saved_s > portion_s
 
 
-def length_in_steps(
+def sizes_of_run(
     cfg: TrainerConfig, *, steps_per_epoch: float, flops_per_token: int
-) -> int | None:
-    """The length of a run in steps; None when the clock ends it."""
+) -> StepSizes | None:
+    """All updates of a run; None when the clock ends it.
+
+    `steps_per_epoch` counts updates of `tokens_per_step` tokens.
+    """
     if cfg.max_epochs is not None:
-        return max(1, round(cfg.max_epochs * steps_per_epoch))
+        return cfg.step_sizes(full_steps=cfg.max_epochs * steps_per_epoch)
     if cfg.max_flops is not None:
-        return max(1, round(cfg.max_flops / (flops_per_token * cfg.tokens_per_step)))
-    return cfg.planned_steps
+        return cfg.step_sizes(full_steps=cfg.max_flops / (flops_per_token * cfg.tokens_per_step))
+    return cfg.planned_sizes
 
 
 def affordable_evals(*, run: float, each: float) -> float:

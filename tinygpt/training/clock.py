@@ -30,8 +30,8 @@ class Clock:
         yield
         self.data_wait_s += time.perf_counter() - began
 
-    def row(self, tokens_per_step: int) -> Metrics:
-        """The speed of the steps since the row before."""
+    def row(self, tokens: int) -> Metrics:
+        """The speed of the steps since the row before, which had `tokens` tokens."""
         now = time.perf_counter()
         steps, seconds = self.row_steps, now - self.row_began - self.paused_s
         data_wait_ratio = self.data_wait_s / seconds
@@ -41,9 +41,9 @@ class Clock:
         return {
             "perf/data_wait_ratio": data_wait_ratio,
             "perf/step_ms": 1000 * seconds / steps,
-            "perf/tokens_per_sec": steps * tokens_per_step / seconds,
+            "perf/tokens_per_sec": tokens / seconds,
         }
 
-    def overall(self, tokens_per_step: int) -> float | None:
-        """Tokens per second of all steps that were logged."""
-        return self.steps * tokens_per_step / self.training_s if self.steps else None
+    def overall(self, tokens: int) -> float | None:
+        """Tokens per second of all steps that were logged, which had `tokens` tokens."""
+        return tokens / self.training_s if self.steps else None

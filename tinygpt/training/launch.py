@@ -35,7 +35,7 @@ _FROZEN = (
     "seed",
     "init_from",
     "trainer.seq_len",
-    "trainer.tokens_per_step",
+    *("trainer.tokens_per_step", "trainer.first_tokens_per_step", "trainer.tokens_warmup_ratio"),
     *("trainer.freeze", "trainer.lora_rank", "trainer.lora_alpha", "trainer.lora_targets"),
     "trainer.eval_bytes",  # else the best val/bpb would be one of another text
 )

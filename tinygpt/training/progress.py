@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tinygpt.config import HORIZONS
 from tinygpt.errors import UserError
 from tinygpt.records.read import read_record
-from tinygpt.training.cadence import length_in_steps
+from tinygpt.training.cadence import sizes_of_run
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.start import RunStart
 
@@ -47,11 +47,18 @@ def check_length(start: RunStart, *, typed: Sequence[str]) -> None:
     derived = read_record(start.path).get("derived") or {}
     if not {"steps_per_epoch", "flops_per_token"} <= derived.keys():
         return  # the run has not got so far as to record them
-    length = length_in_steps(
+    sizes = sizes_of_run(
         trainer,
         steps_per_epoch=derived["steps_per_epoch"],
         flops_per_token=derived["flops_per_token"],
     )
+    if trainer.grows and sizes is not None and sizes.n_tokens != derived.get("max_tokens"):
+        raise UserError(
+            f"{lengths[-1]} would move the steps at which updates grow, and the run has made steps "
+            f"of trainer.first_tokens_per_step={trainer.first_tokens_per_step}; keep its length, "
+            "or begin a new run"
+        )
+    length = None if sizes is None else sizes.n_steps
     if length is not None and length < reached:
         raise UserError(
             f"{lengths[-1]} is {length} steps, and the run has reached step {reached}; "

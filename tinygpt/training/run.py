@@ -126,6 +126,7 @@ def _begun(start: RunStart, folder: RunFolder, trainer: Trainer) -> RunInfo:
         "grad_accum": trainer.grad_accum,
         "compiled": trainer.model_loss is not trainer.plain_loss,
         "max_steps": trainer.max_steps,
+        "max_tokens": None if trainer.sizes is None else trainer.sizes.n_tokens,
         "max_time_s": trainer.max_time_s,
         "steps_per_epoch": trainer.batches.steps_per_epoch,
         "eval_every": trainer.eval_every,
@@ -345,14 +346,18 @@ def _introduce(trainer: Trainer, derived: dict[str, Any]) -> None:
         if trainer.max_steps is not None
         else f"{trainer.max_time_s:,.0f} s in steps"
     )
-    epochs = (trainer.max_steps or 0) / trainer.batches.steps_per_epoch
+    n_tokens = 0 if trainer.sizes is None else trainer.sizes.n_tokens
+    epochs = n_tokens / trainer.cfg.tokens_per_step / trainer.batches.steps_per_epoch
+    size = f"{trainer.cfg.tokens_per_step:,}"
+    if trainer.cfg.grows:
+        size = f"{trainer.cfg.first_tokens_per_step:,}, growing to {size}"
     passes = f", {epochs:.1f} passes over the training text" if epochs > 1.05 else ""
     threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"
     n_params, n_trainable = derived["n_params"], derived["n_trainable"]
     trains = "" if n_trainable == n_params else f", of which {n_trainable:,} train"
     console.say(
         f"{n_params:,} parameters{trains}, vocabulary {derived['vocab_size']:,}, "
-        f"{length} of {trainer.cfg.tokens_per_step:,} tokens{passes}\n"
+        f"{length} of {size} tokens{passes}\n"
         f"{hardware['device']} ({hardware['device_name']}), {hardware['precision']}, "
         f"{threads}, kernels: {hardware['kernels']}; {trainer.compile_note}\n"
         f"validation: {validation.documents:,} of {validation.all_documents:,} documents, "

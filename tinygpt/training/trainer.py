@@ -18,7 +18,7 @@ from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Callback, Logger, Metrics
 from tinygpt.training.averaging import evaluation_weights, swapped, update
 from tinygpt.training.batches import Ahead, TokenData, TrainBatches, eval_batches
-from tinygpt.training.cadence import Cadence, length_in_steps
+from tinygpt.training.cadence import Cadence, sizes_of_run
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.clock import Clock
 from tinygpt.training.losses import ModelLoss, bits_per_byte, mean_nats
@@ -79,12 +79,12 @@ class Trainer(Cadence):
         validation = Validation(prepared, max_bytes=None if eval_bytes is None else int(eval_bytes))
         self.vocab_size = prepared.tokenizer.vocab_size
         self.flops_per_token = state.model.flops_per_token()
-        max_steps = length_in_steps(
+        sizes = sizes_of_run(
             trainer_cfg,
             steps_per_epoch=self.batches.steps_per_epoch,
             flops_per_token=self.flops_per_token,
         )
-        super().__init__(trainer_cfg, state, validation=validation, max_steps=max_steps)
+        super().__init__(trainer_cfg, state, validation=validation, sizes=sizes)
         self.peak_lrs = [group["lr"] for group in state.optimizer.param_groups]
         self.other_peak_lrs = {  # of named groups whose rate is not that of the first one
             f"optim/lr_{group['name']}": peak
@@ -101,8 +101,6 @@ class Trainer(Cadence):
         )
         self.shared_loss = runtime.mean_gradients(state.model, self.loss)
         self.grad_accum = self.cfg.grad_accum(ranks=self.ranks.size)
-        sequences = self.cfg.sequences_per_step // self.ranks.size
-        self.own_sequences = slice(self.ranks.rank * sequences, (self.ranks.rank + 1) * sequences)
         self.loss_sum = torch.tensor(state.loss_sum, device=runtime.device)
         self.grad_norm = torch.zeros((), device=runtime.device)
         self.bad_step = torch.tensor(-1, device=runtime.device)
@@ -174,12 +172,13 @@ class Trainer(Cadence):
         with self.clock.waiting_for_data():
             sequences = self.sequences(state.step)
         batch = self.runtime.to_device(sequences)
+        assert len(batch) * cfg.seq_len * self.ranks.size == self.step_tokens
         micro_batches = torch.split(batch, self.micro_batch_size)
-        assert len(micro_batches) == self.grad_accum  # else the loss and the gradients are wrong
         loss = torch.zeros((), device=self.runtime.device)
         for number, micro_batch in enumerate(micro_batches, start=1):
-            with self.shared_loss.micro_step(last=number == self.grad_accum):
-                part = self.shared_loss(micro_batch) / self.grad_accum  # (B, T + 1)
+            with self.shared_loss.micro_step(last=number == len(micro_batches)):
+                portions = len(batch) / len(micro_batch)
+                part = self.shared_loss(micro_batch) / portions  # (B, T + 1)
                 state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch's own
             loss += part.detach()
         loss = self.ranks.mean(loss)
@@ -199,14 +198,19 @@ class Trainer(Cadence):
         self.loss_sum += loss
         state.loss_count += 1
         self.clock.row_steps += 1
+        state.tokens += self.step_tokens
         state.step += 1
-        state.tokens += cfg.tokens_per_step
         rates = {name: peak * lr_ratio for name, peak in self.other_peak_lrs.items()}
         return {"optim/lr": self.peak_lrs[0] * lr_ratio, **rates, "tokens": state.tokens}
 
     def _sequences(self, step: int) -> Tensor:
         """This rank's sequences of a step: (B, T + 1), in main memory."""
-        return self.runtime.pin(torch.from_numpy(self.batches.step(step)[self.own_sequences]))
+        first, end = (self.tokens_of(0, n) // self.cfg.seq_len for n in (step, step + 1))
+        own = (end - first) // self.ranks.size
+        rows = self.batches.rows(first, end)
+        return self.runtime.pin(
+            torch.from_numpy(rows[self.ranks.rank * own : (self.ranks.rank + 1) * own])
+        )
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean nats per target of (B, T + 1) tokens."""
@@ -224,7 +228,7 @@ class Trainer(Cadence):
             "train/loss": self.loss_sum.item() / state.loss_count,
             "optim/grad_norm": self.grad_norm.item(),
             "elapsed_s": state.elapsed_s,
-            **self.clock.row(self.cfg.tokens_per_step),
+            **self.clock.row(self.tokens_of(state.step - self.clock.row_steps, state.step)),
         }
         state.timed_steps, state.timed_s = self.clock.steps, self.clock.training_s
         self.loss_sum.zero_()
@@ -339,14 +343,14 @@ class Trainer(Cadence):
         return {
             "step": state.step,
             "tokens": state.tokens,
-            "epochs": state.step / self.batches.steps_per_epoch,
+            "epochs": state.tokens / self.cfg.tokens_per_step / self.batches.steps_per_epoch,
             **state.last_eval,
             "best_val_bpb": state.best_bpb,
             "best_step": state.best_step,
             **({"best_val_bpb_ema": state.best_bpb_ema} if state.ema else {}),
             "floor_bpb": self.validation.floor_bpb,
             "elapsed_s": state.elapsed_s,
-            "tokens_per_sec": self.clock.overall(self.cfg.tokens_per_step),
+            "tokens_per_sec": self.clock.overall(self.tokens_of(0, self.clock.steps)),
             "peak_mem_bytes": self.peak_mem_bytes(),
             "stop_reason": state.stop_reason,
         }

@@ -140,6 +140,8 @@ def trial(cfg: RunConfig, runtime: Runtime, vocab_size: int) -> Iterator[Trainer
         max_time=None,
         max_flops=None,
         max_steps=1_000_000,
+        first_tokens_per_step=None,  # what is timed are steps of the full size
+        tokens_warmup_ratio=None,
     )
     cfg = replace(cfg, trainer=length)
     model = build_model(cfg, vocab_size)
@@ -193,7 +195,11 @@ def candidates(cfg: RunConfig, ranks: int = 1) -> Iterator[int]:
 def with_micro_batch(cfg: RunConfig, size: int) -> RunConfig:
     """The config with a micro batch of this size, in a step of one such micro batch."""
     trainer = replace(
-        cfg.trainer, micro_batch_size=size, tokens_per_step=size * cfg.trainer.seq_len
+        cfg.trainer,
+        micro_batch_size=size,
+        tokens_per_step=size * cfg.trainer.seq_len,
+        first_tokens_per_step=None,
+        tokens_warmup_ratio=None,
     )
     return replace(cfg, trainer=trainer)
 

@@ -124,6 +124,16 @@ def test_the_remaining_time_follows_a_change_of_speed() -> None:
     assert stream.getvalue().splitlines()[-1] == "step  100/1000  eta 15m00s"
 
 
+def test_what_is_left_of_growing_steps_is_counted_in_tokens() -> None:
+    """The 900 steps that are left have more tokens than the 100 before, and take longer."""
+    logger, stream = ConsoleLogger(out := io.StringIO(), clock=lambda: 0.0), out
+    config = {"trainer": {"first_tokens_per_step": 16}}
+    derived = {"max_steps": 1000, "max_tokens": 61_000}
+    logger.start(RunInfo(Path(), "id", None, config, derived, None))
+    logger.log(100, {"tokens": 1000, "perf/tokens_per_sec": 1000.0})
+    assert stream.getvalue().split("eta")[1].strip() == "1m00s"
+
+
 @pytest.mark.parametrize(
     ("left_s", "words"),
     [(5, "5s"), (65, "1m05s"), (3600, "1h00m"), (7640, "2h07m"), (100_000, "1d03h"), (-3, "0s")],

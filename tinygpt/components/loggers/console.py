@@ -35,6 +35,7 @@ class ConsoleLogger(Logger):
         self._latest: Metrics = {}
         self._marks: deque[tuple[int, float]] = deque(maxlen=RATE_ROWS)  # (step, clock)
         self._max_steps: int | None = None
+        self._max_tokens: int | None = None  # if steps differ in size, so that tokens tell more
         self._max_time_s: float | None = None
         # a dumb terminal, such as an editor's shell, cannot move its cursor back
         self._is_terminal = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -42,6 +43,8 @@ class ConsoleLogger(Logger):
     def start(self, run: RunInfo) -> None:
         self._max_steps = run.derived.get("max_steps")
         self._max_time_s = run.derived.get("max_time_s")
+        if run.config.get("trainer", {}).get("first_tokens_per_step") is not None:
+            self._max_tokens = run.derived.get("max_tokens")
         self._marks.append((run.resumed_at or 0, self._clock()))
 
     def log(self, step: int, metrics: Metrics) -> None:
@@ -77,6 +80,9 @@ class ConsoleLogger(Logger):
         if self._max_time_s is not None:
             elapsed = self._latest.get("elapsed_s")
             return "" if elapsed is None else _eta(self._max_time_s - elapsed)
+        if self._max_tokens is not None and "perf/tokens_per_sec" in self._latest:
+            left = self._max_tokens - self._latest["tokens"]
+            return _eta(left / self._latest["perf/tokens_per_sec"])
         first_step, began_at = self._marks[0]
         if self._max_steps is None or step <= first_step:
             return ""
