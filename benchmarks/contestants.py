@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
 
 LOG_EVERY = 10  # as in nanoGPT's config files
 N_TOKENS = 1 << 20  # of random text to draw batches from
+DOCUMENT_LENGTHS = 20, 400  # characters, the mean about that of TinyStories in tokens of BPE
+SEPARATOR = "\n"
 MAX_STEPS = 1_000_000  # the run length for schedules; no benchmark gets that far
 EVAL_BYTES = 100_000  # validation text, as much as trainer.eval_bytes reads by default
 # first character by UTF-8 length: ASCII, or 4-byte ideographs; no blanks, newlines or surrogates
 _FIRST_CHARACTERS = {1: 0x21, 4: 0x20000}
 _MOST_ASCII = 94
-MODELS = ("gpt2", "llama", "qwen3", "arcee", "modern")
+MODELS = ("gpt2", "llama", "qwen3", "arcee", "modern", "mingru")
 OPTIMIZERS = ("adamw", "lion", "muon")
+SWITCHES = {"dropout": "model.dropout=0.1", "documents": "dataset.mask_documents=true"}
 GROUPED = ("qwen3", "arcee")  # models that have half as many heads of keys and values
 _NOT_CHARACTERS = 17  # ids of the char tokenizer that are not characters
 
@@ -75,33 +79,40 @@ class Mode:
 
 @dataclass(frozen=True)
 class Variant:
-    """An architecture and optimizer of tinygpt, at the width of a shape."""
+    """An architecture of tinygpt at the width of a shape, its optimizer and switches."""
 
     model: str = "gpt2"
     optimizer: str = "adamw"
+    switches: tuple[str, ...] = ()  # of SWITCHES
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        """Parse `llama` or `llama+muon`; raises UserError."""
-        model, _, optimizer = text.partition("+")
-        if model not in MODELS or optimizer not in ("", *OPTIMIZERS):
+        """Parse `llama`, `llama+muon` or `gpt2+dropout+documents`; raises UserError."""
+        model, *parts = text.split("+")
+        optimizers = [part for part in parts if part in OPTIMIZERS]
+        switches = tuple(part for part in parts if part in SWITCHES)
+        known = len(optimizers) + len(switches) == len(parts) == len(set(parts))
+        if model not in MODELS or not known or len(optimizers) > 1:
             raise UserError(
                 f"--models {text} is not a model; models are {', '.join(MODELS)}, and behind + "
-                f"an optimizer: {', '.join(OPTIMIZERS)}; for example llama+muon"
+                f"an optimizer ({', '.join(OPTIMIZERS)}) or a switch ({', '.join(SWITCHES)}); "
+                "for example llama+muon or gpt2+dropout"
             )
-        return cls(model, optimizer or "adamw")
+        return cls(model, optimizers[0] if optimizers else "adamw", switches)
 
     def __str__(self) -> str:
-        return self.model if self.optimizer == "adamw" else f"{self.model}+{self.optimizer}"
+        optimizer = [] if self.optimizer == "adamw" else [self.optimizer]
+        return "+".join([self.model, *optimizer, *self.switches])
 
     def settings(self, shape: Shape) -> list[str]:
         """Settings for `python -m tinygpt.train`."""
         typed = [
             f"model={self.model}{'' if self.model == 'gpt2' else '_nano'}",
             f"model.n_layer={shape.n_layer}",
-            f"model.n_head={shape.n_head}",
             f"model.d_model={shape.d_model}",
+            *([] if self.model == "mingru" else [f"model.n_head={shape.n_head}"]),
             f"optimizer={self.optimizer}",
+            *(SWITCHES[name] for name in self.switches),
         ]
         if self.model in GROUPED:
             typed.append(f"model.n_kv_head={max(1, shape.n_head // 2)}")
@@ -112,7 +123,7 @@ class Variant:
 class Contestant:
     """A project and its mode; the contestant's process builds its training step from this."""
 
-    project: str  # tinygpt, nanogpt or transformers
+    project: str  # tinygpt, nanogpt, transformers or litgpt
     mode: Mode
     shape: Shape
     device: str  # cpu or cuda
@@ -131,7 +142,7 @@ class Contestant:
 
 
 def make_text(path: Path, *, vocab_size: int) -> None:
-    """Write one document of random characters for which the char tokenizer has `vocab_size` ids.
+    """Write a document of random characters on each line, for a char tokenizer of `vocab_size` ids.
 
     Raises UserError for an impossible vocabulary size.
     """
@@ -142,10 +153,14 @@ def make_text(path: Path, *, vocab_size: int) -> None:
         raise UserError(
             f"a vocabulary of {vocab_size} cannot be measured; use {_NOT_CHARACTERS + 1} to 65536"
         )
-    ids = np.random.default_rng(0).integers(n_characters, size=N_TOKENS)
-    ids[:n_characters] = np.arange(n_characters)  # each character occurs in the train split
+    random = np.random.default_rng(0)
+    ids = random.integers(n_characters, size=N_TOKENS)
+    ids[:n_characters] = np.arange(n_characters)  # each character occurs
     first = _FIRST_CHARACTERS[_bytes_per_token(vocab_size)]
-    path.write_bytes((ids + first).astype("<u4").tobytes().decode("utf-32-le").encode())
+    text = (ids + first).astype("<u4").tobytes().decode("utf-32-le")
+    ends = random.integers(*DOCUMENT_LENGTHS, size=N_TOKENS // DOCUMENT_LENGTHS[0]).cumsum()
+    cuts = [0, *ends[ends < N_TOKENS].tolist(), N_TOKENS]
+    path.write_bytes(SEPARATOR.join(text[i:j] for i, j in pairwise(cuts)).encode())
 
 
 def _bytes_per_token(vocab_size: int) -> int:
@@ -161,6 +176,7 @@ def settings(
     return [
         "dataset=text",
         f"dataset.path={text}",
+        f"dataset.separator={SEPARATOR!r}",
         f"dataset.validation_fraction={share:.6f}",
         "tokenizer=char",
         *(variant or Variant()).settings(shape),
@@ -179,6 +195,7 @@ def make(contestant: Contestant, imported: Imported) -> Work:
         "tinygpt": _TinyGPT,
         "nanogpt": _nanogpt,
         "transformers": _transformers,
+        "litgpt": _litgpt,
     }
 
     def imported_all() -> None:
@@ -231,7 +248,8 @@ class _TinyGPT:
         torch.manual_seed(cfg.seed)
         model = cfg.model.build(vocab_size=vocab_size, seq_len=cfg.trainer.seq_len)
         # the causal half of attention, as in shapes.py
-        causal = 6 * shape.n_layer * shape.seq_len * shape.d_model
+        attends = contestant.variant.model != "mingru"
+        causal = 6 * shape.n_layer * shape.seq_len * shape.d_model * attends
         self.flops_per_token = model.flops_per_token() - causal
         model.to(self.runtime.device)
         self.state = TrainState(model, cfg.optimizer.build(model), self.runtime.scaler())
@@ -279,6 +297,7 @@ class _Peer:
     forward: Callable[[Tensor, Tensor], Tensor]  # inputs and targets (B, T) to the loss
     model: torch.nn.Module
     optimizer: Optimizer
+    n_matmul: int | None = None  # weights of its matrix products, if it is no GPT-2
 
     def __post_init__(self) -> None:
         import torch
@@ -318,12 +337,16 @@ class _Peer:
     def describe(self) -> dict[str, Any]:
         import torch
 
-        mode = self.contestant.mode
-        return {
+        mode, shape = self.contestant.mode, self.contestant.shape
+        described = {
             "precision": mode.precision,
             "compile": "compiled" if mode.compiled else "not compiled",
             "threads": torch.get_num_threads(),
         }
+        if self.n_matmul is None:
+            return described
+        causal = 6 * shape.n_layer * shape.seq_len * shape.d_model
+        return described | {"flops_per_token": 6 * self.n_matmul + causal}
 
     def run(self, steps: int) -> float:
         import torch
@@ -406,6 +429,45 @@ def _transformers(contestant: Contestant, imported: Imported) -> _Peer:
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
     call = torch.compile(model) if contestant.mode.compiled else model
     return _Peer(contestant, lambda x, y: call(input_ids=x, labels=x).loss, model, optimizer)
+
+
+def _litgpt(contestant: Contestant, imported: Imported) -> _Peer:
+    """litgpt's GPT as Llama, tied as ours, with the loss of its pretrain.py and fused AdamW."""
+    import torch
+    from litgpt import GPT, Config  # type: ignore[import-not-found]  # not among our dependencies
+
+    from tinygpt.components.models.gpt import GPTConfig
+
+    imported()
+    shape = contestant.shape
+    torch.manual_seed(1337)
+    ours = GPTConfig(d_model=shape.d_model, n_head=shape.n_head, feedforward="swiglu")
+    config = Config(
+        block_size=shape.seq_len,
+        vocab_size=shape.vocab_size,
+        padded_vocab_size=shape.vocab_size,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_embd=shape.d_model,
+        intermediate_size=ours.ff_width,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+    )
+    model = GPT(config).to(contestant.device)
+    model.transformer.wte.weight = model.lm_head.weight
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    call = torch.compile(model) if contestant.mode.compiled else model
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(call(x).flatten(0, 1), y.flatten())
+
+    n_matmul = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    return _Peer(contestant, loss, model, optimizer, n_matmul)
 
 
 @dataclass(frozen=True)

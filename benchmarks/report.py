@@ -71,6 +71,7 @@ def summarise(
                 for rate, of_round in zip(rates[name], m.peaks, strict=True)
             ),
             "best_mfu": mfu(flops, max(rates[name]), peak_flops=peak),
+            "flops_by_round": [flops * rate for rate in rates[name]],
             "peak_mem_bytes": m.peak_mem_bytes,
             "rounds": [
                 {"steps": steps, "seconds": seconds}
@@ -79,6 +80,8 @@ def summarise(
         }
 
     contestants = {name: contestant(name) for name in measured}
+    for row in contestants.values():
+        row["flops_vs_ours"] = _paired(row, contestants.get(ours))
     us = contestants.get(ours, {})
     same_mode = contestants.get(f"nanogpt {us.get('precision')}")
     return {
@@ -100,6 +103,14 @@ def summarise(
         "contestants": contestants,
         "products": list(products),
     }
+
+
+def _paired(row: Mapping[str, Any], ours: Mapping[str, Any] | None) -> float | None:
+    """FLOP/s relative to those of `ours` in the same round, median over rounds; None without it."""
+    if ours is None:
+        return None
+    pairs = zip(row["flops_by_round"], ours["flops_by_round"], strict=True)
+    return median(theirs / of_ours for theirs, of_ours in pairs)
 
 
 def mfu(flops_per_token: float, tokens_per_sec: float, *, peak_flops: float) -> float:
@@ -139,16 +150,18 @@ def print_shape(name: str, summary: Mapping[str, Any]) -> None:
         f"matmul peak {summary['peak_flops'] / 1e9:,.0f} GFLOP/s"
     )
     table = Table("", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("tok/s", "best", "x shipped", "MFU", "by round", "peak MB"):
+    for column in ("tok/s", "best", "x shipped", "FLOP/s", "MFU", "by round", "peak MB"):
         table.add_column(column, justify="right")
     shipped = summary["contestants"].get(summary["shipped"])
     for contestant, row in summary["contestants"].items():
         ratio = row["tokens_per_sec"] / shipped["tokens_per_sec"] if shipped else None
+        relative = row["flops_vs_ours"]
         table.add_row(
             contestant,
             f"{row['tokens_per_sec']:,.0f}",
             f"{row['best_tokens_per_sec']:,.0f}",
             "" if ratio is None else f"{ratio:.2f}",
+            "" if relative is None else f"{relative:.2f}",
             f"{row['mfu']:.1%}",
             f"{row['mfu_by_round']:.1%}",
             f"{row['peak_mem_bytes'] / 1e6:,.0f}",

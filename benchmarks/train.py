@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks import report
 from benchmarks.contestants import (
     MODELS,
     OPTIMIZERS,
+    SWITCHES,
     WAITS,
     Contestant,
     Matmul,
@@ -62,6 +64,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             f"--nanogpt {args.nanogpt} has no model.py; get it with\n"
             "  git clone https://github.com/karpathy/nanoGPT"
         )
+    if args.litgpt and find_spec("litgpt") is None:
+        raise UserError("--litgpt: it is not installed; type: pip install litgpt")
     if args.rounds < 1 or args.seconds <= 0:
         raise UserError("--rounds and --seconds must be above 0")
     if args.busy < 0:
@@ -80,6 +84,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     if args.json and not args.json.parent.is_dir():
         raise UserError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
     projects = ["nanogpt"] * bool(args.nanogpt) + ["transformers"] * args.transformers
+    projects += ["litgpt"] * args.litgpt
     contents: dict[str, Any] = {
         "rounds": args.rounds,
         "seconds_per_round": args.seconds,
@@ -139,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     letters = ", ".join(SHAPES)
     add("--nanogpt", type=Path, metavar="PATH", help="a checkout of nanoGPT, if it should run")
     add("--transformers", action="store_true", help="also run GPT2LMHeadModel")
+    add("--litgpt", action="store_true", help="also run litgpt's GPT, as Llama")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add(
         "--shapes",
@@ -154,8 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--models",
         default="gpt2",
-        help=f"architectures of tinygpt, of {', '.join(MODELS)}, each perhaps with an optimizer of "
-        f"{', '.join(OPTIMIZERS)} behind +: gpt2,llama,llama+muon (default: gpt2)",
+        help=f"architectures of tinygpt, of {', '.join(MODELS)}, each perhaps with an optimizer "
+        f"({', '.join(OPTIMIZERS)}) and switches ({', '.join(SWITCHES)}) behind +: "
+        "gpt2,llama,gpt2+muon,gpt2+dropout (default: gpt2)",
     )
     add("--modes", default=PEER_MODES, help="modes of the other projects (default: all)")
     add(

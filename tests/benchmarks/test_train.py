@@ -106,6 +106,8 @@ def test_rates_are_medians_over_rounds_and_ratios_are_of_medians() -> None:
     assert summary["mfu"] == pytest.approx(320 * TINY.flops_per_token / 8e7)
     # 640 / 5, 320 / 8 and 160 / 2
     assert summary["mfu_by_round"] == pytest.approx(160 * TINY.flops_per_token / 2e7)
+    # FLOP/s of each round relative to ours: 1/8, 2/8 and 4, and 1/5, 2/4 and 4/4
+    assert [row["flops_vs_ours"] for row in rows.values()] == [1.0, 0.25, 0.5]
     assert rows["tinygpt auto"]["best_mfu"] == pytest.approx(640 * TINY.flops_per_token / 8e7)
     assert summary["peak_mem_bytes"] == 600
     assert summary["peak_mem_vs_same_mode"] == 600 / 800
@@ -144,6 +146,7 @@ def test_the_random_text_has_exactly_the_vocabulary_of_the_shape(
     for_peers = np.fromfile(prepared_tokens(typed, tmp_path), dtype=np.uint16)
     prepared = prepare(compose.compose("train", typed), print)
     assert prepared.tokenizer.vocab_size == vocab_size
+    assert prepared.splits["train"].documents > 4000
     assert len(set(for_peers.tolist())) == vocab_size - 16  # no bytes of unknown characters
     assert len(for_peers) == prepared.splits["train"].tokens
 
@@ -282,13 +285,18 @@ def test_a_contestant_gets_its_own_environment(tmp_path: Path) -> None:
 
 
 def test_every_model_of_a_benchmark_is_measured_at_the_width_of_the_shape() -> None:
-    for text in ("gpt2", "llama", "qwen3", "arcee", "modern+muon"):
+    texts = ("gpt2", "llama", "qwen3", "arcee", "modern+muon", "gpt2+dropout", "llama+documents")
+    for text in texts:
         variant = Variant.parse(text)
         cfg = compose.compose("train", ["dataset=storyworld", *variant.settings(SHAPES["b"])])
-        assert (cfg.model.n_layer, cfg.model.d_model, cfg.model.dropout) == (6, 384, 0)
+        assert (cfg.model.n_layer, cfg.model.d_model) == (6, 384)
+        assert cfg.model.dropout == (0.1 if "dropout" in text else 0)
+        assert cfg.dataset.mask_documents == ("documents" in text)
+        assert cfg.optimizer.name == ("muon" if "muon" in text else "adamw")
         assert str(variant) == text
         name = "tinygpt auto" if text == "gpt2" else f"tinygpt {text} auto"
         mode = Mode.parse("auto", auto=True)
         assert Contestant("tinygpt", mode, TINY, "cpu", variant=variant).name == name
-    with pytest.raises(UserError, match="models are gpt2, llama, qwen3, arcee, modern"):
-        Variant.parse("lama")
+    for wrong in ("lama", "gpt2+drop", "gpt2+muon+lion", "gpt2+dropout+dropout", "gpt2+"):
+        with pytest.raises(UserError, match="models are gpt2, llama, qwen3, arcee, modern"):
+            Variant.parse(wrong)
