@@ -1,7 +1,9 @@
 """What every architecture of the transformer keeps, and each part against its formula."""
 
+import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tinygpt import kernels
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.models.gpt_torch import GPT, Block, is_gpt2
 from tinygpt.components.models.parts.attention import Attention, attention_mask
@@ -374,3 +377,35 @@ def test_a_model_without_preference_has_the_loss_log_v() -> None:
     nn.init.zeros_(model.output_weight)
     loss = cross_entropy(model(some_tokens()), some_tokens())
     assert loss.item() == pytest.approx(math.log(V), rel=1e-6)
+
+
+def test_the_table_of_switches_names_all_of_them_and_no_error_is_larger() -> None:
+    """docs/kernels.md: the loss and gradients in fp32, by kernels where there are some."""
+    text = (Path(__file__).parents[3] / "docs" / "kernels.md").read_text("utf-8")
+    lines = text.partition("## Switches")[2].partition("\n## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    stated = {name: float(error) for name, _, _, error in cells[2:]}
+    assert stated.keys() == SWITCHES.keys()
+    kernels.choose(torch.float32)
+    try:
+        found = {name: _largest_error(fields) for name, fields in SWITCHES.items()}
+    finally:
+        kernels.choose(None)
+    assert not {name: error for name, error in found.items() if not 0 < error <= stated[name]}, (
+        found
+    )
+
+
+def _largest_error(fields: dict[str, Any]) -> float:
+    """Of loss and gradients in fp32, relative to each tensor's largest element in float64."""
+    tokens, targets = some_tokens(), some_tokens()
+    documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 2 + [1] * 10])
+    exact = built(**fields)
+    ours = copy.deepcopy(exact).float()
+    ours.use_kernels(True)
+    both = []
+    for model in (ours, exact):
+        loss = model.loss(tokens, targets, documents)
+        both.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+    pairs = [(a.double(), b) for a, b in zip(*both, strict=True)]
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs if b.abs().max() > 1e-9)
