@@ -109,8 +109,9 @@ def _paired(row: Mapping[str, Any], ours: Mapping[str, Any] | None) -> float | N
     """FLOP/s relative to those of `ours` in the same round, median over rounds; None without it."""
     if ours is None:
         return None
-    pairs = zip(row["flops_by_round"], ours["flops_by_round"], strict=True)
-    return median(theirs / of_ours for theirs, of_ours in pairs)
+    theirs: list[float] = row["flops_by_round"]
+    of_ours: list[float] = ours["flops_by_round"]
+    return median(a / b for a, b in zip(theirs, of_ours, strict=True))
 
 
 def mfu(flops_per_token: float, tokens_per_sec: float, *, peak_flops: float) -> float:
