@@ -211,6 +211,7 @@ def test_mixtures_and_capped_logits_are_those_of_the_formulas(
     assert_near(ours, exact, sums=30)
 
 
+@pytest.mark.gcc
 def test_a_loop_without_a_bias_or_gain_is_as_fast_as_with_one() -> None:
     """gcc does not vectorize a loop that tests for NULL; that took 5 to 12 times as long."""
     ours, gain = fused(torch.float32), random(64)
@@ -246,6 +247,7 @@ def quickest(call: Callable[[], object]) -> float:
     return min(times)
 
 
+@pytest.mark.gcc
 @given(seeds, dtypes, st.integers(1, 3), st.integers(1, 20), st.integers(1, 150), st.booleans())
 def test_a_recurrence_is_that_of_the_formulas(
     seed: int, dtype: torch.dtype, batch: int, time: int, width: int, documents: bool

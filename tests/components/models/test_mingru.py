@@ -57,6 +57,7 @@ def test_a_layer_is_the_formula_of_the_paper() -> None:
     torch.testing.assert_close(state, h)
 
 
+@pytest.mark.gcc
 def test_its_kernels_compute_what_autograd_does() -> None:
     """Loss and gradients, with documents, by the kernels in C and by autograd in float64."""
     torch.manual_seed(0)

@@ -379,6 +379,7 @@ def test_a_model_without_preference_has_the_loss_log_v() -> None:
     assert loss.item() == pytest.approx(math.log(V), rel=1e-6)
 
 
+@pytest.mark.gcc
 def test_the_table_of_switches_names_all_of_them_and_no_error_is_larger() -> None:
     """docs/kernels.md: the loss and gradients in fp32, by kernels where there are some."""
     text = (Path(__file__).parents[3] / "docs" / "kernels.md").read_text("utf-8")
