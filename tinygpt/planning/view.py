@@ -184,10 +184,10 @@ def show(plan: Plan) -> None:
     if plan.assumption:
         print(f"            {plan.assumption}")
     if plan.sizes:
-        tokens, each = plan.sizes.n_tokens, f"{trainer.tokens_per_step:,}"
+        tokens, size_of_step = plan.sizes.n_tokens, f"{trainer.tokens_per_step:,}"
         if trainer.grows:
-            each = f"{trainer.first_tokens_per_step:,}, growing to {each}"
-        print(f"tokens      {tokens:,} in {plan.steps:,} steps of {each}")
+            size_of_step = f"{trainer.first_tokens_per_step:,}, growing to {size_of_step}"
+        print(f"tokens      {tokens:,} in {plan.steps:,} steps of {size_of_step}")
         print(
             f"work        {tokens * count.flops_per_token:.3g} FLOPs, "
             f"{count.flops_per_token / 1e6:,.1f} million a token"
