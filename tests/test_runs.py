@@ -72,10 +72,11 @@ def test_runs_that_can_be_resumed_are_listed_with_the_command(
 def test_one_run_is_shown_whole(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = listed(capsys, "outputs/a")
     assert "model.n_layer=4" in text
-    assert "val/bpb        1.1" in text
+    assert "  val/bpb         1.1\n" in text
     assert "python -m tinygpt.sample run=outputs/a" in text
     assert "3.000 █▃▂▁▁ 0.600" in text
-    assert "  name     base\n  notes    why\n  tags     paper, x\n" in text
+    named = "  name            base\n  notes           why\n  tags            paper, x\n"
+    assert f"{named}  model           gpt 4\n" in text
 
 
 def test_names_and_errors_cannot_command_the_terminal(

@@ -86,23 +86,28 @@ def lookup(kind: str, name: str) -> type:
 
 
 def import_all() -> None:
-    """Import every component module of tinygpt, of installed packages, and of TINYGPT_COMPONENTS.
-
-    If a component is a folder, its config class is in the folder's `config.py`.
-    """
+    """Import every component module of tinygpt, of installed packages, and of TINYGPT_COMPONENTS."""
     _import_installed()
     import_components(filter(None, os.environ.get(ENVIRONMENT, "").split(",")), field=ENVIRONMENT)
 
 
 @cache  # what is installed stays the same while a process lives
 def _import_installed() -> None:
-    for name in _PACKAGES.values():
-        for module in sorted(_modules(name)):
-            if not module.endswith("_torch"):
-                import_module(module)
+    for kind in _PACKAGES:
+        import_kind(kind)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         entry_point.load()
         _installed.add(entry_point.module.partition(".")[0])
+
+
+def import_kind(kind: str) -> None:
+    """Import tinygpt's component modules of one kind.
+
+    If a component is a folder, its config class is in the folder's `config.py`.
+    """
+    for module in sorted(_modules(_PACKAGES[kind])):
+        if not module.endswith("_torch"):
+            import_module(module)
 
 
 def import_components(modules: Iterable[str], *, field: str = "components") -> None:

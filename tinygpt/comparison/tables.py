@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from tinygpt.comparison.repeats import Objective, protocol, settings
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 RIVALS = 3  # configurations inside the noise that the conclusion names
 LEFT_OUT = 10  # left-out runs that are listed on a terminal
+NEVER_CUT = 3  # columns from the left that a narrow terminal shows too
 WIDTH = 240  # characters of a table that does not go to a terminal
 
 
@@ -32,7 +34,10 @@ def show(comparison: Comparison) -> None:
     say(introduction(comparison))
     for table in comparison.tables:
         say(f"\n{table.protocol}")
-        console.print(_rich(comparison, table))
+        shown, hidden = _fitting(comparison, table, console.width)
+        console.print(_rich(shown))
+        if hidden:
+            say(f"not shown, as the terminal is narrow: {', '.join(hidden)}; see the .md or .csv")
         for note in table.notes:
             say(f"note: {note}")
         say(conclusion(table))
@@ -110,12 +115,12 @@ def cells(group: Configuration, comparison: Comparison, table: Table) -> list[st
     return [
         str(group.rank),
         *([group.name] if _named(table) else []),
-        *(as_typed(group.values[key]) for key in comparison.keys),
-        str(len(group.by_seed)),
         metrics[0],
         "" if group.difference is None else f"{group.difference:+.4f}",
         "" if group.p_value is None else f"{group.p_value:.2g}",
         group.words,
+        *(as_typed(group.values[key]) for key in comparison.keys),
+        str(len(group.by_seed)),
         *metrics[1:],
     ]
 
@@ -126,12 +131,12 @@ def headings(comparison: Comparison, table: Table) -> list[str]:
     return [
         "rank",
         *(["name"] if _named(table) else []),
-        *short_names(comparison.keys),
-        "seeds",
         names[0],
         "difference",
         "p",
         "",
+        *short_names(comparison.keys),
+        "seeds",
         *names[1:],
     ]
 
@@ -146,17 +151,35 @@ def short_names(keys: Sequence[str]) -> list[str]:
     return [key if last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
 
 
-def _rich(comparison: Comparison, table: Table) -> "RichTable":
+def _fitting(comparison: Comparison, table: Table, width: int) -> tuple[list[list[str]], list[str]]:
+    """The rows of a terminal's table under their headings, and the columns that do not fit it.
+
+    Fields that differ only from configurations of another table are left out.
+    """
+    head = [visible(name) for name in headings(comparison, table)]
+    rows = [[visible(c) for c in cells(group, comparison, table)] for group in table.configurations]
+    first = head.index("") + 1
+    fields = range(first, first + len(comparison.keys))
+    columns = [
+        column
+        for i, column in enumerate(zip(head, *rows, strict=True))
+        if i not in fields or len(rows) == 1 or len(set(column[1:])) > 1
+    ]
+    ends = accumulate(max(map(len, column)) + 2 for column in columns)  # with space on both sides
+    fitting = max(NEVER_CUT, sum(end <= width for end in ends))
+    shown = [list(row) for row in zip(*columns[:fitting], strict=True)]
+    return shown, [column[0] for column in columns[fitting:]]
+
+
+def _rich(rows: Sequence[Sequence[str]]) -> "RichTable":
     from rich.markup import escape
     from rich.table import Table as RichTable
 
     rich = RichTable(box=None, header_style="bold")
-    for name in headings(comparison, table):
+    for name in rows[0]:
         rich.add_column(escape(name), justify="left" if name in ("", "name") else "right")
-    for group in table.configurations:
-        style = "dim" if group.words == "worse" else None
-        texts = (escape(visible(cell)) for cell in cells(group, comparison, table))
-        rich.add_row(*texts, style=style)
+    for row in rows[1:]:
+        rich.add_row(*map(escape, row), style="dim" if "worse" in row else None)
     return rich
 
 

@@ -50,10 +50,10 @@ def choice_of(kind: str, name: str, config_dir: Path | None = None) -> str:
     Prefers the choice called `name`, then the default choice, then the first one.
     """
     preferred = [name, *default_choices("train").get(kind, []), *_options(kind, config_dir)]
-    return next((c for c in preferred if _class_of(kind, c, config_dir) == name), name)
+    return next((c for c in preferred if class_of(kind, c, config_dir) == name), name)
 
 
-def _class_of(kind: str, choice: str, config_dir: Path | None) -> str | None:
+def class_of(kind: str, choice: str, config_dir: Path | None = None) -> str | None:
     """The name of the class that a choice's YAML fills, directly or through another choice."""
     folders = [CONF, config_dir] if config_dir else [CONF]
     path = next((p for f in folders if (p := f / kind / f"{choice}.yaml").is_file()), None)
@@ -63,7 +63,7 @@ def _class_of(kind: str, choice: str, config_dir: Path | None) -> str | None:
         base = str(item).partition("@")[0]
         if schema := re.fullmatch(rf"/?schema/{kind}/(\w+)", base):
             return schema[1]
-        if base not in ("_self_", choice) and (found := _class_of(kind, base, config_dir)):
+        if base not in ("_self_", choice) and (found := class_of(kind, base, config_dir)):
             return found
     return None
 

@@ -216,9 +216,10 @@ def show(plan: Plan) -> None:
             ).peak_bytes
 
         largest, each = estimate.largest_that_fits(cfg, peak, free=free)
+        fits = f"trainer.micro_batch_size={largest} is the largest that fits"
         print(
-            f"            {each / 1e6:,.1f} MB per sequence of a micro batch; the largest that "
-            f"fits {free / GB:.1f} GB: trainer.micro_batch_size={largest}"
+            f"            {each / 1e6:,.1f} MB for each sequence of a micro batch; of "
+            f"{free / GB:.1f} GB free, {fits if largest else 'not even one sequence fits'}"
         )
     speed = trainer.tokens_per_step / measured.step_s
     print(f"speed       {speed:,.0f} tokens/s, {1000 * measured.step_s:,.1f} ms a step")
