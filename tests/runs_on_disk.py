@@ -66,16 +66,24 @@ def make_run(
     return path
 
 
-def evaluated(run: Path, value: float, *, items: int = 200, name: str = "name") -> None:
+def evaluated(
+    run: Path,
+    value: float,
+    *,
+    items: int = 200,
+    name: str = "name",
+    of_tokens: bool = False,
+    made_by: dict[str, Any] | None = None,
+) -> None:
     """Give a run a result of the suite `choices`, of which more is better."""
     result = Result(
         suite="choices",
         protocol={"settings": {"items": items}, "text_sha256": "ab" * 32},
         checkpoint="step-1",
-        numbers={name: Finding(value, better="higher"), "words": Finding(3.0)},
+        numbers={name: Finding(value, better="higher", of_tokens=of_tokens), "words": Finding(3.0)},
         examples={},
         notes=[],
         seconds=1.0,
-        made_by={},
+        made_by=made_by or {},
     )
     evaluations.write(run / evaluations.FOLDER, result)

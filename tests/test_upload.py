@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import processes
+from tests.runs_on_disk import evaluated
 from tests.wandb_server import Server, exit_codes, history, summary, upserts
 from tinygpt import upload
 from tinygpt.components.loggers.jsonl import read_rows
@@ -64,10 +65,14 @@ def test_runs_reach_wandb_whole_while_they_train_and_from_their_folders_and_neve
     assert any(json.loads(content)["columns"] == ["step", "text"] for content in tables)
     assert KEY not in json.dumps(Server.received)
 
+    evaluated(sweep / "0", 0.75)  # after the run has ended
     again = command("upload", [f"run={sweep}"], tmp_path, url)
     assert again.returncode == 0, again.stderr
-    assert "0 of 10 rows were new" in again.stdout
+    assert "0 of 10 rows were new and are sent, and the evaluations choices" in again.stdout
     assert len(history(Server.received, f"{sweep.name}-0")) == 10
+    numbers = summary(Server.received, f"{sweep.name}-0")
+    assert numbers["evaluation/choices/name"] == 0.75
+    assert numbers["evaluation/choices/checkpoint"] == "step-1"
 
     Server.received.clear()
     elsewhere = command("upload", [f"run={sweep}", "project=later", "tags=[a,b]"], tmp_path, url)

@@ -2,14 +2,18 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinygpt import config, console, registry
 from tinygpt.cli.arguments import component_names, output_folder, parse_settings
-from tinygpt.errors import UserError, as_typed, check_choice, visible
+from tinygpt.cli.help import field_lines
+from tinygpt.errors import UserError, check_choice, visible
 from tinygpt.interfaces import EvaluationConfig
+
+if TYPE_CHECKING:
+    from tinygpt.records.evaluations import Result
 
 _HELP = """\
 python -m tinygpt.evaluate run=outputs/RUN [run=...] [suite=NAME,NAME|all] [SUITE.FIELD=VALUE ...]
@@ -20,7 +24,7 @@ with `python -m tinygpt.compare RUNS metric=choices/mean`.
   python -m tinygpt.evaluate run=latest
   python -m tinygpt.evaluate run=outputs/A run=outputs/B suite=choices choices.items=500
 
-  run=latest          a run folder; type run= several times for several runs
+  run=latest          a run folder, a sweep or a pattern; type run= several times for more
   suite=all           suites, separated by commas; all is every one that needs no server and no task
   checkpoint=best     best has the lowest val/bpb; latest is the newest
   device=auto         auto, cpu, cuda or mps
@@ -28,6 +32,8 @@ with `python -m tinygpt.compare RUNS metric=choices/mean`.
   again=false         true measures again what this checkpoint has results of
   output_dir=outputs  the folder with your runs
   components=[...]    your own modules that define suites or the run's components
+
+Exit code: 0 if everything was measured, 1 if a suite or a run could not be, 2 if nothing could.
 """
 _OPTIONS = (*("run", "suite", "checkpoint", "device", "out", "again", "output_dir", "components"),)
 
@@ -60,34 +66,68 @@ def _main(arguments: Sequence[str]) -> int:
     check_choice("device", device, ("auto", "cpu", "cuda", "mps"))
     for suite in suites:
         suite.check()
-    from tinygpt.records.find import find_run, has_no_checkpoint
-
     outputs = output_folder(typed.get("output_dir", ()))
-    runs = [
-        find_run(text, field="run", output_dir=outputs, obstacle=has_no_checkpoint)
-        for text in typed.get("run", ["latest"])
-    ]
-    runs = list({run.resolve(): run for run in runs}.values())
+    chosen = [run for text in typed.get("run", ["latest"]) for run in _runs(text, outputs)]
+    runs = list({run.resolve(): run for run in chosen}.values())
     from tinygpt.evaluation import battery  # imports torch, once the runs are found
+    from tinygpt.evaluation.mirrors import mirror
     from tinygpt.evaluation.subject import Subject
     from tinygpt.records.evaluations import FOLDER
 
-    found = {}
+    found: dict[str, dict[str, Result]] = {}
+    errors: dict[str, None] = {}
     for run, name in zip(runs, _names_of(runs), strict=True):
-        subject = Subject(
-            run, checkpoint=checkpoint, device=device, say=console.say, warn=console.warn
-        )
+        prefix = f"{run}: " if len(runs) > 1 else ""
         out = Path(typed["out"][0]).expanduser() / name if "out" in typed else None
-        found[name] = battery.evaluate(
-            subject, suites, folder=out or run / FOLDER, again=again == "true"
-        )
+        try:
+            subject = Subject(
+                run, checkpoint=checkpoint, device=device, say=console.say, warn=console.warn
+            )
+            measured = battery.evaluate(
+                subject, suites, folder=out or run / FOLDER, again=again == "true"
+            )
+        except UserError as error:
+            errors[f"{prefix}{error}"] = None
+            continue
+        except KeyboardInterrupt:
+            print("finished suites are kept; to go on type the command again", file=sys.stderr)
+            raise
+        errors |= dict.fromkeys(f"{prefix}{error}" for error in measured.errors.values())
+        if measured.results:
+            found[name] = measured.results
+        if measured.new and out is None:
+            mirror(subject.record, measured.new)
+    if not found:
+        raise UserError("\n".join(errors))
     print()
     for line in battery.table(found):
         print(visible(line))
     notes = [note for of_run in found.values() for one in of_run.values() for note in one.notes]
     for note in dict.fromkeys(notes):
         print(visible(f"note: {note}"))
-    return 0
+    for text in errors:
+        print(visible(f"error: {text}"), file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _runs(text: str, outputs: Path) -> list[Path]:
+    """The run that `run=text` names, or the runs of a sweep, folder or pattern with checkpoints."""
+    from tinygpt.records.find import find_run, find_runs, has_no_checkpoint
+    from tinygpt.records.read import read_runs
+
+    places = [Path(text).expanduser(), outputs / text]
+    several = [place for place in places if any(place.glob("*/run.json"))]
+    if text == "latest" or not (several or set("*?[") & set(text)):
+        return [find_run(text, field="run", output_dir=outputs, obstacle=has_no_checkpoint)]
+    found = []
+    for run in read_runs(find_runs([text], output_dir=outputs)):
+        if reason := has_no_checkpoint(run):
+            console.warn(f"{run.path} is left out: {reason}")
+        else:
+            found.append(run.path)
+    if not found:
+        raise UserError(f"run={text} holds no run with a checkpoint")
+    return found
 
 
 def _names_of(runs: Sequence[Path]) -> list[str]:
@@ -125,13 +165,8 @@ def _suite_lines(classes: dict[str, type[EvaluationConfig]]) -> list[str]:
     lines = ["", "Suites"]
     for name, cls in classes.items():
         lines.append(f"  {name:<12} {(cls.__doc__ or '').splitlines()[0]}")
-        own = [f for f in fields(cls) if f.name != "name"]
-        lines += [f"    {name}.{f.name}={as_typed(_default(f))}" for f in own]
+        lines += field_lines("    ", f"{name}.", cls)
     return lines
-
-
-def _default(f: Field[Any]) -> Any:
-    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 if __name__ == "__main__":

@@ -363,6 +363,8 @@ class Finding:
     high: float | None = None
     n: int | None = None  # how many items, tokens or texts it comes from
     better: Literal["higher", "lower"] | None = None  # None: neither, such as a length
+    of_tokens: bool = False  # whether it depends on the tokenizer, so only equal ones compare
+    headline: bool = False  # one of the suite's `headlines`
 
     def in_words(self) -> str:
         """The value and its interval: `3.52 ± 0.014`, or `0 [0, 0.16]` where it is lopsided."""
@@ -394,6 +396,9 @@ class EvaluationConfig(ABC):
 
     version: ClassVar[int] = 1  # raise it when equal settings give other numbers
     in_all: ClassVar[bool] = True  # whether suite=all runs it
+    # numbers that are known to put better models first; the others describe a model
+    headlines: ClassVar[Sequence[str]] = ()
+    optional: ClassVar[Sequence[str]] = ()  # packages without which some numbers are missing
     name: str = MISSING
 
     def check(self) -> None:
@@ -406,6 +411,13 @@ class EvaluationConfig(ABC):
     def files(self) -> Sequence[Path]:
         """The files that the numbers depend on besides the run; by default none."""
         return ()
+
+    def texts(self, subject: Subject) -> Mapping[str, str]:
+        """The sha256 of each text of the run's dataset that the numbers depend on, by name.
+
+        By default the whole validation split, and the part of it that training evaluates.
+        """
+        return subject.text_sha256()
 
     @abstractmethod
     def run(self, subject: Subject) -> Findings:

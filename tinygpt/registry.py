@@ -86,7 +86,7 @@ def lookup(kind: str, name: str) -> type:
 
 
 def import_all() -> None:
-    """Import every component module of tinygpt, of installed packages, and of TINYGPT_COMPONENTS."""
+    """Import every component module of tinygpt, of packages, and of TINYGPT_COMPONENTS."""
     _import_installed()
     import_components(filter(None, os.environ.get(ENVIRONMENT, "").split(",")), field=ENVIRONMENT)
 

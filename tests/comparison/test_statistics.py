@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def test_every_form_has_the_same_numbers(tmp_path: Path) -> None:
     (table,) = content["tables"]
     assert table["configurations"][0]["metrics"]["val/bpb"]["mean"] == pytest.approx(1.51)
     text = tables.markdown(found)
-    assert "| 1 | 0.1 | 2 | 1.5100 ± 0.1271 |" in text
+    assert "| 1 | 1.5100 ± 0.1271 |  |  | baseline | 0.1 | 2 |" in text
 
 
 def test_a_seed_and_folders_make_no_other_configuration(tmp_path: Path) -> None:
@@ -202,6 +203,69 @@ def test_another_protocol_of_an_evaluation_is_another_table(tmp_path: Path) -> N
     for record, items in zip(records, (200, 100), strict=True):
         evaluated(record.path, 0.5, items=items)
     assert len(compare(records, metric="choices/name").tables) == 2
+
+
+def test_numbers_of_tokens_are_ranked_for_one_tokenizer_only(tmp_path: Path) -> None:
+    records = []
+    for number, (of_tokens, tokenizer) in enumerate([(True, "a"), (True, "b"), (False, "c")]):
+        path = make_run(tmp_path / str(number), data={"tokenizer_fingerprint": tokenizer * 64})
+        evaluated(path, 0.5, of_tokens=of_tokens)
+        records += read_runs([path])
+    of_all = compare(records, metric="choices/name").tables
+    assert [len(table.configurations) for table in of_all] == [1, 1, 1]
+    assert "tokenizer aaaaaaaa" in of_all[0].protocol
+    assert "tokenizer" not in of_all[2].protocol
+
+
+def test_a_reader_learns_what_an_evaluation_cannot_tell(tmp_path: Path) -> None:
+    records = runs_of(tmp_path, {1e-3: [1.0], 3e-3: [2.0]})
+    for record, version in zip(records, ("1.0", "2.0"), strict=True):
+        evaluated(record.path, 0.5, made_by={"harper-py": version, "threads": version})
+    (table,) = compare(records, metric="choices/name").tables
+    assert any("choices/name is no headline" in note for note in table.notes)
+    assert "measured with different harper-py: 1.0, 2.0" in table.notes
+    assert not any("threads" in note for note in table.notes)
+
+
+def test_presets_are_one_column(tmp_path: Path) -> None:
+    sizes = {"nano": (4, 4, 64), "tiny": (5, 4, 128)}
+    paths = [
+        make_run(
+            tmp_path / name,
+            config={"model": {"name": "gpt", "n_layer": n, "n_head": h, "d_model": d}},
+        )
+        for name, (n, h, d) in sizes.items()
+    ]
+    found = compare(read_runs(paths))
+    assert found.keys == ["model"]
+    assert [group.label for group in found.tables[0].configurations] == ["model=nano", "model=tiny"]
+    own = make_run(tmp_path / "own", config={"model": {"name": "gpt", "n_layer": 5, "d_model": 60}})
+    assert compare(read_runs([*paths, own])).keys == ["model.n_layer", "model.d_model"]
+
+
+def test_a_terminal_shows_the_fields_that_differ_in_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = runs_of(tmp_path, {0.1: [1.5], 0.2: [1.9]})
+    deep = {"model.n_layer": 9, "optimizer.lr": 0.1}
+    records += read_runs([make_run(tmp_path / "c", config=deep, validation=None)])
+    tables.show(compare(records))
+    first, second = re.findall(r" rank .*", capsys.readouterr().out)
+    assert " lr " in first
+    assert "n_layer" not in first
+    assert "n_layer" in second
+
+
+def test_a_narrow_terminal_shows_the_first_columns_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "WIDTH", 60)
+    tables.show(compare(runs_of(tmp_path, {0.1: [1.5, 1.52], 0.2: [1.9, 1.92]})))
+    printed = capsys.readouterr().out
+    assert re.search(r"rank +val/bpb +difference +p +lr *\n", printed)
+    assert "1.5100 ± 0.1271" in printed
+    left_out = "not shown, as the terminal is narrow: seeds, val/loss, tokens"
+    assert left_out in " ".join(printed.split())  # lines of 60 characters
 
 
 def test_a_metric_that_no_run_has_is_reported_with_what_to_type(tmp_path: Path) -> None:

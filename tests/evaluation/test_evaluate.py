@@ -22,10 +22,15 @@ from tinygpt.errors import UserError
 from tinygpt.evaluation import intervals, minimal_pairs, storyworld_items, text_measures
 from tinygpt.evaluation.bits import window_nats
 from tinygpt.evaluation.minimal_pairs import Item
+from tinygpt.evaluation.mirrors import mirror
 from tinygpt.evaluation.scoring import compare_all, n_right
 from tinygpt.evaluation.subject import Subject
+from tinygpt.evaluation.suites.choices import ChoicesConfig
+from tinygpt.evaluation.suites.generation import GenerationConfig
+from tinygpt.evaluation.suites.likelihood import LikelihoodConfig
 from tinygpt.interfaces import Finding
 from tinygpt.records import evaluations
+from tinygpt.records.read import RunRecord
 
 STORIES = [story(0, "validation", number).text for number in range(80)]
 
@@ -158,12 +163,12 @@ def test_copies_are_found_and_measured() -> None:
     rng = np.random.default_rng(0)
     train = rng.integers(0, 50, 5000)
     copied = [*rng.integers(50, 60, 5), *train[1234:1271], *rng.integers(50, 60, 4)]
-    assert text_measures.longest_copies([copied, [55, 56, 57], []], [train]) == [37, 0, 0]
-    assert text_measures.share_of_copies([copied], [train], 8) == pytest.approx(30 / 39)
+    assert text_measures.longest_copies([copied, [55, 56, 57], []], train) == [37, 0, 0]
+    assert text_measures.share_of_copies([copied], train, 8) == pytest.approx(30 / 39)
     for n in (1, 2, 3, 7, 8, 13):  # equal spans have equal hashes, whatever comes before them
-        whole = text_measures.hashed(train, n)
+        whole = text_measures.Spans(train).hashes(n)
         assert len(whole) == 5000 - n + 1
-        assert (text_measures.hashed(train[100:], n) == whole[100:]).all()
+        assert (text_measures.Spans(train[100:]).hashes(n) == whole[100:]).all()
         assert len(np.unique(whole)) == len(np.unique([*map(bytes, _spans(train, n))]))
 
 
@@ -208,8 +213,11 @@ def test_the_command_prints_a_table_and_keeps_every_number(
     printed = capsys.readouterr().out
     found = evaluations.read_all(run.path)
     assert set(found) == {"likelihood", "choices", "generation"}
+    pinned = run.record.derived["validation"]["text_sha256"]
+    assert found["likelihood"].protocol["pinned_sha256"] == pinned
+    # all 20 documents are read; training evaluates fewer
+    assert len({pinned, *(result.protocol["text_sha256"] for result in found.values())}) == 2
     for suite, result in found.items():
-        assert result.protocol["text_sha256"] == run.record.derived["validation"]["text_sha256"]
         for name, number in result.numbers.items():
             assert f"{suite}/{name} " in printed
             assert math.isfinite(number.value)
@@ -230,7 +238,6 @@ def test_the_command_prints_a_table_and_keeps_every_number(
         ("choices.items=0", "choices.items=0"),
         ("again=yes", "again=yes is not a choice"),
         ("likelihood.on=/nowhere", r"likelihood.on=/nowhere cannot be read: No such file"),
-        ("likelihood.overlap=64", "must be below trainer.seq_len=64"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -372,9 +379,84 @@ def test_a_damaged_result_is_none(tmp_path: Path, damage: dict[str, object]) -> 
     assert evaluations.read(path) is None
 
 
-def test_help_shows_the_default_of_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_default_and_the_meaning_of_every_field(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         evaluate.main(["--help"])
     told = capsys.readouterr().out
-    assert "tasks.names=[]\n" in told
+    assert re.search(r"tasks.names=\[\] +such as \[my_pairs\]; all of the folder if empty", told)
+    assert re.search(r"judge.model=null +\(text\) the judge's name on that server", told)
+    assert re.search(r"choices.seed=0 +another seed makes other items", told)
     assert "MISSING" not in told
+
+
+def test_a_suite_that_cannot_measure_a_run_keeps_no_other_from_it(
+    run: tinygpt.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["suite=likelihood,choices", "choices.items=2", "likelihood.overlap=64"]
+    broken = tmp_path / "broken"
+    shutil.copytree(run.path, broken)
+    (broken / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(SystemExit, match="1"):
+        evaluate.main([f"run={broken}", f"run={run.path}", "device=cpu", *typed, f"out={tmp_path}"])
+    printed = capsys.readouterr()
+    assert "choices/mean" in printed.out
+    assert printed.err.count("error: ") == 2
+    assert "likelihood.overlap=64 must be below trainer.seq_len=64" in printed.err
+    assert [path.name for path in (tmp_path / run.path.name).iterdir()] == ["choices.json"]
+
+
+def test_finished_evaluations_are_in_tensorboard(
+    run: tinygpt.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    measured(run.path, f"out={tmp_path}")
+    result = evaluations.read(tmp_path / run.path.name / "likelihood.json")
+    assert result is not None
+    loggers: dict[str, dict[str, object]] = {"tensorboard": {}, "wandb": {}}
+    mirror(RunRecord(tmp_path, {}, {"logger": loggers}, {}), {"likelihood": result})
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    (event,) = found.Scalars("evaluation/likelihood/bpb_split/low")
+    low = result.numbers["bpb_split"].low
+    assert (event.step, event.value) == (4, pytest.approx(low, rel=1e-6))
+
+
+def test_a_result_says_when_the_run_has_trained_on(run: tinygpt.Run, tmp_path: Path) -> None:
+    measured(run.path, f"out={tmp_path}", "checkpoint=latest")
+    result = evaluations.read(tmp_path / run.path.name / "likelihood.json")
+    assert result is not None
+    assert evaluations.outdated(run.path, result) is None
+    later = tmp_path / "later"
+    shutil.copytree(run.path, later)
+    (step,) = (later / "checkpoints").glob("step-*4")
+    sums = json.loads((step / "checksums.json").read_text())
+    (step / "checksums.json").write_text(json.dumps(sums | {"model.safetensors": "0" * 64}))
+    step.rename(step.with_name("step-00000009"))
+    reason = evaluations.outdated(later, result)
+    assert reason is not None
+    assert reason.startswith("likelihood was measured at step-00000004, and the run is now at step")
+    assert f"python -m tinygpt.evaluate run={later} suite=likelihood" in reason
+
+
+def test_numbers_do_not_depend_on_batches_or_on_prepared_text(
+    run: tinygpt.Run, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suites = [LikelihoodConfig(), ChoicesConfig(items=3), GenerationConfig(samples=3)]
+    suites[2].max_new_tokens = 30
+    found = [suite.run(subject).numbers for suite in suites]
+    shutil.move(run.path.parents[1] / "cache", run.path.parents[1] / "moved")
+    try:
+        fresh = Subject(run.path, checkpoint="latest", device="cpu", say=print, warn=print)
+        monkeypatch.setattr("tinygpt.evaluation.subject.LOGITS_AT_ONCE", 1)  # one text at once
+        again = [suite.run(fresh).numbers for suite in suites]
+        assert fresh.text_sha256() == subject.text_sha256()
+    finally:
+        shutil.rmtree(run.path.parents[1] / "cache")
+        shutil.move(run.path.parents[1] / "moved", run.path.parents[1] / "cache")
+    for one, other in zip(found, again, strict=True):
+        assert one.keys() == other.keys()
+        for name, number in one.items():
+            assert number.value == pytest.approx(other[name].value, rel=1e-6), name

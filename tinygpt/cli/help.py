@@ -167,10 +167,11 @@ def _comments(cls: type) -> dict[str, str]:
 def _defaults(cls: type) -> Iterator[tuple[str, str]]:
     """The fields that are not groups, with their defaults as a user would type them."""
     groups = {*registry.KINDS, *registry.SWEEP_KINDS, "trainer", "device"}
+    is_entry = cls in compose.CONFIG_CLASSES.values()  # a component's field may be called model
     for field in fields(cls):
         value = field.default_factory() if field.default_factory is not MISSING else field.default
         is_text = isinstance(value, str) and value != "???"
-        if field.name in groups and not is_text:
+        if field.name in groups and is_entry and not is_text:
             continue
         if field.name == "name" and cls is not RunConfig:  # a component's is set by its YAML
             continue

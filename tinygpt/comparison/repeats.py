@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinygpt.config import NOT_IDENTITY
+from tinygpt.config.presets import preset_of
 from tinygpt.errors import UserError, as_typed, nearest
+from tinygpt.records import evaluations
 from tinygpt.records.read import RunRecord
 
 # fields that do not make another configuration
@@ -17,6 +19,8 @@ IGNORED = (
     *("trainer.log_every", "trainer.save_every", "trainer.keep_checkpoints"),
 )
 _RESULTS = ("val/bpb", "val/loss", "tokens")  # numbers that repeat to the bit; times never do
+# of what made an evaluation: changes the last bits at most
+_NO_MATTER = ("python", "device_name", "kernels", "threads", "cpu_count", "platform")
 _HARDWARE = ("device_name", "device", "precision", "threads", "kernels")
 
 
@@ -82,34 +86,45 @@ def settings(run: RunRecord) -> dict[str, Any]:
     """The run's config with dotted keys, without the number of threads that a launcher chose.
 
     Threads change the last bits only. Threads that the user typed stay, to be compared.
+    `model` is the preset of the model, or None.
     """
-    if run.run.get("threads_by_launcher"):
-        return {**run.flat, "device.threads": None}
-    return run.flat
+    found = {**run.flat, "model": preset_of(run.config.get("model") or {})}
+    return found | {"device.threads": None} if run.run.get("threads_by_launcher") else found
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
     """The dotted keys of the config that do not have one value in all runs.
 
     Some runs lack a key, such as one of a component that they did not choose. Such a key differs
-    only if it does among the runs that have it.
+    only if it does among the runs that have it.  The fields of the model are one key, `model`, if
+    several differ and every model is a preset.
     """
     flats = [settings(run) for run in runs]
-    names = dict.fromkeys(key for flat in flats for key in flat)
-    return [
+    names = dict.fromkeys(key for flat in flats for key in flat if key != "model")
+    keys = [
         key
         for key in names
         if not any(key == name or key.startswith(f"{name}.") for name in IGNORED)
         and len({repr(flat[key]) for flat in flats if key in flat}) > 1
     ]
+    of_model = [key for key in keys if key.startswith("model.")]
+    if len(of_model) < 2 or not all(flat["model"] for flat in flats):
+        return keys
+    return ["model" if key == of_model[0] else key for key in keys if key not in of_model[1:]]
 
 
 def protocol(run: RunRecord, objective: Objective) -> str:
     """What the run was measured on, and how; only runs with equal protocols are compared."""
-    if result := run.evaluations.get(objective.name.partition("/")[0]):
+    suite, _, name = objective.name.partition("/")
+    if result := run.evaluations.get(suite):
         settings = " ".join(f"{k}={as_typed(v)}" for k, v in result.protocol["settings"].items())
-        text = str(result.protocol["text_sha256"])[:8]
-        return f"suite {result.suite} (text {text}, protocol {result.protocol_id}): {settings}"
+        parts = [f"text {str(text)[:8]}"] if (text := result.protocol.get("text_sha256")) else []
+        parts.append(f"protocol {result.protocol_id}")
+        number = result.numbers.get(name)
+        if number and number.of_tokens:
+            fingerprint = (run.run.get("data") or {}).get("tokenizer_fingerprint")
+            parts.append(f"tokenizer {str(fingerprint)[:8]}")
+        return f"suite {result.suite} ({', '.join(parts)}): {settings}"
     pinned = run.derived.get("validation")
     if not pinned:
         return "validation text that was not recorded"
@@ -117,6 +132,27 @@ def protocol(run: RunRecord, objective: Objective) -> str:
         f"{pinned['documents']:,} validation documents, {pinned['utf8_bytes']:,} bytes "
         f"(text {pinned['text_sha256'][:8]})"
     )
+
+
+def evaluation_notes(runs: Sequence[RunRecord], objective: Objective) -> Iterator[str]:
+    """What a reader must know of the evaluations that these runs are ranked by."""
+    suite, _, name = objective.name.partition("/")
+    results = [run.evaluations[suite] for run in runs if suite in run.evaluations]
+    if not any(result.numbers[name].headline for result in results if name in result.numbers):
+        yield (
+            f"{objective.name} is no headline: it describes a model, and a better model need not "
+            "have a better one"
+        )
+    for run in runs:
+        result = run.evaluations.get(suite)
+        if result and (reason := evaluations.outdated(run.path, result)):
+            yield f"run {run.label}: {reason}"
+    for key in dict.fromkeys(key for result in results for key in result.made_by):
+        if key in _NO_MATTER:
+            continue
+        values = dict.fromkeys(str(result.made_by.get(key)) for result in results)
+        if len(values) > 1:
+            yield f"measured with different {key}: {', '.join(values)}"
 
 
 def has_result(run: RunRecord, objective: Objective) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinygpt.comparison.repeats import settings
 from tinygpt.comparison.statistics import Comparison, importance
 from tinygpt.comparison.tables import cells, conclusion, headings, introduction
 from tinygpt.components.loggers.jsonl import Row
@@ -108,14 +109,21 @@ def _evaluations(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
             for run in runs
             if (result := run.evaluations.get(suite)) and result.protocol_id == protocol_id
         ]
-        names = dict.fromkeys(
-            name for _, result in found for name, n in result.numbers.items() if n.better
-        )
+        names = {  # and whether it is a headline
+            name: n.headline
+            for _, result in found
+            for name, n in result.numbers.items()
+            if n.better
+        }
         rows = [
-            [name, *(n.in_words() if (n := r.numbers.get(name)) else "" for _, r in found)]
-            for name in names
+            [
+                f"* {name}" if is_headline else name,
+                *(n.in_words() if (n := r.numbers.get(name)) else "" for _, r in found),
+            ]
+            for name, is_headline in sorted(names.items(), key=lambda each: not each[1])
         ]
-        title = f"{suite}, protocol {protocol_id}"
+        marked = "; better models have better numbers with *" if any(names.values()) else ""
+        title = f"{suite}, protocol {protocol_id}{marked}"
         tables.append(
             {"title": title, "headings": ["", *(r.label for r, _ in found)], "rows": rows}
         )
@@ -124,13 +132,14 @@ def _evaluations(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 def _run(run: RunRecord, keys: Sequence[str]) -> dict[str, Any]:
     metrics = {name: run.metric(name) for name in _COSTS}
+    differing = {key: settings(run).get(key) for key in keys}
     return {
         "label": run.label,
-        "words": " ".join(f"{key}={as_typed(run.flat.get(key))}" for key in keys),
+        "words": " ".join(f"{key}={as_typed(value)}" for key, value in differing.items()),
         "status": run.status,
         "error": run.error,
         "warnings": warnings(run),
-        "config": {key: _plain(value) for key, value in run.flat.items()},
+        "config": {key: _plain(value) for key, value in {**run.flat, **differing}.items()},
         "metrics": {name: value for name, value in metrics.items() if value is not None},
         "tokens_per_step": run.flat.get("trainer.tokens_per_step", 0),
         "flops_per_token": run.derived.get("flops_per_token"),

@@ -14,6 +14,7 @@ from tinygpt.comparison.repeats import (
     Objective,
     averaged_notes,
     differing_keys,
+    evaluation_notes,
     has_result,
     objective_of,
     protocol,
@@ -166,6 +167,8 @@ def _table(
     if measure is not None:
         _test(ordered, measure, objective)
     notes = _notes(ordered)
+    if objective.name not in METRICS:
+        notes += evaluation_notes([run for group in ordered for run in group.runs], objective)
     for group in ordered:
         notes += averaged_notes(group.label, group.by_seed, objective)
     return Table(name, ordered, measure, notes, objective)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def measure(config: LikelihoodConfig, subject: Subject) -> Findings:
     numbers = {
         "bpb": Finding(subject.pinned_bpb(), n=subject.pinned.documents, better="lower"),
         "bpb_split": intervals.ratio(bits, sizes, better="lower"),
-        "nats_per_token": Finding(float(nats.mean()), n=len(nats), better="lower"),
+        "nats_per_token": _per_token(nats),
     }
     places = np.arange(len(nats)) - np.repeat(starts, np.diff(starts, append=len(nats)))
     for low, high in PLACES:
@@ -80,7 +81,11 @@ def window_nats(subject: Subject, tokens: npt.NDArray[np.int64], *, overlap: int
 
 def _add(numbers: dict[str, Finding], name: str, nats: Nats, inside: Mask) -> None:
     if inside.any():
-        numbers[name] = intervals.mean(nats[inside], better="lower")
+        numbers[name] = _per_token(nats[inside])
+
+
+def _per_token(nats: Nats) -> Finding:
+    return replace(intervals.mean(nats, better="lower"), of_tokens=True)
 
 
 def _counts(subject: Subject) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
@@ -60,9 +61,10 @@ def measure(config: JudgeConfig, subject: Subject) -> Findings:
         if key not in kept.found:
             kept.add(key, _grades(_ask(config, question)))
         graded.append(kept.found[key])
-    numbers = {
-        name: intervals.mean([one[name] for one in graded], better="higher") for name in GRADES
-    }
+    numbers = {}
+    for name in GRADES:
+        grade = intervals.mean([one[name] for one in graded], better="higher")
+        numbers[name] = replace(grade, of_tokens=True)  # max_new_tokens ends stories
     stories = [
         {"beginning": p, "completion": t, **g}
         for p, t, g in zip(prompts, texts, graded, strict=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tinygpt.corpus.shards import json_sha256, read_sealed, write_sealed
 from tinygpt.errors import UserError
 from tinygpt.evaluation import intervals, minimal_pairs, storyworld_items
 from tinygpt.evaluation.minimal_pairs import Item
@@ -22,7 +25,7 @@ _CONTEXT = 120  # characters of context in an example
 def score_choices(config: ChoicesConfig, subject: Subject) -> Findings:
     """The numbers of `suite=choices`: the share of right choices for each kind, and their mean."""
     documents = subject.documents(limit=config.documents)
-    items = build_items(documents, config, world=subject.cfg.dataset.name == "storyworld")
+    items = known_items(documents, config, subject)
     if not items:
         raise UserError(
             f"suite=choices finds no place for a choice in {len(documents):,} validation "
@@ -51,13 +54,21 @@ def n_right(differences: Sequence[float]) -> float:
     return sum(1.0 if d > TIE else 0.5 if d >= -TIE else 0.0 for d in differences)
 
 
-def build_items(
-    documents: Sequence[str], config: ChoicesConfig, *, world: bool
+def known_items(
+    documents: Sequence[str], config: ChoicesConfig, subject: Subject
 ) -> Mapping[str, Sequence[Item]]:
-    """The items of each kind; `world` adds those whose answer storyworld's grammar knows."""
+    """The items of each kind, from a file beside the prepared text if they were made before."""
+    is_world = subject.cfg.dataset.name == "storyworld"
+    settings = {"version": config.version, "items": config.items, "seed": config.seed}
+    key = json_sha256({**settings, "world": is_world, "documents": documents})
+    path = subject.prepared.folder / f"choices-{key[:16]}.json"
+    if content := read_sealed(path):
+        return {kind: [Item(**item) for item in items] for kind, items in content["items"].items()}
     made = minimal_pairs.build(documents, items=config.items, seed=config.seed)
-    if world:
+    if is_world:  # its grammar knows more answers
         made |= storyworld_items.build(documents, items=config.items, seed=config.seed)
+    with suppress(OSError):  # the folder may be another user's
+        write_sealed(path, {"items": {k: [*map(asdict, items)] for k, items in made.items()}})
     return made
 
 

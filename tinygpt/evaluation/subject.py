@@ -6,6 +6,7 @@ B texts, T tokens, V vocabulary; scores are in nats.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from tinygpt.corpus.prepared import Prepared, prepare
 from tinygpt.errors import UserError
-from tinygpt.generation.engine import generate
+from tinygpt.generation.engine import Event, FinishedEvent, generate
 from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.records.read import read_run
 from tinygpt.training.batches import eval_batches
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Nats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+REPORT_EVERY_S = 5.0
 LOGITS_AT_ONCE = 1 << 24  # float32 numbers of logits in memory: 64 MB
 
 
@@ -46,10 +48,10 @@ class Scorer:
     def stream_nats(self, tokens: Any, *, batch_size: int | None = None) -> Nats:
         """Nats of each token but the first of a stream, in consecutive windows of seq_len."""
         size = batch_size or self._rows(self.seq_len)
-        found = [
-            self._window_scores(torch.from_numpy(batch))[0].flatten()
-            for batch in eval_batches(tokens, seq_len=self.seq_len, batch_size=size)
-        ]
+        found: list[Nats] = []
+        for batch in eval_batches(tokens, seq_len=self.seq_len, batch_size=size):
+            found.append(self._window_scores(torch.from_numpy(batch))[0].flatten())
+            self.advance(sum(map(len, found)), len(tokens) - 1, "tokens")
         return np.concatenate(found) if found else np.zeros(0)
 
     def text_nats(self, texts: Sequence[str], *, batch_size: int | None = None) -> list[Nats]:
@@ -83,6 +85,7 @@ class Scorer:
         scores: list[tuple[Nats, Mask]] = [(np.zeros(0), np.zeros(0, np.bool_))] * len(pieces)
         order = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]))
         while order:
+            self.advance(len(pieces) - len(order), len(pieces), "windows")
             longest = len(pieces[order[-1]][1])
             take = min(len(order), batch_size or self._rows(longest))
             batch, order = order[-take:], order[:-take]
@@ -100,6 +103,9 @@ class Scorer:
             joined[number][1].append(likeliest)
         return [(np.concatenate(nats), np.concatenate(top)) for nats, top in joined]
 
+    def advance(self, done: int, total: int, unit: str) -> None:
+        """Called before and after parts of long work; does nothing here."""
+
     def _rows(self, length: int) -> int:
         return max(1, LOGITS_AT_ONCE // (max(1, length) * self.tokenizer.vocab_size))
 
@@ -109,8 +115,9 @@ class Scorer:
         with torch.no_grad():
             logits = self.model(tokens[:, :-1]).float()
         targets = tokens[:, 1:]
-        nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-        likeliest = logits.argmax(-1) == targets
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        nats = nats.view_as(targets)
+        likeliest = logits.gather(-1, targets[..., None])[..., 0] >= logits.amax(-1)
         return nats.cpu().numpy().astype(np.float64), likeliest.cpu().numpy()
 
 
@@ -131,6 +138,7 @@ class Subject(Scorer):
         warn: Callable[[str], None],
     ) -> None:
         self.run, self.say = run, say
+        self._told_at = time.monotonic()
         self.record = read_run(run)
         self.trained = load_trained(
             run, checkpoint=checkpoint, device=device, own_precision=True, warn=warn
@@ -138,6 +146,13 @@ class Subject(Scorer):
         self.cfg = self.trained.cfg
         seq_len = self.cfg.trainer.seq_len
         super().__init__(self.trained.model, self.trained.tokenizer, seq_len=seq_len)
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        """Say how much is done, every few seconds."""
+        now = time.monotonic()
+        if 0 < done < total and now - self._told_at > REPORT_EVERY_S:
+            self.say(f"  {done:,} of {total:,} {unit}")
+            self._told_at = now
 
     def weights_sha256(self) -> str:
         """The sha256 of the checkpoint's weights, as the checkpoint lists it."""
@@ -165,6 +180,14 @@ class Subject(Scorer):
         limit = self.cfg.trainer.eval_bytes
         return Validation(prepared, max_bytes=None if limit is None else int(limit))
 
+    def text_sha256(self, *, documents: int | None = None) -> dict[str, str]:
+        """Hashes of the first documents of the validation split, or of all and the pinned ones."""
+        n = len(self.prepared.document_ends("validation"))
+        first = self.prepared.text_checksum("validation", min(n, documents or n))
+        if documents is not None:
+            return {"text_sha256": first}
+        return {"text_sha256": first, "pinned_sha256": self.pinned.checksum}
+
     def documents(self, split: Split = "validation", *, limit: int | None = None) -> list[str]:
         """The texts of a split from its beginning, up to `limit` documents."""
         return list(self.prepared.documents(split, limit=limit))
@@ -188,11 +211,19 @@ class Subject(Scorer):
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[int]]:
         """New tokens for each prompt."""
+        done = 0
+
+        def watch(index: int, event: Event) -> None:
+            nonlocal done
+            done += isinstance(event, FinishedEvent)
+            self.advance(done, len(prompts), "texts written")
+
         samples = generate(
             self.model,
             self.tokenizer,
             [self.tokenizer.encode(prompt) for prompt in prompts],
             config=sampling,
             seq_len=self.seq_len,
+            on_event=watch,
         )
         return [sample.tokens for sample in samples]

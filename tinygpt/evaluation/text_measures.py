@@ -13,8 +13,12 @@ import numpy.typing as npt
 _WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?|[.,!?]")  # letters of any alphabet
 _LETTERS = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 _CHUNK = 1 << 22  # training tokens that are hashed at once
+_SHORTEST = 8  # tokens of a span whose places in the training tokens are kept
+_FILTER_BITS = 22  # of a hash
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 Ids = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 
 
 def words(text: str) -> list[str]:
@@ -50,23 +54,31 @@ def self_bleu(texts: Sequence[str]) -> list[float]:
     """
     if len(texts) < 2:
         return []
-    grams = [[Counter(ngrams(words(text), n)) for n in range(1, 5)] for text in texts]
-    lengths = [len(words(text)) for text in texts]
+    split = [words(text) for text in texts]
+    logs = [0.0] * len(texts)
+    for n in range(1, 5):
+        grams = [Counter(ngrams(of_text, n)) for of_text in split]
+        most: dict[tuple[str, ...], tuple[int, int, int]] = {}  # count, whose, next count
+        for i, own in enumerate(grams):
+            for gram, count in own.items():
+                first, whose, second = most.get(gram, (0, -1, 0))
+                if count > first:
+                    most[gram] = count, i, first
+                elif count > second:
+                    most[gram] = first, whose, count
+        for i, own in enumerate(grams):
+            matches = 0
+            for gram, count in own.items():
+                first, whose, second = most[gram]
+                matches += min(count, second if whose == i else first)
+            logs[i] += math.log(max(matches, 0.5) / max(1, sum(own.values()))) / 4
     scores = []
-    for i, own in enumerate(grams):
-        if lengths[i] < 4:
+    for i, of_text in enumerate(split):
+        if len(of_text) < 4:
             continue
-        others = [j for j in range(len(texts)) if j != i]
-        logs = 0.0
-        for n in range(4):
-            most: Counter[tuple[str, ...]] = Counter()
-            for j in others:
-                most |= grams[j][n]
-            matches = sum((own[n] & most).values())
-            logs += math.log(max(matches, 0.5) / max(1, sum(own[n].values()))) / 4
-        nearest = min((lengths[j] for j in others), key=lambda size: abs(size - lengths[i]))
-        brevity = min(0.0, 1 - nearest / lengths[i])
-        scores.append(math.exp(logs + brevity))
+        others = (len(other) for j, other in enumerate(split) if j != i)
+        nearest = min(others, key=lambda size: abs(size - len(of_text)))
+        scores.append(math.exp(logs[i] + min(0.0, 1 - nearest / len(of_text))))
     return scores
 
 
@@ -124,76 +136,112 @@ def distance(texts: Sequence[str], others: Sequence[str], n: int) -> float | Non
 # Copies, over token ids
 
 
-def longest_copies(texts: Sequence[Sequence[int]], chunks: Sequence[Ids]) -> list[int]:
+def longest_copies(texts: Sequence[Sequence[int]], train: Ids) -> list[int]:
     """Of each text the longest span, in tokens, that the training tokens have as well.
 
-    A span of n is a copy only if one of n - 1 is, so all texts are searched by halves together.
     Spans are compared by 64-bit hashes.
     """
-    low, high = [0] * len(texts), [len(text) for text in texts]
-    while any(a < b for a, b in zip(low, high, strict=True)):
-        middles = [(a + b + 1) // 2 for a, b in zip(low, high, strict=True)]
-        open_ = [i for i in range(len(texts)) if low[i] < high[i]]
-        found = set()
-        for n in {middles[i] for i in open_}:
-            found |= _with_copies([i for i in open_ if middles[i] == n], texts, chunks, n)
-        for i in open_:
-            if i in found:
-                low[i] = middles[i]
-            else:
-                high[i] = middles[i] - 1
+    own = [Spans(np.asarray(text, np.int64)) for text in texts]
+    margin = max((len(text) for text in texts), default=0)
+    longest = [0] * len(texts)
+    for start in range(0, len(train), _CHUNK):
+        longest = _longer(longest, own, Spans(train[start : start + _CHUNK + margin]))
+    return longest
+
+
+def _longer(known: Sequence[int], texts: Sequence[Spans], train: Spans) -> list[int]:
+    """The longest copies, if those of `known` lengths are from other training tokens.
+
+    A span of n is a copy only if one of n - 1 is, so all texts are searched by halves together.
+    """
+    places: dict[int, npt.NDArray[np.int64]] = {}  # by size: where training has a span of a text
+
+    def at(size: int) -> npt.NDArray[np.int64] | None:
+        """Where a span of `size`, a power of two, of any text begins; None: everywhere."""
+        if size < _SHORTEST:
+            return None
+        if size not in places:
+            before = at(size // 2)
+            _, found = train.matches(_together(texts, size), size, before)
+            places[size] = found
+        return places[size]
+
+    low, high = list(known), [max(k, len(text)) for k, text in zip(known, texts, strict=True)]
+    while open_ := [i for i in range(len(texts)) if low[i] < high[i]]:
+        middles = {i: (low[i] + high[i] + 1) // 2 for i in open_}
+        for n in sorted(set(middles.values())):
+            now = [i for i in open_ if middles[i] == n]
+            wanted = _together([texts[i] for i in now], n)
+            copies, _ = train.matches(wanted, n, at(1 << (n.bit_length() - 1)))
+            for i in now:
+                if np.isin(texts[i].hashes(n), copies).any():
+                    low[i] = n
+                else:
+                    high[i] = n - 1
     return low
 
 
-def _with_copies(
-    numbers: Sequence[int], texts: Sequence[Sequence[int]], chunks: Sequence[Ids], n: int
-) -> set[int]:
-    """Which of the texts have a span of n tokens that a chunk has."""
-    hashes = {i: hashed(np.asarray(texts[i], np.int64), n) for i in numbers}
-    known = _known(np.unique(np.concatenate(list(hashes.values()))), chunks, n)
-    return {i for i, own in hashes.items() if np.isin(own, known).any()}
-
-
-def share_of_copies(texts: Sequence[Sequence[int]], chunks: Sequence[Ids], n: int) -> float:
+def share_of_copies(texts: Sequence[Sequence[int]], train: Ids, n: int) -> float:
     """The share of the texts' n-token spans that the training tokens have as well."""
-    all_hashes = [hashed(np.asarray(text, np.int64), n) for text in texts]
-    together = np.concatenate([np.zeros(0, np.uint64), *all_hashes])
-    if not len(together):
+    own = [Spans(np.asarray(text, np.int64)) for text in texts]
+    wanted = _together(own, n)
+    if not len(wanted):
         return 0.0
-    known = _known(np.unique(together), chunks, n)
-    return float(np.isin(together, known).mean())
+    copies = [
+        Spans(train[start : start + _CHUNK + n - 1]).matches(wanted, n)[0]
+        for start in range(0, len(train), _CHUNK)
+    ]
+    together = np.concatenate([text.hashes(n) for text in own])
+    return float(np.isin(together, np.concatenate([np.zeros(0, np.uint64), *copies])).mean())
 
 
-def _known(wanted: npt.NDArray[np.uint64], chunks: Sequence[Ids], n: int) -> npt.NDArray[np.uint64]:
-    """Which of the sorted hashes are those of a span of n tokens in a chunk."""
-    seen = np.zeros(len(wanted), bool)
-    for chunk in chunks:
-        for start in range(0, max(1, len(chunk) - n + 1), _CHUNK):
-            found = hashed(chunk[start : start + _CHUNK + n - 1], n)
-            places = np.minimum(np.searchsorted(wanted, found), len(wanted) - 1)
-            seen[places[wanted[places] == found]] = True
-    return wanted[seen]
+def _together(texts: Sequence[Spans], n: int) -> Hashes:
+    """The different hashes of the texts' spans of n tokens, sorted."""
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *(text.hashes(n) for text in texts)]))
 
 
-def hashed(tokens: Ids, n: int) -> npt.NDArray[np.uint64]:
-    """A hash of each span of n tokens: a polynomial modulo 2^64 of mixed ids."""
-    if len(tokens) < n:
-        return np.zeros(0, np.uint64)
-    with np.errstate(over="ignore"):
+class Spans:
+    """Hashes of the spans of a stream of tokens: a polynomial modulo 2^64 of mixed ids."""
+
+    def __init__(self, tokens: Ids) -> None:
         mixed = (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
         mixed ^= mixed >> np.uint64(29)
-        total, size, power, found = 0, 1, _BASE, mixed
-        # spans of n from spans of powers of two, so that the work is n log n at most
-        result = np.zeros(len(tokens) - n + 1, np.uint64)
-        left = n
-        while left:
-            if left & size:
-                part = found[total : total + len(result)]
-                result = result * power + part
-                total += size
-                left -= size
-            if left:
-                found = found[:-size] * power + found[size:]
-                power = power * power
-                size *= 2
-    return result
+        powers = np.cumprod(np.full(len(tokens), _BASE))
+        self._sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed * powers)])
+        self._inverse = np.cumprod(np.full(len(tokens), _INVERSE))  # so place does not matter
+
+    def __len__(self) -> int:
+        return len(self._inverse)
+
+    def hashes(self, n: int, places: npt.NDArray[np.int64] | None = None) -> Hashes:
+        """The hash of each span of n tokens, or of those that begin at `places`."""
+        found: Hashes
+        if places is None:
+            count = max(0, len(self) - n + 1)
+            found = (self._sums[n : n + count] - self._sums[:count]) * self._inverse[:count]
+        else:
+            found = (self._sums[places + n] - self._sums[places]) * self._inverse[places]
+        return found
+
+    def matches(
+        self, wanted: Hashes, n: int, places: npt.NDArray[np.int64] | None = None
+    ) -> tuple[Hashes, npt.NDArray[np.int64]]:
+        """Which of the sorted hashes are of spans of n tokens here, and where these begin.
+
+        Looks at `places` only, if given.
+        """
+        if places is not None:
+            places = places[places <= len(self) - n]
+        hashes = self.hashes(n, places)
+        if not len(wanted) or not len(hashes):
+            return wanted[:0], np.zeros(0, np.int64)
+        marked = np.zeros(1 << _FILTER_BITS, np.bool_)  # most spans are none of the wanted ones
+        shift = np.uint64(64 - _FILTER_BITS)
+        marked[wanted >> shift] = True
+        likely = np.flatnonzero(marked[hashes >> shift])
+        index = np.minimum(np.searchsorted(wanted, hashes[likely]), len(wanted) - 1)
+        right = wanted[index] == hashes[likely]
+        seen = np.zeros(len(wanted), np.bool_)
+        seen[index[right]] = True
+        found = likely[right]
+        return wanted[seen], found if places is None else places[found]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,21 +27,21 @@ Better = Literal["higher", "lower"]
 
 def measure(config: GenerationConfig, subject: Subject) -> Findings:
     """The numbers of `suite=generation`; each `data/...` is the same measure of held-out text."""
-    held_out = subject.documents(limit=max(config.samples, 500))
+    held_out = subject.documents(limit=config.documents)
     prompts = [beginning(text, config.prompt_words) for text in held_out[: config.samples]]
     sampling = SamplingConfig(
         temperature=config.temperature,
         top_k=config.top_k,
-        max_new_tokens=config.max_new_tokens,
+        max_new_tokens=config.max_new_tokens or _usual_length(subject, config.documents),
         seed=config.seed,
     )
     new = subject.generate(prompts, sampling)
     decode = subject.tokenizer.decode
     texts = [p + decode(ids) for p, ids in zip(prompts, new, strict=True)]
     data = held_out[: len(texts)]
-    ended = sum(len(ids) < config.max_new_tokens for ids in new)
+    ended = sum(len(ids) < sampling.max_new_tokens for ids in new)
     numbers = {"ends": intervals.share(ended, len(new), better="higher")}
-    known = text_measures.vocabulary(_train_texts(subject))
+    known = _known_words(subject, [*texts, *data])
     of_text: dict[str, tuple[Callable[[str], float | None], Better | None]] = {
         "words": (lambda text: float(len(text.split())), None),
         "repeated_4grams": (text_measures.repeated, "lower"),
@@ -65,13 +66,22 @@ def measure(config: GenerationConfig, subject: Subject) -> Findings:
     _add_copies(numbers, config, subject, new, data)
     notes = _add_grammar(numbers, texts, data)
     examples: dict[str, Any] = {
+        "max_new_tokens": sampling.max_new_tokens,
         "stories": [
             {"prompt": p, "text": t} for p, t in list(zip(prompts, texts, strict=True))[:SHOWN]
-        ]
+        ],
     }
     if subject.cfg.dataset.name == "storyworld":
-        examples["left_the_grammar"] = _add_storyworld(numbers, config, subject)
+        examples["left_the_grammar"] = _add_storyworld(numbers, config, subject, sampling)
+    # max_new_tokens ends stories, so no number is independent of the tokenizer
+    numbers = {name: replace(number, of_tokens=True) for name, number in numbers.items()}
     return Findings(numbers, examples, notes)
+
+
+def _usual_length(subject: Subject, documents: int) -> int:
+    """Tokens that 99 % of the first held-out documents have at most."""
+    ends = np.asarray(subject.prepared.document_ends("validation")[:documents])[:, 0]
+    return int(np.percentile(np.diff(ends, prepend=1), 99))
 
 
 def beginning(text: str, n_words: int) -> str:
@@ -80,15 +90,18 @@ def beginning(text: str, n_words: int) -> str:
     return match[0] if match else ""
 
 
-def _train_texts(subject: Subject) -> list[str]:
-    """Training documents from the beginning, up to KNOWN_BYTES."""
-    found, size = [], 0
+def _known_words(subject: Subject, texts: Sequence[str]) -> set[str]:
+    """The words of the texts that training documents have, in the first KNOWN_BYTES."""
+    known: set[str] = set()
+    wanted, size = text_measures.vocabulary(texts), 0
     for text in subject.prepared.documents("train"):
-        found.append(text)
-        size += len(text)
-        if size > KNOWN_BYTES:
+        if not wanted or size > KNOWN_BYTES:
             break
-    return found
+        found = text_measures.vocabulary([text]) & wanted
+        known |= found
+        wanted -= found
+        size += len(text)
+    return known
 
 
 def _add_copies(
@@ -100,11 +113,11 @@ def _add_copies(
 ) -> None:
     """The longest copied span, and the share of spans that training text has."""
     stream = subject.prepared.tokens("train")
-    chunks = [np.asarray(stream[: min(len(stream), config.copy_tokens)], dtype=np.int64)]
+    train = np.asarray(stream[: min(len(stream), config.copy_tokens)], dtype=np.int64)
     own = [subject.tokenizer.encode(text) for text in data]
     for prefix, group in (("", new), ("data/", own)):
-        longest = text_measures.longest_copies(group, chunks)
-        share = text_measures.share_of_copies(group, chunks, SPAN)
+        longest = text_measures.longest_copies(group, train)
+        share = text_measures.share_of_copies(group, train, SPAN)
         better: Better | None = None if prefix else "lower"
         numbers[f"{prefix}longest_copy"] = intervals.mean(longest, better=better)
         numbers[f"{prefix}copied_{SPAN}grams"] = Finding(share, n=len(group), better=better)
@@ -128,15 +141,12 @@ def _add_grammar(
 
 
 def _add_storyworld(
-    numbers: dict[str, Finding], config: GenerationConfig, subject: Subject
+    numbers: dict[str, Finding],
+    config: GenerationConfig,
+    subject: Subject,
+    sampling: SamplingConfig,
 ) -> list[str]:
     """How many whole stories the grammar accepts, and where it does not understand the others."""
-    sampling = SamplingConfig(
-        temperature=config.temperature,
-        top_k=config.top_k,
-        max_new_tokens=config.max_new_tokens,
-        seed=config.seed,
-    )
     new = subject.generate([""] * config.samples, sampling)
     texts = [subject.tokenizer.decode(ids) for ids in new]
     reasons, read = [], []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,19 +35,24 @@ class Result:
     weights_sha256: str = ""  # of the checkpoint's model.safetensors
 
     @property
+    def step(self) -> int:
+        """The step of the checkpoint."""
+        return _step(self.checkpoint)
+
+    @property
     def protocol_id(self) -> str:
         """A short hash of the protocol."""
         return protocol_id(self.protocol)
 
 
-def protocol_of(config: EvaluationConfig, text_sha256: str) -> dict[str, Any]:
-    """All that must be equal for two numbers to be compared."""
+def protocol_of(config: EvaluationConfig, texts: Mapping[str, str]) -> dict[str, Any]:
+    """All that must be equal for two numbers to be compared; `texts` are hashes by name."""
     settings = {key: value for key, value in asdict(config).items() if key != "name"}
     protocol = {
         "suite": config.name,
         "version": config.version,
         "settings": settings,
-        "text_sha256": text_sha256,
+        **texts,
     }
     if files := config.files():
         protocol["files_sha256"] = _sha256(files)
@@ -95,15 +101,54 @@ def read(path: Path) -> Result | None:
         return None
 
 
+def _step(checkpoint: str) -> int:
+    return int(checkpoint.rpartition("-")[2])
+
+
 def _is_complete(result: Result) -> bool:
     """Whether the parts that commands read are of their types."""
     ends = [(number.value, number.low, number.high) for number in result.numbers.values()]
     return (
-        all(isinstance(value, float | int) for value, _, _ in ends)
+        _step(result.checkpoint) >= 0
+        and all(isinstance(value, float | int) for value, _, _ in ends)
         and all(isinstance(end, float | int | None) for _, *both in ends for end in both)
         and isinstance(result.protocol.get("settings"), dict)
-        and "text_sha256" in result.protocol
         and all(isinstance(note, str) for note in result.notes)
+    )
+
+
+def as_metrics(result: Result) -> dict[str, float]:
+    """The numbers and the ends of their intervals, as evaluation/SUITE/NUMBER."""
+    found: dict[str, float] = {}
+    for name, number in result.numbers.items():
+        key = f"evaluation/{result.suite}/{name}"
+        ends = {key: number.value, f"{key}/low": number.low, f"{key}/high": number.high}
+        found |= {end: value for end, value in ends.items() if value is not None}
+    return found
+
+
+def outdated(run: Path, result: Result) -> str | None:
+    """Why a result is not of the run's present model; None if it is, or if nobody can tell.
+
+    The model is the run's best checkpoint, or its newest one.
+    """
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    try:
+        newest = folders[-1]
+        best = json.loads((newest / "state.json").read_bytes()).get("best_step")
+        present = {newest, *(folder for folder in folders if _step(folder.name) == best)}
+        weights = {
+            json.loads((folder / "checksums.json").read_bytes())["model.safetensors"]
+            for folder in present
+        }
+    except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):
+        return None
+    if result.weights_sha256 in weights:
+        return None
+    return (
+        f"{result.suite} was measured at {result.checkpoint}, and the run is now at "
+        f"{newest.name}; measure it again with\n"
+        f"  python -m tinygpt.evaluate {shlex.quote(f'run={run}')} suite={result.suite}"
     )
 
 

@@ -11,7 +11,9 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinygpt.config.presets import short_name
 from tinygpt.errors import UserError, as_typed, nearest, visible
+from tinygpt.records import evaluations
 from tinygpt.records.hints import sample_command
 from tinygpt.records.read import RunRecord
 
@@ -151,13 +153,12 @@ def _table(runs: Sequence[RunRecord]) -> "Table":
         table.add_column(name, justify="left" if left else "right")
     table.add_column("why")
     for run in runs:
-        model = "-".join(str(run.flat.get(f"model.{k}", "?")) for k in ("n_layer", "d_model"))
         own = {"name": run.flat.get("name") or "", "tags": ",".join(run.flat.get("tags") or ())}
         texts = [
             str(run.path),
             *(own[title] for title in titles),
             run.status,
-            model,
+            short_name(run.config.get("model") or {}),
             str(run.flat.get("tokenizer.name", "")),
             *_numbers(run),
             (run.error or "").partition("\n")[0],
@@ -184,29 +185,12 @@ def show_run(run: RunRecord) -> None:
 
 def _lines(run: RunRecord) -> Iterator[str]:
     yield f"{run.id}: {run.status}{f', {run.error}' if run.error else ''}"
-    yield f"  folder   {run.path}"
-    for name in ("name", "notes"):
-        if run.flat.get(name):
-            yield f"  {name:<8} {run.flat[name]}"
-    if run.flat.get("tags"):
-        yield f"  tags     {', '.join(run.flat['tags'])}"
-    for name in ("command", "started_at", "ended_at"):
-        if run.run.get(name):
-            yield f"  {name:<8} {run.run[name]}"
-    git = run.run.get("git") or {}
-    if git:
-        dirty = ", with changes: git.diff" if git["dirty"] else ""
-        yield f"  commit   {git['commit'][:10]}{dirty}"
-    for name in ("val/bpb", "val/loss", "tokens", "tokens_per_sec", "elapsed_s", "n_params"):
-        if (value := run.metric(name)) is not None:
-            yield f"  {name:<14} {value:,.4f}".rstrip("0").rstrip(".")
-    for suite, result in run.evaluations.items():
-        for name, number in result.numbers.items():
-            if number.better is not None:
-                yield f"  {suite}/{name} {number.in_words()}"
-    losses = [row["train/loss"] for row in run.rows if "train/loss" in row]
-    if losses:
-        yield f"  train/loss     {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}"
+    facts = dict(_facts(run))
+    width = max(map(len, facts))
+    yield from (f"  {name:<{width}}  {value}" for name, value in facts.items())
+    for result in run.evaluations.values():
+        if reason := evaluations.outdated(run.path, result):
+            yield f"  note: {reason}"
     yield "  config:"
     for key, value in run.flat.items():
         yield f"    {key}={_list_as_typed(value) if isinstance(value, list) else as_typed(value)}"
@@ -214,6 +198,32 @@ def _lines(run: RunRecord) -> Iterator[str]:
         yield f"go on with\n  {_resume(run)}"
     elif run.status == "finished":
         yield f"write with it\n  {sample_command(run.path, run.run)}"
+
+
+def _facts(run: RunRecord) -> Iterator[tuple[str, str]]:
+    """Names and values: what the run is, its results, and its headlines in evaluations."""
+    yield "folder", str(run.path)
+    for name in ("name", "notes"):
+        if run.flat.get(name):
+            yield name, str(run.flat[name])
+    if run.flat.get("tags"):
+        yield "tags", ", ".join(run.flat["tags"])
+    yield "model", short_name(run.config.get("model") or {})
+    for name in ("command", "started_at", "ended_at"):
+        if run.run.get(name):
+            yield name, str(run.run[name])
+    if git := run.run.get("git"):
+        yield "commit", git["commit"][:10] + ", with changes: git.diff" * bool(git["dirty"])
+    for name in ("val/bpb", "val/loss", "tokens", "tokens_per_sec", "elapsed_s", "n_params"):
+        if (value := run.metric(name)) is not None:
+            yield name, f"{value:,.4f}".rstrip("0").rstrip(".")
+    losses = [row["train/loss"] for row in run.rows if "train/loss" in row]
+    if losses:
+        yield "train/loss", f"{losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}"
+    for suite, result in run.evaluations.items():
+        for name, number in result.numbers.items():
+            if number.better is not None:
+                yield f"{suite}/{name}", number.in_words()
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

@@ -9,6 +9,7 @@ from tinygpt.config import convert
 from tinygpt.config.overrides import parse
 from tinygpt.errors import UserError
 from tinygpt.interfaces import RunInfo
+from tinygpt.records.evaluations import as_metrics
 from tinygpt.records.read import RunRecord
 
 OVER = ("finished", "failed", "interrupted", "stopped", "dead", "paused")
@@ -50,7 +51,16 @@ def send(run: RunRecord, cfg: WandbConfig) -> str:
         run.rows,
         samples,
         status=ended.get(run.status, "interrupted"),
-        summary={**run.summary, "status": run.status},
+        summary={**run.summary, "status": run.status, **_evaluations(run)},
         started_s=datetime.fromisoformat(run.started_at).timestamp(),
     )
-    return f"{new} of {len(run.rows)} rows were new and are sent"
+    evaluations = f", and the evaluations {', '.join(run.evaluations)}" if run.evaluations else ""
+    return f"{new} of {len(run.rows)} rows were new and are sent{evaluations}"
+
+
+def _evaluations(run: RunRecord) -> dict[str, float | str]:
+    """The numbers of `tinygpt.evaluate`, and the checkpoint that each suite measured."""
+    found: dict[str, float | str] = {}
+    for suite, result in run.evaluations.items():
+        found |= {f"evaluation/{suite}/checkpoint": result.checkpoint, **as_metrics(result)}
+    return found

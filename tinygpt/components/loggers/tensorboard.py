@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinygpt.errors import UserError
@@ -13,6 +14,7 @@ from tinygpt.registry import register
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+FOLDER = "tensorboard"  # in a run folder
 FLUSH_S = 5  # a killed run loses the rows of this time
 
 
@@ -24,12 +26,26 @@ class TensorBoardConfig(LoggerConfig):
     name: str = "tensorboard"
 
     def build(self) -> Logger:
-        if find_spec("tensorboard") is None:
-            raise UserError(
-                "logger=tensorboard needs a library that is not installed; type\n"
-                '  pip install "tinygpt[tensorboard]"'
-            )
+        _check_installed()
         return TensorBoardLogger()
+
+
+def _check_installed() -> None:
+    if find_spec("tensorboard") is None:
+        raise UserError(
+            "logger=tensorboard needs a library that is not installed; type\n"
+            '  pip install "tinygpt[tensorboard]"'
+        )
+
+
+def write_scalars(folder: Path, numbers: Mapping[str, float], *, step: int) -> None:
+    """Add numbers to the files of a run that is over; raises UserError without TensorBoard."""
+    _check_installed()
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(log_dir=str(folder / FOLDER), filename_suffix=".evaluation") as writer:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
 
 
 class TensorBoardLogger(Logger):
@@ -42,7 +58,7 @@ class TensorBoardLogger(Logger):
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(
-            log_dir=str(run.folder / "tensorboard"),
+            log_dir=str(run.folder / FOLDER),
             # TensorBoard then hides the rows that were logged after the checkpoint
             purge_step=None if run.resumed_at is None else run.resumed_at + 1,
             flush_secs=FLUSH_S,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class ChoicesConfig(EvaluationConfig):
     """Shares of right choices, a half for chance: endings, names, pronouns, grammar, order."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     name: str = "choices"
     items: int = 200  # of each kind, at most; more narrows the intervals
     documents: int = 2000  # validation documents that items are made from, at most
@@ -28,6 +29,10 @@ class ChoicesConfig(EvaluationConfig):
         check_range("choices.items", self.items, low=1, high=1_000_000)
         check_range("choices.documents", self.documents, low=2, high=10_000_000)
         check_range("choices.seed", self.seed, low=0)
+
+    def texts(self, subject: Subject) -> Mapping[str, str]:
+        """See EvaluationConfig."""
+        return subject.text_sha256(documents=self.documents)
 
     def run(self, subject: Subject) -> Findings:
         from tinygpt.evaluation.scoring import score_choices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
@@ -50,6 +51,10 @@ class JudgeConfig(EvaluationConfig):
             raise UserError(
                 f"judge.url={self.url} is not the address of a server; type https://..."
             )
+
+    def texts(self, subject: Subject) -> Mapping[str, str]:
+        """See EvaluationConfig."""
+        return subject.text_sha256(documents=self.samples)
 
     def run(self, subject: Subject) -> Findings:
         from tinygpt.evaluation.judging import measure

@@ -21,6 +21,7 @@ class LikelihoodConfig(EvaluationConfig):
     """Bits per byte of the validation split, by place, by frequency and by document."""
 
     version: ClassVar[int] = 1
+    headlines: ClassVar[tuple[str, ...]] = ("bpb", "bpb_split")
     name: str = "likelihood"
     on: str | None = None  # a UTF-8 text file that is scored as well, as one document
     # tokens of context that a window repeats: 0 is training's protocol, more gives a lower number

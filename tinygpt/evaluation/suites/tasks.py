@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +52,10 @@ class TasksConfig(EvaluationConfig):
         """See EvaluationConfig."""
         folder = Path(self.folder or "").expanduser()
         return sorted(path for path in folder.rglob("*") if path.is_file())
+
+    def texts(self, subject: Subject) -> Mapping[str, str]:
+        """See EvaluationConfig; task files hold all the text."""
+        return {}
 
     def run(self, subject: Subject) -> Findings:
         from tinygpt.evaluation.harness import measure
