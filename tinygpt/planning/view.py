@@ -215,10 +215,10 @@ def show(plan: Plan) -> None:
                 trial.with_micro_batch(cfg, size), count.vocab_size, seconds=trial.BRIEFLY
             ).peak_bytes
 
-        largest, each = estimate.largest_that_fits(cfg, peak, free=free)
+        largest, one_sequence = estimate.largest_that_fits(cfg, peak, free=free)
         fits = f"trainer.micro_batch_size={largest} is the largest that fits"
         print(
-            f"            {each / 1e6:,.1f} MB for each sequence of a micro batch; of "
+            f"            {one_sequence / 1e6:,.1f} MB for each sequence of a micro batch; of "
             f"{free / GB:.1f} GB free, {fits if largest else 'not even one sequence fits'}"
         )
     speed = trainer.tokens_per_step / measured.step_s
