@@ -74,7 +74,7 @@ def main() -> None:
         nats = sum(of_text.sum() for of_text in subject.text_nats(texts))
         rows["bits per byte, by the model"].append(nats / np.log(2) / sum(map(utf8_length, texts)))
         rows["accepted by the grammar"].append(sum(map(is_told, texts)) / len(texts))
-        longest = text_measures.longest_copies([*map(subject.tokenizer.encode, texts)], [stream])
+        longest = text_measures.longest_copies([*map(subject.tokenizer.encode, texts)], stream)
         rows["longest_copy, tokens"].append(float(np.mean(longest)))
         rows["repeated_4grams"].append(
             float(np.mean([text_measures.repeated(text) or 0.0 for text in texts]))
