@@ -118,9 +118,9 @@ def _add_copies(
     for prefix, group in (("", new), ("data/", own)):
         longest = text_measures.longest_copies(group, train)
         share = text_measures.share_of_copies(group, train, SPAN)
-        better: Better | None = None if prefix else "lower"
-        numbers[f"{prefix}longest_copy"] = intervals.mean(longest, better=better)
-        numbers[f"{prefix}copied_{SPAN}grams"] = Finding(share, n=len(group), better=better)
+        # less is no better: better models share more with training text, up to what data shares
+        numbers[f"{prefix}longest_copy"] = intervals.mean(longest, better=None)
+        numbers[f"{prefix}copied_{SPAN}grams"] = Finding(share, n=len(group))
 
 
 def _add_grammar(

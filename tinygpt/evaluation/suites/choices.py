@@ -20,6 +20,7 @@ class ChoicesConfig(EvaluationConfig):
     """Shares of right choices, a half for chance: endings, names, pronouns, grammar, order."""
 
     version: ClassVar[int] = 2
+    headlines: ClassVar[tuple[str, ...]] = ("mean", "object")  # see experiments/evaluation
     name: str = "choices"
     items: int = 200  # of each kind, at most; more narrows the intervals
     documents: int = 2000  # validation documents that items are made from, at most

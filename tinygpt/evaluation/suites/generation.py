@@ -20,6 +20,8 @@ class GenerationConfig(EvaluationConfig):
     """Measures of generated stories, each beside the same measure of held-out stories."""
 
     version: ClassVar[int] = 2
+    # see experiments/evaluation
+    headlines: ClassVar[tuple[str, ...]] = ("distance_1grams", "distance_2grams", "grammar_lints")
     optional: ClassVar[tuple[str, ...]] = ("harper-py",)  # checks grammar
     name: str = "generation"
     samples: int = 64  # stories that are written and measured

@@ -21,7 +21,10 @@ class LikelihoodConfig(EvaluationConfig):
     """Bits per byte of the validation split, by place, by frequency and by document."""
 
     version: ClassVar[int] = 1
-    headlines: ClassVar[tuple[str, ...]] = ("bpb", "bpb_split")
+    headlines: ClassVar[tuple[str, ...]] = (  # see experiments/evaluation
+        *("bpb", "bpb_split", "nats_per_token", "nats_at/1-32", "nats_at/33-128", "nats_at/129+"),
+        *("nats_of/usual", "nats_of/common"),
+    )
     name: str = "likelihood"
     on: str | None = None  # a UTF-8 text file that is scored as well, as one document
     # tokens of context that a window repeats: 0 is training's protocol, more gives a lower number
