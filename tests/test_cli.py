@@ -30,9 +30,10 @@ TOP = (
 MODELS = ", ".join(sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml")))
 ADAMW = "base_width, beta1, beta2, eps, lr, name, scaling, weight_decay"
 TRAINER = (
-    "ema, eval_bytes, eval_every, freeze, grad_clip, keep_checkpoints, log_every, lora_alpha, "
-    "lora_rank, lora_targets, max_epochs, max_flops, "
-    "max_steps, max_time, max_tokens, micro_batch_size, save_every, seq_len, tokens_per_step"
+    "ema, eval_bytes, eval_every, first_tokens_per_step, freeze, grad_clip, keep_checkpoints, "
+    "log_every, lora_alpha, lora_rank, lora_targets, max_epochs, max_flops, "
+    "max_steps, max_time, max_tokens, micro_batch_size, save_every, seq_len, tokens_per_step, "
+    "tokens_warmup_ratio"
 )
 
 
@@ -513,6 +514,7 @@ def installed(tmp_path: Path) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_an_installed_package_adds_a_choice(installed: Path, tmp_path: Path) -> None:
     def train(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = ("-m", "tinygpt.train", *arguments)

@@ -32,7 +32,7 @@ def test_the_command_writes_checks_and_replaces_an_export(
         assert "greedy text equal for" in out
     folder = run.path / "exports" / "llama2c"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"model.bin", "tokenizer.bin", "tinygpt_export.json"}
+    assert names == {"model.bin", "tokenizer.bin", "tinygpt_tokenizer", "tinygpt_export.json"}
     assert json.loads((folder / "tinygpt_export.json").read_text())["run"] == run.path.name
     assert [path.name for path in folder.parent.iterdir()] == ["llama2c"]
 

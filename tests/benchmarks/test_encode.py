@@ -44,6 +44,7 @@ def test_rates_are_bytes_by_the_median_time_and_ratios_are_of_medians() -> None:
     assert summary["ours"] == part
 
 
+@pytest.mark.slow
 def test_it_measures_us_beside_a_peer_that_makes_the_same_tokens(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     options = ["--vocab-size", "320", "--rounds", "2", "--peers", "sentencepiece", "--json", out]

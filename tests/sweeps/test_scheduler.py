@@ -144,8 +144,10 @@ def test_a_sweep_keeps_its_configs_isolates_failures_and_adds_new_runs(
 @pytest.mark.parametrize(
     "launcher",
     [
-        pytest.param(["launcher.jobs=2"], marks=pytest.mark.slow),
-        ["launcher=slurm", "launcher.cluster=local", "launcher.jobs=2"],
+        ["launcher.jobs=2"],
+        pytest.param(
+            ["launcher=slurm", "launcher.cluster=local", "launcher.jobs=2"], marks=pytest.mark.slow
+        ),
         pytest.param(["launcher=ray"], marks=pytest.mark.slow),
     ],
     ids=["local", "slurm", "ray"],

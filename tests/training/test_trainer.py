@@ -220,7 +220,8 @@ def test_a_run_by_steps_shows_a_curve_where_it_is_cheap(tiny):
     trainer.validation.tokens = range(2 * 64)  # an evaluation takes as long as a step of 64 tokens
 
     def evaluations(steps: int) -> int:
-        parts = {"validation": trainer.validation, "max_steps": steps}
+        sizes = trainer.cfg.step_sizes(steps=steps)
+        parts = {"validation": trainer.validation, "sizes": sizes}
         every = Cadence(trainer.cfg, trainer.state, **parts).eval_every
         return math.ceil(steps / every)
 

@@ -76,6 +76,7 @@ def test_reading_a_story_recovers_exactly_the_bits_it_was_written_with() -> None
         assert bits_of(written.text) == written.bits
 
 
+@pytest.mark.slow
 def test_no_slot_has_two_derivations_of_a_text_nor_one_that_goes_on_past_another(
     told: list[Witness],
 ) -> None:

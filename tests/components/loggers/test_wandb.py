@@ -24,6 +24,7 @@ from tinygpt.errors import UserError
 
 SOURCES = str(Path(tinygpt.__file__).parents[1])
 KEY = "0123456789abcdef0123456789abcdef01234567"
+SOON_S = 30  # far below W&B's own limit of 90, and enough for a busy machine
 PRELUDE = """
 import logging, time
 from pathlib import Path
@@ -231,8 +232,8 @@ def test_without_network_a_run_starts_offline_within_seconds(tmp_path: Path) -> 
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     patient = "FIELDS = dict(timeout_s=60.0)" + LOST
     done = run(tmp_path, patient, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
-    assert seconds(done, "start_s") < 10  # about 1, most of it the import
-    assert seconds(done, "finish_s") < 10
+    assert seconds(done, "start_s") < SOON_S  # about 1, most of it the import
+    assert seconds(done, "finish_s") < SOON_S
     assert_fell_back(tmp_path, done, "Connection refused")
     assert [row["train/loss"] for row in rows(records(tmp_path / "one"))] == [0.5]
 
@@ -243,7 +244,7 @@ def test_a_network_that_swallows_everything_costs_timeout_s(tmp_path: Path) -> N
         done = run(
             tmp_path, "FIELDS = dict(timeout_s=1.0)" + LOST, WANDB_BASE_URL=url, WANDB_API_KEY=KEY
         )
-    assert 1 <= seconds(done, "start_s") < 10
+    assert 1 <= seconds(done, "start_s") < SOON_S
     assert_fell_back(tmp_path, done, "did not answer within 1 s")
 
 
@@ -266,7 +267,7 @@ def test_without_a_key_and_a_terminal_a_run_starts_offline_and_says_how_to_log_i
 ) -> None:
     url = f"http://127.0.0.1:{wandb_server.server_port}"
     done = run(tmp_path, "FIELDS = {}" + LOST, WANDB_BASE_URL=url)
-    assert seconds(done, "start_s") < 10
+    assert seconds(done, "start_s") < SOON_S
     assert_fell_back(tmp_path, done, "wandb login")
 
 
@@ -281,7 +282,7 @@ def test_a_server_that_answers_and_refuses_costs_timeout_s(
     url = f"http://127.0.0.1:{wandb_server.server_port}"
     script = "FIELDS = dict(timeout_s=1.0)" + LOST
     done = run(tmp_path, script, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
-    assert 1 <= seconds(done, "start_s") < 10
+    assert 1 <= seconds(done, "start_s") < SOON_S
     (warning,) = re.findall(r"^WARNING .*", done.stderr, re.MULTILINE)
     assert "logger.wandb.mode=offline" in warning
     (file,) = tmp_path.glob("one/wandb/offline-run-*/*.wandb")
@@ -314,7 +315,7 @@ end(logger, "finished", {"val/bpb": 1.5})
     wandb_server.RequestHandlerClass = Dying
     url = f"http://127.0.0.1:{wandb_server.server_port}"
     done = run(tmp_path, script.replace("URL", url), WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
-    assert 1.5 <= seconds(done, "finish_s") < 10
+    assert 1.5 <= seconds(done, "finish_s") < SOON_S
     assert re.search(
         r"WARNING wandb could not finish: .*: wandb sync one/wandb/run-\S+", done.stderr
     )
