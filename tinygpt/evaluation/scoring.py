@@ -76,19 +76,25 @@ def compare_all(
     scorer: Scorer, items: Sequence[Item], *, batch_size: int | None = None
 ) -> list[float]:
     """By how many nats the right continuation of each item is likelier than the wrong one."""
-    texts: dict[str, float] = {}
+    encode = scorer.tokenizer.encode
+    texts = dict[str, None]()
+    begun: dict[str, tuple[str, int]] = {}  # contexts: a text that begins so, and their tokens
     for item in items:
-        texts |= {item.context + item.right: 0.0, item.context + item.wrong: 0.0}
+        right = item.context + item.right
+        texts |= dict.fromkeys((right, item.context + item.wrong))
         if item.per_byte:
-            texts[item.context] = 0.0
+            tokens = encode(item.context)
+            begun[item.context] = (right, len(tokens))
+            if encode(right)[: len(tokens)] != tokens:  # a token crosses the border
+                texts[item.context], begun[item.context] = None, (item.context, len(tokens))
     listed = list(texts)
-    for text, nats in zip(listed, scorer.text_nats(listed, batch_size=batch_size), strict=True):
-        texts[text] = float(nats.sum())
+    nats = dict(zip(listed, scorer.text_nats(listed, batch_size=batch_size), strict=True))
 
     def cost(item: Item, continuation: str) -> float:
-        total = texts[item.context + continuation]
+        total = float(nats[item.context + continuation].sum())
         if item.per_byte:
-            return (total - texts[item.context]) / utf8_length(continuation)
+            text, n_tokens = begun[item.context]
+            return (total - float(nats[text][:n_tokens].sum())) / utf8_length(continuation)
         return total
 
     return [cost(item, item.wrong) - cost(item, item.right) for item in items]

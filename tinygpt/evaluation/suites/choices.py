@@ -22,7 +22,7 @@ class ChoicesConfig(EvaluationConfig):
     version: ClassVar[int] = 2
     headlines: ClassVar[tuple[str, ...]] = ("mean", "object")  # see experiments/evaluation
     name: str = "choices"
-    items: int = 200  # of each kind, at most; more narrows the intervals
+    items: int = 150  # of each kind, at most; more narrows the intervals
     documents: int = 2000  # validation documents that items are made from, at most
     seed: int = 0  # another seed makes other items
 
