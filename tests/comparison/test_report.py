@@ -1,9 +1,7 @@
 """The comparison page: in a real browser, with hostile texts, and with many runs."""
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from tinygpt.comparison import report
 from tinygpt.comparison.statistics import compare
 from tinygpt.records.read import read_runs
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "</script><img src=x onerror=\"document.title='hacked'\"> \u2028 &amp; ${1}"
 
 
@@ -55,20 +52,6 @@ def sweep(folder: Path, *, runs: int, rows: int = 20) -> Path:
     make_run(path / str(runs), bpb=None, status="failed", error=HOSTILE)
     (path / "sweep.yaml").write_text("")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium that reaches nothing but files."""
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

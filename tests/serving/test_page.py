@@ -1,7 +1,6 @@
 """The page in a real browser: a run that trains meanwhile, hostile texts, and what axe finds."""
 
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from tests.runs_on_disk import evaluated, make_run
 from tinygpt.comparison import report
 from tinygpt.serving.app import PAGE
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "</script><img src=x onerror=\"document.title='hacked'\"> \x1b[31mred\x1b[0m &amp;"
 SWEEP = """\
 settings: []
@@ -25,20 +23,6 @@ swept: [optimizer.lr, model.n_layer, seed]
 sweep: {search: {name: grid}, stopping: {name: none}, launcher: {name: local}, objective: val/bpb}
 """
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium for all tests of this file."""
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def _sha256(checkpoint: Path, *, ema: bool) -> str:
 
 
 def _read(path: Path) -> dict[str, Rounding]:
-    """What was measured before; nothing if the file is not there or damaged."""
+    """Read earlier measurements by weight type; empty if the file is missing or damaged."""
     try:
         content = json.loads(path.read_bytes())
         found = {str(name): Rounding(**of) for name, of in content.items()}

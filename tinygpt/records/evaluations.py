@@ -128,7 +128,9 @@ def as_metrics(result: Result) -> dict[str, float]:
 
 
 def outdated(run: Path, result: Result) -> str | None:
-    """Why a result is not of the run's present model; None if it is, or if nobody can tell.
+    """The reason why a result is outdated: the run has other weights now.
+
+    None if it is up to date, or if that cannot be determined.
 
     The model is the run's best checkpoint, or its newest one.
     """

@@ -61,5 +61,5 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_left(request: Request, error: Exception) -> JSONResponse:
-    """Answer a client that has left before its request was whole; nobody reads it."""
+    """An answer for the log: the client left before it had sent its whole request."""
     return answer(400, "the request was not whole")

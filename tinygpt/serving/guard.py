@@ -10,7 +10,7 @@ import hmac
 import ipaddress
 import platform
 from collections.abc import Mapping
-from http.cookies import SimpleCookie
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -120,7 +120,7 @@ class Guard:
         cookies: SimpleCookie = SimpleCookie()
         try:
             cookies.load(headers.get("cookie", ""))
-        except Exception:  # a header that is no list of cookies
+        except CookieError:  # a header that is no list of cookies
             cookies = SimpleCookie()
         if self.cookie in cookies and self._is_token(cookies[self.cookie].value):
             return None

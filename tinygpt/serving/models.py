@@ -112,7 +112,7 @@ class Model:
         return text
 
     def end(self, text: Text) -> None:
-        """Stop writing a text that nobody reads any more."""
+        """Cancel a text, because its client has left."""
         with self._lock:
             if self._texts.get(text.number) is text:
                 self._engine.cancel(text.number)
@@ -153,7 +153,8 @@ class Model:
             texts, self._texts = list(self._texts.values()), {}
             try:
                 self._engine = self._engine if self._closed else self._new_engine()
-            except Exception:
+            except Exception as again:
+                warn(f"no new engine: {type(again).__name__}: {again}; the model is closed")
                 self._closed = True
         for text in texts:
             try:

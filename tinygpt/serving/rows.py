@@ -43,7 +43,7 @@ class Cursor:
 
 @dataclass
 class Chunk:
-    """What was read: whole lines, and the place after them."""
+    """Whole lines of a file, and the place where the next read begins."""
 
     lines: list[bytes]
     cursor: Cursor
