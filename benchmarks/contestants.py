@@ -251,7 +251,7 @@ class _TinyGPT:
         attends = contestant.variant.model != "mingru"
         causal = 6 * shape.n_layer * shape.seq_len * shape.d_model * attends
         self.flops_per_token = model.flops_per_token() - causal
-        model.to(self.runtime.device)
+        self.runtime.place(model)
         self.state = TrainState(model, cfg.optimizer.build(model), self.runtime.scaler())
         self.trainer = Trainer(
             cfg,

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import torch
 from benchmarks import report
 from benchmarks.command import Run
 from benchmarks.command import summarise as summarise_command
-from benchmarks.contestants import Contestant, Mode, Variant
+from benchmarks.contestants import Contestant, Mode, Variant, make
 from benchmarks.processes import Process, busy
 from benchmarks.shapes import SHAPES, Shape, parse
 from benchmarks.train import main, prepared_tokens, text_and_settings
@@ -282,6 +283,24 @@ def test_a_contestant_gets_its_own_environment(tmp_path: Path) -> None:
     finally:
         process.close()
     assert dict(os.environ) == before
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="fused kernels need gcc")
+@pytest.mark.parametrize("text", ["gpt2+dropout", "mingru"])
+def test_our_contestant_trains_with_the_kernels_of_the_command(text: str, tmp_path: Path) -> None:
+    variant = Variant.parse(text)
+    typed = text_and_settings(TINY, tmp_path, ["device.threads=1"], variant)
+    mode = Mode.parse("fp32", auto=True)
+    contestant = Contestant("tinygpt", mode, TINY, "cpu", settings=typed, variant=variant)
+    work: Any = make(contestant, lambda: None)
+    assert work.run(1) < 10
+    assert work.describe()["kernels"] == "fused"
+    # the parts of the model that decide whether they call the kernels
+    decisions = [
+        part.uses_kernels for part in work.state.model.modules() if hasattr(part, "uses_kernels")
+    ]
+    assert decisions
+    assert all(decisions)
 
 
 def test_every_model_of_a_benchmark_is_measured_at_the_width_of_the_shape() -> None:
