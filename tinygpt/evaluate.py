@@ -10,6 +10,7 @@ from tinygpt import config, console, registry
 from tinygpt.cli.arguments import component_names, output_folder, parse_settings
 from tinygpt.cli.help import field_lines
 from tinygpt.errors import UserError, check_choice, visible
+from tinygpt.hardware.loading import importing_torch
 from tinygpt.interfaces import EvaluationConfig
 
 if TYPE_CHECKING:
@@ -69,9 +70,10 @@ def _main(arguments: Sequence[str]) -> int:
     outputs = output_folder(typed.get("output_dir", ()))
     chosen = [run for text in typed.get("run", ["latest"]) for run in _runs(text, outputs)]
     runs = list({run.resolve(): run for run in chosen}.values())
-    from tinygpt.evaluation import battery  # imports torch, once the runs are found
-    from tinygpt.evaluation.mirrors import mirror
-    from tinygpt.evaluation.subject import Subject
+    with importing_torch():  # once the runs are found
+        from tinygpt.evaluation import battery
+        from tinygpt.evaluation.mirrors import mirror
+        from tinygpt.evaluation.subject import Subject
     from tinygpt.records.evaluations import FOLDER
 
     found: dict[str, dict[str, Result]] = {}

@@ -28,6 +28,7 @@ from tinygpt.generation.view import (
     has_colours,
     legend,
 )
+from tinygpt.hardware.loading import importing_torch
 from tinygpt.records.find import find_run, has_no_checkpoint
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ def write(settings: SampleConfig) -> None:
     outputs = Path(settings.output_dir).expanduser()
     run = find_run(settings.run, field="run", output_dir=outputs, obstacle=has_no_checkpoint)
 
-    from tinygpt.training.trained import load_trained  # imports torch, so only once a run is found
+    with importing_torch():  # only once a run is found
+        from tinygpt.training.trained import load_trained
 
     trained = load_trained(
         run,

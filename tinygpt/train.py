@@ -10,6 +10,7 @@ from tinygpt import console
 from tinygpt.cli.arguments import parse_arguments, print_config, print_help
 from tinygpt.config import overrides
 from tinygpt.errors import UserError
+from tinygpt.hardware.loading import preload_torch
 from tinygpt.hardware.ranks import Ranks
 from tinygpt.interchange import starting
 from tinygpt.records.folder import new_run_id
@@ -41,6 +42,8 @@ def _main(arguments: Sequence[str]) -> int:
     for text in filter(scheduler.is_about_sweeps, args.settings):
         raise UserError(f"{text} is about several runs; type -m before it")
     (typed,) = overrides.jobs(args.settings, multirun=False, config_dir=args.config_dir)
+    if not args.cfg:
+        preload_torch()
     cfg = starting.compose_run(typed, config_dir=args.config_dir)
     if args.cfg:
         return print_config(cfg)

@@ -12,6 +12,7 @@ from tinygpt import config, console, registry
 from tinygpt.config import RunConfig, mistakes, overrides
 from tinygpt.config.resolution import escaped
 from tinygpt.errors import AlreadyFinished, UserError
+from tinygpt.hardware.loading import importing_torch
 from tinygpt.hardware.ranks import RankLost, Ranks
 from tinygpt.records.find import find_run
 from tinygpt.records.folder import RunFolder
@@ -59,9 +60,9 @@ def launch(job: Job) -> int:
 
     Raises UserError for a missing device or text, before the folder is made.
     """
-    # with torch, only when there is something to run
-    from tinygpt.training.progress import check_length
-    from tinygpt.training.run import check, run
+    with importing_torch():  # only when there is something to run
+        from tinygpt.training.progress import check_length
+        from tinygpt.training.run import check, run
 
     start, ranks = job.start, Ranks()
     if ranks.restarts and not start.resumed:
@@ -157,7 +158,8 @@ def take_part() -> int:
 
     Prints nothing, except when this rank fails alone or the main rank has died.
     """
-    from tinygpt.training.run import check, run
+    with importing_torch():
+        from tinygpt.training.run import check, run
 
     ranks, path, code = Ranks(), Path(), _EXIT_CODES["failed"]
     registry.import_all()

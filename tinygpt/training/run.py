@@ -93,6 +93,8 @@ def run(start: RunStart, runtime: Runtime, folder: RunFolder | None) -> str | No
             status = "interrupted"
         else:
             status = "paused" if trainer.paused else "finished"
+        if folder and status == "finished":
+            console.say(_outcome(summary, time.perf_counter() - began))
     except KeyboardInterrupt:
         status = "interrupted"
         raise
@@ -102,8 +104,6 @@ def run(start: RunStart, runtime: Runtime, folder: RunFolder | None) -> str | No
             _draw(folder, floor_bpb=trainer.validation.floor_bpb)
     if status == "paused":
         return status
-    if folder and not trainer.interrupted:
-        console.say(_outcome(summary, time.perf_counter() - began))
     return trainer.interrupted
 
 
