@@ -38,6 +38,7 @@ os.environ |= {
     "MPLBACKEND": "agg",
     "HF_HUB_OFFLINE": "1",
     "WANDB_ERROR_REPORTING": "false",  # else wandb looks up a host name even offline
+    "WANDB_X_SAVE_REQUIREMENTS": "false",  # it would read the metadata of every installed package
     # nothing listens on port 9: whatever tries to leave this machine is refused at once
     **dict.fromkeys(
         ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"

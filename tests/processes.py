@@ -17,8 +17,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -62,8 +64,9 @@ class Forked(subprocess.Popen[Any]):
             "terminal": self._terminal,
         }
         streams = [pipe if pipe != -1 else n for n, pipe in enumerate(pipes[i] for i in (0, 3, 5))]
+        connection = _connection()
         try:
-            _send(_connection(), request, [theirs.fileno(), *streams])
+            _send(connection, request, [theirs.fileno(), *streams, connection.fileno()])
         finally:
             theirs.close()
             self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]  # of Popen
@@ -109,6 +112,28 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+def _fork_command(
+    command: Sequence[str | Path], *, preexec_fn: object = None, **options: Any
+) -> Forked:
+    return Forked(command, **options)
+
+
+# The module subprocess for code that starts commands of Python: its Popen forks. A `preexec_fn` is
+# not called, so the local launcher then neither chooses cores nor ends runs with their parent.
+FORKING = types.SimpleNamespace(**vars(subprocess) | {"Popen": _fork_command})
+
+
+# Code of a process like `python -m tinygpt.train`, whose local launcher forks the runs of a sweep.
+FORKING_TRAIN = """
+import sys
+from tests import processes
+from tinygpt import train
+from tinygpt.sweeps.launchers import local
+local.subprocess = processes.FORKING
+train.main(sys.argv[1:])
+"""
+
+
 def kill_all() -> None:
     """Kill every process that was started here and has not been waited for."""
     for process in _running:
@@ -140,7 +165,7 @@ def _connection() -> socket.socket:
         theirs.close()
         _server = os.getpid(), ours
         atexit.register(process.wait)
-        atexit.register(ours.close)  # runs first, and ends the server
+        atexit.register(ours.send, b"")  # runs first, and ends the server
     return _server[1]
 
 
@@ -157,7 +182,9 @@ def warm() -> None:
     from tinygpt.config import compose
     from tinygpt.records import plots
 
-    for name in ("torch.distributed", "tinygpt.evaluate", "tinygpt.sample", "tinygpt.training.run"):
+    commands = ("tinygpt.evaluate", "tinygpt.sample", "tinygpt.training.run")
+    libraries = ("aiohttp", "httpx", "pydantic", "requests")  # of those named below
+    for name in ("torch.distributed", *commands, *libraries):
         import_module(name)
     # these read the environment when they are imported
     assert not {"wandb", "datasets", "huggingface_hub", "transformers"}.intersection(sys.modules)
@@ -181,7 +208,7 @@ def serve(number: int) -> None:
     while True:
         ready, _, _ = select.select([connection, awake], [], [])
         if connection in ready:
-            message, files, _, _ = socket.recv_fds(connection, 1 << 20, 4)
+            message, files, _, _ = socket.recv_fds(connection, 1 << 20, 5)
             if not message:
                 return
             if (pid := os.fork()) == 0:
@@ -189,7 +216,14 @@ def serve(number: int) -> None:
                     file.close()
                 os.close(awake)
                 os.close(alarm)
-                _become(json.loads(message), files)
+                try:
+                    _become(json.loads(message), files)
+                except SystemExit as end:
+                    if end.code is not None and not isinstance(end.code, int):
+                        raise
+                    _leave(end.code or 0)
+                else:
+                    _leave(0)
                 return
             for file in files[1:]:
                 os.close(file)
@@ -201,7 +235,7 @@ def serve(number: int) -> None:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 break
-            with running.pop(pid) as news:
+            with running.pop(pid) as news, suppress(BrokenPipeError):  # nobody may wait for it
                 news.send(str(status).encode())
 
 
@@ -210,10 +244,13 @@ def _become(request: Mapping[str, Any], files: list[int]) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, file in enumerate(files[1:]):
+    news, *streams, connection = files
+    for number, file in enumerate(streams):
         os.dup2(file, number)
-    for file in files:
+    for file in (news, *streams):
         os.close(file)
+    global _server
+    _server = os.getpid(), socket.socket(fileno=connection)  # this process can fork others by it
     if request["session"]:
         os.setsid()
     if request["terminal"]:
@@ -238,6 +275,19 @@ def _become(request: Mapping[str, Any], files: list[int]) -> None:
     else:
         sys.argv[:] = [kind, *arguments]
         runpy.run_path(kind, run_name="__main__")
+
+
+def _leave(code: int) -> None:
+    """End this process without the half second in which Python takes all modules apart.
+
+    Returns if a stream cannot be flushed; the interpreter then ends as it does on its own.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _open_streams() -> None:

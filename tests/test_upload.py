@@ -31,8 +31,9 @@ def environment(cwd: Path, url: str) -> dict[str, str]:
 
 
 def command(name: str, arguments: list[str], cwd: Path, url: str) -> subprocess.CompletedProcess:
+    sweep = [sys.executable, "-c", processes.FORKING_TRAIN, *arguments]
     return processes.run(
-        words(name, arguments),
+        sweep if arguments[0] == "-m" else words(name, arguments),
         cwd=cwd,
         env=environment(cwd, url),
         stdin=subprocess.DEVNULL,

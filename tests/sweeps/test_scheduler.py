@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
@@ -33,10 +32,6 @@ from tinygpt.sweeps.launchers import local
 from tinygpt.sweeps.stoppings.asha import AshaConfig
 
 WEIGHTS = "checkpoints/step-00000010/model.safetensors"
-
-
-def command(settings: list[str]) -> list[str]:
-    return [sys.executable, "-m", "tinygpt.train", *settings]
 
 
 class Train(Protocol):
@@ -83,16 +78,10 @@ def settings_in(tiny: list[str]) -> list[str]:
 
 @pytest.fixture
 def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The local launcher starts runs as forks of a process that has torch.
-
-    It does not choose their cores then, nor end them with their parent; other tests show both.
+    """The local launcher forks its runs. It does not choose their cores then, nor end them with
+    their parent; the tests of launchers show both.
     """
-
-    def start(command: list[str], *, preexec_fn: object, **options: Any) -> processes.Forked:
-        return processes.Forked(command, **options)
-
-    known = vars(subprocess) | {"Popen": start}
-    monkeypatch.setattr(local, "subprocess", SimpleNamespace(**known))
+    monkeypatch.setattr(local, "subprocess", processes.FORKING)
 
 
 @pytest.mark.usefixtures("forked_runs")
@@ -141,6 +130,7 @@ def test_a_sweep_keeps_its_configs_isolates_failures_and_adds_new_runs(
     assert saved["swept"] == ["optimizer.lr"]
 
 
+@pytest.mark.usefixtures("forked_runs")  # where the launcher is local
 @pytest.mark.parametrize(
     "launcher",
     [
@@ -329,17 +319,15 @@ def test_a_sweep_can_be_kept_in_a_file_with_its_axes(sweeps: OpenSweeps, tmp_pat
 
 
 def running_in(folder: Path) -> list[int]:
-    """The processes of the runs of a sweep in a folder."""
+    """The processes whose working directory is the folder: a sweep and its runs."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             try:
-                words = (entry / "cmdline").read_bytes()
-                inside = (entry / "cwd").readlink() == folder
+                if (entry / "cwd").readlink() == folder:
+                    found.append(int(entry.name))
             except OSError:
                 continue
-            if inside and b"tinygpt.train" in words:
-                found.append(int(entry.name))
     return found
 
 
@@ -361,16 +349,17 @@ def kill_at(moments: list[Moment], settings: list[str], folder: Path) -> None:
     for moment in moments:
         began = time.monotonic()
         process = processes.Forked(
-            command(settings), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", processes.FORKING_TRAIN, *settings],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while not moment.has_come(began, folder):
             assert process.poll() is None, f"the sweep ended before {moment}"
             time.sleep(0.02)
         assert process.poll() is None, f"the sweep ended before {moment}"
-        # the runs first: they would save and end if the scheduler died before them
         for pid in sorted(running_in(folder), reverse=True):
             os.kill(pid, signal.SIGKILL)
-        process.kill()
         process.wait()
         while running_in(folder):
             assert time.monotonic() - began < 120
@@ -378,12 +367,12 @@ def kill_at(moments: list[Moment], settings: list[str], folder: Path) -> None:
 
 
 def kill_and_compare(
-    run: Train, tiny: list[str], tmp_path: Path, moments: list[Moment], *, steps: int = 150
+    run: Train, tiny: list[str], tmp_path: Path, moments: list[Moment], *, steps: int = 80
 ) -> None:
     """Kill a sweep, finish it, and compare each run with one that nothing interrupted."""
     settings = [
         *["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2"],
-        *[f"trainer.max_steps={steps}", "trainer.save_every=7", "trainer.eval_every=50"],
+        *[f"trainer.max_steps={steps}", "trainer.save_every=15", "trainer.eval_every=50"],
     ]
     kill_at(moments, settings, tmp_path)
     run(settings, tmp_path)
@@ -400,11 +389,11 @@ def kill_and_compare(
         assert losses(sweep / number) == losses(calm)
 
 
-@pytest.mark.usefixtures("forked_runs")  # in the second part; those that are killed are not
+@pytest.mark.usefixtures("forked_runs")
 def test_a_sweep_that_is_killed_whole_continues_to_the_same_bytes(
     run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
-    kill_and_compare(run, tiny, tmp_path, [Moment(rows=20)])
+    kill_and_compare(run, tiny, tmp_path, [Moment(rows=10)])
 
 
 @pytest.mark.slow
@@ -426,7 +415,11 @@ def test_ctrl_c_lets_the_runs_save_and_says_how_to_continue(
 ) -> None:
     settings = ["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2", "trainer.max_steps=100000"]
     process = processes.Forked(
-        command(settings), cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-c", processes.FORKING_TRAIN, *settings],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("outputs/*_sweep/*/metrics.jsonl"))) < 2:

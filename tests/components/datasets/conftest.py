@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from tests import processes
 
 ROOT = Path(__file__).parents[3]
 COMMIT = "c0ffee" * 6 + "cafe"
@@ -194,13 +195,12 @@ class Machine:
             "PYTHONPATH": str(ROOT),
             **({"HF_HUB_OFFLINE": "1"} if offline else {}),
         }
-        process = subprocess.run(
+        process = processes.run(
             [sys.executable, "-c", CLIENT, json.dumps([WARM_UP, *cases])],
             env=environment,
             cwd=self.home,
             capture_output=True,
             text=True,
-            check=False,
         )
         assert process.returncode == 0, process.stderr
         assert "Generating" not in process.stderr, "a progress bar without a terminal"

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import tinygpt
+from tests import processes
 from tests.wandb_server import Server, exit_codes, history
 from tinygpt.components.loggers.wandb import WandbConfig, unreachable
 from tinygpt.errors import UserError
@@ -54,16 +55,17 @@ def run(folder: Path, script: str, **environment: str) -> subprocess.CompletedPr
     homes = {
         f"WANDB_{kind}_DIR": str(folder / "home" / kind) for kind in ("CACHE", "DATA", "CONFIG")
     }
-    return subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", PRELUDE + script],
         cwd=folder,
         env=os.environ | homes | environment | {"PYTHONPATH": SOURCES},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        check=True,
         timeout=60,
     )
+    done.check_returncode()
+    return done
 
 
 def seconds(done: subprocess.CompletedProcess[str], what: str) -> float:
