@@ -79,20 +79,25 @@ static void fused(int64 rows, int64 width, int64 threshold, int threads) {
 
 static void heads(int64 batch, int64 time, int64 n_head, int64 d_head, int64 threshold,
                   int threads) {
-    int64 size = batch * time * n_head * d_head, matrices = batch * n_head;
-    real *qkv = reals(3 * size), *split = reals(3 * size), *tokens = reals(size);
-    int64 keys = time + 3;
-    real *scores = reals(matrices * time * keys), *d = reals(matrices * time * keys);
-    real *dropped = reals(matrices * time * keys);
-    int64 *starts = first_keys(batch, keys);
-    float *bias = floats(3 * n_head * d_head);
-    check(split_heads(qkv, bias, split, 0.5f, batch, time, n_head, n_head, d_head, threads));
+    int64 size = batch * time * n_head * d_head, width = 3 * n_head * d_head;
+    real *qkv = reals(3 * size), *y = reals(size), *d_y = reals(size), *d_qkv = reals(3 * size);
+    int64 *starts = threshold ? first_keys(batch, time) : NULL;
+    float *bias = floats(width), *of_columns = floats(width);
+    float *logs = floats(3 * batch * n_head * time);
+    check(attend_float(qkv, y, logs, starts, 5, 3, threshold, batch, time, n_head, n_head, d_head,
+                       threads));
+    check(attend_float_backward(qkv, d_y, logs, d_qkv, of_columns, starts, 5, 3, threshold, batch,
+                                time, n_head, n_head, d_head, threads));
     /* the same rows as 3 H - 2 heads of queries and one of keys and values */
     int64 n_queries = 3 * n_head - 2;
+    real *more_y = reals(batch * time * n_queries * d_head);
+    check(attend_float(qkv, more_y, logs, starts, 5, 3, threshold, batch, time, n_queries, 1, d_head,
+                       threads));
+    check(attend_float_backward(qkv, more_y, logs, d_qkv, of_columns, starts, 5, 3, threshold, batch,
+                                time, n_queries, 1, d_head, threads));
     float *angles = floats(time * d_head), *sums = floats(4 * d_head);
     const float *of_turn = d_head % 2 ? NULL : angles;
     real *kept = reals(batch * time * (n_queries + 1) * d_head);
-    check(split_heads(qkv, NULL, split, 0.5f, batch, time, n_queries, 1, d_head, threads));
     check(turn_heads(qkv, kept, of_turn, of_turn, bias, NULL, bias, bias, 1e-5f, 1, 0, batch, time,
                      n_queries, 1, d_head, threads));
     check(turn_heads_backward(qkv, kept, of_turn, of_turn, bias, NULL, sums, 1e-5f, 1, 1, batch,
@@ -101,13 +106,6 @@ static void heads(int64 batch, int64 time, int64 n_head, int64 d_head, int64 thr
                      n_queries, 1, d_head, threads));
     check(turn_heads_backward(qkv, NULL, of_turn, of_turn, NULL, NULL, sums, 0, 0, 0, batch, time,
                               n_queries, 1, d_head, threads));
-    for (int adds = 0; adds < 2; adds++)
-        check(merge_heads(split, tokens, 2, adds, batch, time, n_head, d_head,
-                          time * n_head * d_head, n_head * d_head, threads));
-    check(causal_softmax(scores, threshold ? dropped : NULL, threshold ? starts : NULL, 5, 3,
-                         threshold, matrices, time, keys, n_head, keys, threads));
-    check(causal_softmax_backward(d, scores, threshold ? dropped : NULL, 5, 3, threshold, matrices,
-                                  time, keys, keys, threads));
     release();
 }
 

@@ -17,7 +17,7 @@ import torch
 from tinygpt import kernels
 from tinygpt.kernels import Dropout, Formulas, build
 from tinygpt.kernels.build import Build, NotBuiltError
-from tinygpt.kernels.formulas import Norm
+from tinygpt.kernels.formulas import Heads, Linear, Norm
 from tinygpt.kernels.fused import Fused
 
 
@@ -180,11 +180,10 @@ def test_a_cache_that_cannot_be_written_is_named(
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these flags are for x86-64")
 def test_kernels_for_older_cpus_compute_the_same(march: str, tmp_path: Path) -> None:
     """x86-64-v3 has AVX2; x86-64 has neither, and compiles the plain C that other CPUs get."""
-    source = next(path for path in build.SOURCES if path.name == "fused.c")
+    sources = [path for path in build.SOURCES if path.name in ("fused.c", "attention_float.c")]
     made = tmp_path / "fused.so"
-    flags = [*build.FLAGS, f"-march={march}", "-fopenmp", "-fPIC", "-c", str(source)]
-    subprocess.run(["gcc", *flags, "-o", str(made.with_suffix(".o"))], check=True)
-    subprocess.run(["gcc", "-shared", str(made.with_suffix(".o")), "-o", str(made)], check=True)
+    flags = [*build.FLAGS, f"-march={march}", "-fopenmp", "-fPIC", "-shared"]
+    subprocess.run(["gcc", *flags, *map(str, sources), "-o", str(made)], check=True)
     older, exact = Fused(ctypes.CDLL(str(made)), torch.float32), Formulas()
     torch.manual_seed(0)
     drop = Dropout(key=5, stream=3, threshold=6554)
@@ -197,5 +196,12 @@ def test_kernels_for_older_cpus_compute_the_same(march: str, tmp_path: Path) -> 
     y = older.swiglu_(x.clone(), None, update.clone(), gain)
     exact_y = exact.swiglu_(x.double(), None, update.double(), wide)
     torch.testing.assert_close(y, tuple(t.float() for t in exact_y))
-    p, _ = older.causal_softmax_(x[None, :, :20].contiguous())
-    torch.testing.assert_close(p, exact.causal_softmax_(x[None, :, :20].double())[0].float())
+    heads = Heads(2, 3, 1)
+    layer = Linear(torch.randn(50, 150) / 12, torch.randn(50))
+    y, kept = older.attend(x, layer, heads, None, drop)
+    in_double = Linear(layer.weight.double(), layer.bias.double())
+    exact_y, exact_kept = exact.attend(x.double(), in_double, heads, None, drop)
+    torch.testing.assert_close(y, exact_y.float())
+    found = older.attend_backward(y, y, kept, heads, None, drop)[0]
+    expected = exact.attend_backward(exact_y, exact_y, exact_kept, heads, None, drop)[0]
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ from tests.kernels.near import assert_near, random
 from tinygpt import kernels
 from tinygpt.kernels import Formulas
 from tinygpt.kernels.build import Build
-from tinygpt.kernels.formulas import Heads, Norm
+from tinygpt.kernels.formulas import Dropout, Heads, Linear, Norm
 from tinygpt.kernels.fused import Fused
 
 EXACT = Formulas()
@@ -236,24 +236,40 @@ def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 
 
 @pytest.mark.gcc
-@given(seed=seeds, dtype=dtypes, shape=shapes(), has_bias=st.booleans())
-def test_heads_are_split_and_merged_as_the_formulas_do(
-    seed: int, dtype: torch.dtype, shape: tuple[int, ...], has_bias: bool
+@given(
+    seed=seeds,
+    dtype=dtypes,
+    shape=shapes(),
+    has_bias=st.booleans(),
+    apart=st.booleans(),
+    p=st.sampled_from([0.0, 0.2]),
+)
+def test_attention_and_its_gradients_are_those_of_the_formulas(
+    seed: int, dtype: torch.dtype, shape: tuple[int, ...], has_bias: bool, apart: bool, p: float
 ) -> None:
     torch.manual_seed(seed)
     batch, time, n_head, n_kv_head, d_head = shape
-    by, width = Heads(batch, n_head, n_kv_head), (n_head + 2 * n_kv_head) * d_head
-    qkv, bias = random(batch * time, width, dtype=dtype), random(width) if has_bias else None
-    parts = fused(dtype).split_heads(qkv, bias, by)
-    for ours, exact in zip(parts, EXACT.split_heads(*in_float64((qkv, bias)), by), strict=True):
-        assert_near(ours, exact)
-    # into the values' part of a tensor of all three, from the second position on
-    ours = random(batch, time + 1, n_head + 2 * n_kv_head, d_head, dtype=dtype)
-    exact = ours.double()
-    for adds in (False, True):
-        fused(dtype).merge_heads(parts[2], ours[:, 1:, -n_kv_head:], scale=0.5, adds=adds)
-        EXACT.merge_heads(parts[2].double(), exact[:, 1:, -n_kv_head:], scale=0.5, adds=adds)
-        assert_near(ours, exact)
+    heads, width = Heads(batch, n_head, n_kv_head), (n_head + 2 * n_kv_head) * d_head
+    x = random(batch * time, 20, dtype=dtype)
+    layer = Linear(random(width, 20, scale=20**-0.5), random(width) if has_bias else None)
+    lengths = torch.randint(1, 50, (batch, time)).cumsum(1)
+    starts = torch.arange(time) - torch.arange(time) % lengths[:, :1] if apart else None
+    drop = Dropout.draw(p)
+    y, kept = fused(dtype).attend(x, layer, heads, starts, drop)
+    qkv = kept[0]  # rounded, so the formulas begin from it
+    unit = Linear(torch.eye(width).double(), None)
+    exact, exact_kept = EXACT.attend(qkv.double(), unit, heads, starts, drop)
+    assert_near(y, exact)
+    d_y = random(*y.shape, dtype=dtype)
+    found, total, _ = fused(dtype).attend_backward(d_y, y, kept, heads, starts, drop)
+    given_exactly = (d_y.double(), exact, exact_kept, heads, starts, drop)
+    expected, exact_total, _ = EXACT.attend_backward(*given_exactly)
+    assert_near(found, expected, sums=8)
+    assert total is not None
+    assert exact_total is not None
+    assert_near(total, exact_total, sums=8 * batch * time)
+    no_sums = fused(dtype).attend_backward(d_y, y, kept, heads, starts, drop, sums=False)
+    assert no_sums[1] is None
 
 
 @pytest.mark.gcc
@@ -301,23 +317,21 @@ def test_queries_and_keys_are_turned_and_turned_back_as_the_formulas_do(
 
 
 @pytest.mark.gcc
-@given(
-    seed=seeds, dtype=dtypes, matrices=st.integers(1, 5), queries=sizes, before=st.integers(0, 70)
-)
-def test_attention_sees_no_later_key(
-    seed: int, dtype: torch.dtype, matrices: int, queries: int, before: int
-) -> None:
-    torch.manual_seed(seed)
-    scores = random(matrices, queries, before + queries, dtype=dtype, scale=5)
-    p, _ = EXACT.causal_softmax_(scores.double())
-    ours, _ = fused(dtype).causal_softmax_(scores.clone())
-    assert_near(ours, p)
-    assert torch.equal(ours == 0, p == 0)
-    d = random(*scores.shape, dtype=dtype)
-    expected, _ = EXACT.causal_softmax_backward_(d.double(), ours.double())
-    found, _ = fused(dtype).causal_softmax_backward_(d.clone(), ours)
-    assert_near(found, expected, sums=4)
-    assert (found[p == 0] == 0).all()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_sees_no_later_key(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ours, heads, layer = fused(dtype), Heads(1, 2, 1), Linear(torch.eye(32), None)
+    x = random(70, 32, dtype=dtype)
+    before, kept = ours.attend(x, layer, heads)
+    later = x.clone()
+    later[40:] = random(30, 32, dtype=dtype)
+    after, _ = ours.attend(later, layer, heads)
+    assert torch.equal(before[:40], after[:40])
+    d_y = torch.zeros_like(before)
+    d_y[:40] = 1
+    d_qkv, _, _ = ours.attend_backward(d_y, before, kept, heads)
+    assert (d_qkv[40:] == 0).all()
+    assert (d_qkv[:40] != 0).any()
 
 
 @pytest.mark.gcc
@@ -359,7 +373,7 @@ def test_what_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) -> Non
     normed = ours.add_and_norm(spoilt(2, 40), ones, torch.zeros(2, 40), by)[1][0]
     results = (
         normed[0],
-        ours.causal_softmax_(spoilt(1, 3, 40))[0][0, 0, :38],
+        ours.attend(spoilt(3, 40), Linear(torch.eye(40)[:30], None), Heads(1, 1, 1))[0],
         ours.cross_entropy_(spoilt(1, 40), torch.tensor([3]), 1.0),
         ours.slope_backward_(spoilt(2, 40), spoilt(2, 40))[1][:1],
         ours.relu2_(spoilt(2, 40), None)[0][0, :1],

@@ -17,10 +17,6 @@ enum { PREFETCH_BLOCKS = 2 }; /* how many blocks ahead `pack` prefetches */
 
 #define LOG2_E 1.44269504f
 
-#ifndef INLINE
-#define INLINE static inline __attribute__((always_inline))
-#endif
-
 static inline int64 min(int64 a, int64 b) { return a < b ? a : b; }
 static inline int64 n_blocks(int64 lanes) { return (lanes + LANES - 1) / LANES; }
 

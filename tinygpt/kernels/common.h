@@ -68,7 +68,9 @@ static inline float exponential(float x) {
 
 /* Loops test inside of them whether an array is NULL. gcc vectorizes them only where it knows the answer:
 EITHER inlines the call of such a function for both cases of `array`, a local variable. */
+#ifndef INLINE /* the tests compile without it, which is faster */
 #define INLINE static inline __attribute__((always_inline))
+#endif
 #define EITHER(array, ...)                                                                         \
     do {                                                                                           \
         if (array) {                                                                               \

@@ -15,7 +15,6 @@ the number of rows, of threads, and who computes what do not matter. */
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
 #ifndef LANES /* floats of a vector register; the tests try others than this machine's */

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinygpt.kernels.formulas import Dropout, Formulas, Heads, MaybeTensor, Norm, Normed
+from tinygpt.kernels.formulas import Dropout, Formulas, Heads, Linear, MaybeTensor, Norm, Normed
 
 # the error codes of common.h
 _FAILURES = {
@@ -23,6 +23,7 @@ _NUMBERS = {"f": ctypes.c_float, "n": ctypes.c_int64, "i": ctypes.c_int}
 class Fused(Formulas):
     """For contiguous CPU tensors: activations in `dtype`, all others in fp32."""
 
+    ATTEND: ClassVar = "attend_float"  # the C function
     # one letter for each argument. Pointers: a activations, s activations whose strides are passed,
     # x fp32, t int64. Numbers: f float, n int64, i int. The number of threads follows as the last
     SIGNATURES: ClassVar = {
@@ -38,10 +39,8 @@ class Fused(Formulas):
         "slopes_backward": "aaaax nn",
         "turn_heads": "aaxxxxxxfnn nnnnn",
         "turn_heads_backward": "aaxxxxxfnn nnnnn",
-        "split_heads": "axaf nnnnn",
-        "merge_heads": "asfi nnnnnn",
-        "causal_softmax": "aat nnn nnnnn",
-        "causal_softmax_backward": "aaa nnn nnnn",
+        "attend_float": "aaxt nnn nnnnn",
+        "attend_float_backward": "aaxaxt nnn nnnnn",
         "mix": "xxxx nn",
         "mix_backward": "xxxx xxx nn",
         "recur": "atx nnn",
@@ -175,46 +174,41 @@ class Fused(Formulas):
         self._call("turn_heads_backward", d, kept, *given, *shape)
         return list(sums) if heads.norms else []
 
-    def split_heads(self, qkv: Tensor, bias: MaybeTensor, heads: Heads) -> list[Tensor]:
-        n_batch, n_time, *_, d_head = shape = heads.shape(qkv)
-        split = qkv.new_empty(n_batch * sum(heads.rows), n_time, d_head)
-        self._call("split_heads", qkv, bias, split, d_head**-0.5, *shape)
-        return list(torch.split(split, [n_batch * rows for rows in heads.rows]))
-
-    def merge_heads(
-        self, heads: Tensor, tokens: Tensor, *, scale: float = 1.0, adds: bool = False
-    ) -> None:
-        n_batch, n_time, n_head, d_head = tokens.shape
-        assert heads.shape == (n_batch * n_head, n_time, d_head)
-        assert tokens.stride()[2:] == (d_head, 1)
-        sizes = (n_batch, n_time, n_head, d_head)
-        self._call("merge_heads", heads, tokens, scale, adds, *sizes, *tokens.stride()[:2])
-
-    def causal_softmax_(
+    def attend(
         self,
-        scores: Tensor,
-        n_time: int | None = None,
+        x: Tensor,
+        layer: Linear,
+        heads: Heads,
         starts: Tensor | None = None,
         drop: Dropout | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        dropped = scores if drop is None else torch.empty_like(scores)
-        n_heads = 1 if starts is None else len(scores) // len(starts)
-        given = (scores, None if drop is None else dropped, starts, *numbers(drop))
-        sizes = (*scores.shape, n_heads, n_time or scores.size(2))
-        self._call("causal_softmax", *given, *sizes)
-        return scores, dropped
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        qkv = self.linear_bias(x, layer)
+        unturned = self.turn_heads_(qkv, heads) if heads.turns else None
+        *_, n_head, _, d_head = shape = heads.shape(qkv)
+        y = x.new_empty(len(x), n_head * d_head)
+        logs = torch.empty(len(x) * n_head)
+        self._call(self.ATTEND, qkv, y, logs, starts, *numbers(drop), *shape)
+        return y, (qkv, logs) if unturned is None else (qkv, logs, unturned)
 
-    def causal_softmax_backward_(
+    def attend_backward(
         self,
-        d: Tensor,
-        probabilities: Tensor,
-        n_time: int | None = None,
+        d_y: Tensor,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        heads: Heads,
+        starts: Tensor | None = None,
         drop: Dropout | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        dropped = probabilities if drop is None else torch.empty_like(d)
-        given = (d, probabilities, None if drop is None else dropped, *numbers(drop))
-        self._call("causal_softmax_backward", *given, *d.shape, n_time or d.size(2))
-        return d, dropped
+        *,
+        sums: bool = True,
+    ) -> tuple[Tensor, MaybeTensor, list[Tensor]]:
+        qkv, logs, *unturned = kept
+        d_qkv, total = torch.empty_like(qkv), torch.empty(qkv.size(1))
+        given = (qkv, d_y, logs, d_qkv, total, starts, *numbers(drop))
+        self._call(f"{self.ATTEND}_backward", *given, *heads.shape(qkv))
+        if not heads.turns:
+            return d_qkv, total if sums else None, []
+        d_norms = self.turn_heads_backward_(d_qkv, unturned[0] if unturned else None, heads)
+        return d_qkv, d_qkv.sum(0, dtype=torch.float32) if sums else None, d_norms
 
     def mix(self, x: Tensor, x0: Tensor, weights: Tensor) -> Tensor:
         out = torch.empty_like(x)

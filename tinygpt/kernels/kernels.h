@@ -37,16 +37,6 @@ int turn_heads_backward(real *d, const real *kept, const float *cos, const float
                         const float *q_gain, const float *k_gain, float *column_sums, float eps,
                         int64 norms, int64 is_rms, int64 batch, int64 time, int64 n_head,
                         int64 n_kv_head, int64 d_head, int threads);
-int split_heads(const real *qkv, const float *bias, real *heads, float scale, int64 batch,
-                int64 time, int64 n_head, int64 n_kv_head, int64 d_head, int threads);
-int merge_heads(const real *heads, real *tokens, float scale, int adds, int64 batch, int64 time,
-                int64 n_head, int64 d_head, int64 batch_stride, int64 time_stride, int threads);
-int causal_softmax(real *scores, real *dropped, const int64 *starts, int64 key, int64 stream,
-                   int64 threshold, int64 matrices, int64 queries, int64 keys, int64 heads,
-                   int64 time, int threads);
-int causal_softmax_backward(real *d, const real *p, real *dropped, int64 key, int64 stream,
-                            int64 threshold, int64 matrices, int64 queries, int64 keys, int64 time,
-                            int threads);
 int mix(const float *x, const float *x0, const float *weights, float *out, int64 rows, int64 width,
         int threads);
 int mix_backward(const float *d, const float *x, const float *x0, const float *weights, float *d_x,
@@ -58,6 +48,15 @@ int recur_backward(const float *d, const real *rows, const int64 *begins, const 
 int softcap(real *logits, real *slope, float cap, int64 rows, int64 width, int threads);
 int cross_entropy(real *logits, const int64_t *targets, float *nats, float scale, int64 rows,
                   int64 width, int threads);
+
+/* attention_float.c */
+int attend_float(const real *qkv, real *y, float *logs, const int64 *starts, int64 key,
+                 int64 stream, int64 threshold, int64 batch, int64 time, int64 heads,
+                 int64 kv_heads, int64 width, int threads);
+int attend_float_backward(const real *qkv, const real *d_y, const float *logs, real *d_qkv,
+                          float *column_sums, const int64 *starts, int64 key, int64 stream,
+                          int64 threshold, int64 batch, int64 time, int64 heads, int64 kv_heads,
+                          int64 width, int threads);
 
 /* products.c: `multiplies` always, the others as in attention.c */
 int multiplies(void);

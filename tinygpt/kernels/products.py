@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinygpt.kernels.formulas import Dropout, Heads, Linear, MaybeTensor, Norm, Normed
+from tinygpt.kernels.formulas import Dropout, Linear, MaybeTensor, Norm, Normed
 from tinygpt.kernels.fused import Fused, numbers
 
 INSTRUCTIONS = {1: "AVX-512", 2: "AMX"}  # by the return value of `multiplies`
@@ -18,6 +18,7 @@ INSTRUCTIONS = {1: "AVX-512", 2: "AMX"}  # by the return value of `multiplies`
 class FusedProducts(Fused):
     """Weights, the residual stream and sums are in fp32; each result is rounded once."""
 
+    ATTEND: ClassVar = "attend"
     SIGNATURES: ClassVar = Fused.SIGNATURES | {
         "linear": "axa nnn",
         "linear_add": "axxxx nnn nnn",
@@ -123,42 +124,6 @@ class FusedProducts(Fused):
         sizes = (len(d), *weight.shape)
         self._call("linear_backward_norm", *given, d_normed, d_x, sums, *sizes)
         return d_x, sums[0], sums[1]
-
-    def attend(
-        self,
-        x: Tensor,
-        layer: Linear,
-        heads: Heads,
-        starts: Tensor | None = None,
-        drop: Dropout | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        qkv = self.linear_bias(x, layer)
-        unturned = self.turn_heads_(qkv, heads) if heads.turns else None
-        *_, n_head, _, d_head = shape = heads.shape(qkv)
-        y = x.new_empty(len(x), n_head * d_head)
-        logs = torch.empty(len(x) * n_head)
-        self._call("attend", qkv, y, logs, starts, *numbers(drop), *shape)
-        return y, (qkv, logs) if unturned is None else (qkv, logs, unturned)
-
-    def attend_backward(
-        self,
-        d_y: Tensor,
-        y: Tensor,
-        kept: tuple[Tensor, ...],
-        heads: Heads,
-        starts: Tensor | None = None,
-        drop: Dropout | None = None,
-        *,
-        sums: bool = True,
-    ) -> tuple[Tensor, MaybeTensor, list[Tensor]]:
-        qkv, logs, *unturned = kept
-        d_qkv, total = torch.empty_like(qkv), torch.empty(qkv.size(1))
-        given = (qkv, d_y, logs, d_qkv, total, starts, *numbers(drop))
-        self._call("attend_backward", *given, *heads.shape(qkv))
-        if not heads.turns:
-            return d_qkv, total if sums else None, []
-        d_norms = self.turn_heads_backward_(d_qkv, unturned[0] if unturned else None, heads)
-        return d_qkv, d_qkv.sum(0, dtype=torch.float32) if sums else None, d_norms
 
 
 def _sizes(x: Tensor, weight: Tensor) -> tuple[int, int, int]:
