@@ -6,7 +6,8 @@ B batch, T time, C width, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tinygpt.kernels.loss import cross_entropy
 
@@ -200,6 +202,32 @@ def _role(name: str, parameter: Tensor, kind: type[nn.Module] | None) -> Role:
     if parameter.dim() >= 2:
         return Role.HIDDEN
     return Role.BIAS if name.rpartition(".")[2] == "bias" else Role.SCALAR
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Models that are built within have shapes and no memory: they are on the meta device."""
+    with torch.device("meta"), _NoRandomNumbers():
+        yield
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Skips random initialization, for which PyTorch imports its compiler on the meta device.
+
+    That import takes 3 s, which is half of a short run.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:

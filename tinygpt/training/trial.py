@@ -3,24 +3,22 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.overrides import TorchFunctionMode
 
 from tinygpt.config import RunConfig
 from tinygpt.errors import UserError
 from tinygpt.hardware.parallel import STATE_BYTES_PER_PARAMETER
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import SPLITS, Logger, Split
-from tinygpt.language_model import LanguageModel, activation_bytes
+from tinygpt.language_model import LanguageModel, activation_bytes, shapes_only
 from tinygpt.training.averaging import average_of
 from tinygpt.training.building import build_model, trainable
 from tinygpt.training.checkpoint import Checkpoints
@@ -61,27 +59,8 @@ def sizes(cfg: RunConfig, vocab_size: int) -> Sizes:
 
 def _without_memory(cfg: RunConfig, vocab_size: int) -> LanguageModel:
     """The model on the meta device: its shapes alone."""
-    with torch.device("meta"), _NoRandomNumbers():
+    with shapes_only():
         return build_model(cfg, vocab_size)
-
-
-class _NoRandomNumbers(TorchFunctionMode):
-    """Skips random initialization, for which PyTorch imports its compiler on the meta device.
-
-    That import takes 3 s, which is half of a short run.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 @dataclass(frozen=True)
