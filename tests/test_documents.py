@@ -93,6 +93,10 @@ def test_a_compare_command_of_the_documents_compares(arguments, examples, capsys
         assert exit_code(compare.main, arguments) == 2
         assert "measure it with\n  python -m tinygpt.evaluate" in capsys.readouterr().err
         return
+    if "fit=scaling" in arguments:
+        assert exit_code(compare.main, arguments) == 2
+        assert "does not say vocab_size" in capsys.readouterr().err
+        return
     assert exit_code(compare.main, arguments) == 0
     assert "one configuration" in capsys.readouterr().out
 

@@ -1,9 +1,9 @@
-"""Plots: loss and bits per byte of a run; document lengths and vocabulary sizes of a corpus."""
+"""Plots of runs, corpora, coordinate checks and scaling laws, as PNG files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,72 @@ def coordinates(
         _plain(ax)
     axes[-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path)
+
+
+def scaling(
+    path: Path,
+    *,
+    metric: str,
+    points: Sequence[tuple[float, float, float]],
+    law: Callable[[npt.ArrayLike, npt.ArrayLike], npt.NDArray[np.float64]],
+    budgets: Sequence[
+        tuple[float, Sequence[tuple[float, float]], tuple[float, float, float] | None, float | None]
+    ],
+    predicted: Sequence[tuple[float, float, float, float, float]],
+    floor: float | None,
+) -> None:
+    """Write a PNG: loss over tokens for each size beside the law, and over size for each budget.
+
+    `points` are (size, tokens, loss).  A budget is its FLOPs, (size, loss) of its runs, and the
+    parabola of log loss over log size with its minimum.  `predicted` are (size, tokens, loss, low,
+    high).  The right plot is left out if there are no budgets.
+    """
+    figure, axes = _figure(2 if budgets else 1, width=12 if budgets else 6.5, title="scaling law")
+    ax = axes[0]
+    lengths = [d for _, d, _ in points] + [d for _, d, *_ in predicted]
+    d_range = np.geomspace(min(lengths), max(lengths), 100)
+    sizes = sorted({n for n, _, _ in points})
+    for n, color in zip(sizes, _shades(len(sizes)), strict=True):
+        own = [(d, loss) for size, d, loss in points if size == n]
+        ax.plot(*zip(*own, strict=True), "o", color=color, markersize=4, label=f"N = {n:,.0f}")
+        ax.plot(d_range, law(n, d_range), color=color, linewidth=1)
+    for number, (n, d, value, low, high) in enumerate(predicted):
+        label = "predicted, 95 % interval" if number == 0 else None
+        span = [[value - low], [high - value]]
+        ax.errorbar([d], [value], yerr=span, fmt="D", color=VALIDATION, capsize=3, label=label)
+        ax.annotate(f"N = {n:,.0f}", (d, high), (0, 5), textcoords="offset points", ha="right")
+    if floor is not None:
+        ax.axhline(floor, color=FLOOR, linestyle="--", label=f"entropy of the text  {floor:.3f}")
+    ax.set_title(f"{metric} over tokens, and the law", loc="left", fontsize=10, color=INK)
+    ax.set_xlabel("training tokens", color=INK)
+    ax.legend(frameon=False, fontsize=7)
+    for ax in axes:
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        _plain(ax)
+    for (flops, runs, curve, best), color in zip(budgets, _shades(len(budgets)), strict=True):
+        ax = axes[1]
+        ax.plot(
+            *zip(*runs, strict=True), "o", color=color, markersize=4, label=f"{flops:.2g} FLOPs"
+        )
+        if curve is not None:
+            x = np.geomspace(min(n for n, _ in runs), max(n for n, _ in runs), 60)
+            ax.plot(x, np.exp(np.polyval(curve, np.log(x))), color=color, linewidth=1)
+        if curve is not None and best is not None:
+            ax.plot(best, np.exp(np.polyval(curve, np.log(best))), "*", color=VALIDATION)
+    if budgets:
+        ax = axes[1]
+        ax.set_title("equal FLOPs; stars are the best sizes", loc="left", fontsize=10, color=INK)
+        ax.set_xlabel("parameters without embeddings", color=INK)
+        ax.legend(frameon=False, fontsize=7)
+    figure.savefig(path)
+
+
+def _shades(count: int) -> list[Any]:
+    """Colors from light to dark."""
+    from matplotlib import colormaps
+
+    return list(colormaps["viridis_r"](np.linspace(0.15, 1, count)))
 
 
 def _figure(
