@@ -66,9 +66,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector the libraries and tests, which it would walk again and again."""
+    """Spare the garbage collector the libraries and tests, which it would walk again and again.
+
+    The first of several workers compiles the kernels, and the others wait for them.
+    """
     gc.collect()
     gc.freeze()
+    if "PYTEST_XDIST_WORKER" in os.environ and sys.platform == "linux":
+        compile_kernels_once()
+
+
+def compile_kernels_once() -> None:
+    """Fill the cache of kernels that all workers share."""
+    import fcntl
+
+    import torch
+
+    from tinygpt.kernels.build import Build, NotBuiltError
+
+    with (_kernels / "lock").open("w") as lock, suppress(NotBuiltError):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for build in [Build(dtype) for dtype in (torch.float32, torch.bfloat16)]:
+            build.finish()
 
 
 def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -18,19 +18,29 @@ from tests import processes
 from tinygpt import train
 from tinygpt.hardware.ranks import RankLost, Ranks
 
+pytestmark = pytest.mark.timeout(300)  # for the first test, whose fixture makes all runs on ranks
+
 # Each argument after the port is a run: its number of ranks, then its settings.  Ranks are forked
-# with the environment that torchrun would give them.
+# with the environment that torchrun would give them.  With DIES=FOLDER rank 1 kills itself as soon
+# as there is a checkpoint.
 RANKS = """
-import os, sys
+import os, pathlib, signal, sys, threading, time
 import torch._dynamo, torch.distributed.fsdp  # which DDP and FSDP import in every rank
 from tinygpt import train
 from tinygpt.training import trial
 
 trial.BRIEFLY = 0.001  # which micro batch is the fastest does not matter here
 
+def die():
+    while not list(pathlib.Path(os.environ["DIES"]).glob("*/checkpoints/step-*")):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def rank_of(size, rank, port, settings):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if "DIES" in os.environ and rank == 1:
+        threading.Thread(target=die, daemon=True).start()
     try:
         train.main(settings)
     except SystemExit as end:
@@ -48,7 +58,7 @@ for number, text in enumerate(sys.argv[2:]):
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     print("exit codes", codes, flush=True)
 """
-# Rank 1 kills itself as soon as there is a checkpoint.
+# Rank 0 kills itself as soon as there is a checkpoint.
 DYING = """
 import os, pathlib, signal, sys, threading, time
 from tinygpt import train
@@ -58,7 +68,7 @@ def die():
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
-if os.environ["RANK"] == "1":
+if os.environ["RANK"] == "0":
     threading.Thread(target=die, daemon=True).start()
 train.main(sys.argv[2:])
 """
@@ -70,11 +80,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def on_ranks(*runs: tuple[int, list[str]]) -> str:
+def on_ranks(*runs: tuple[int, list[str]], **environment: str) -> str:
     """Make runs one after another, each on so many ranks; what all of them printed."""
     texts = ["|".join([str(size), *settings]) for size, settings in runs]
     command = [sys.executable, "-c", RANKS, str(free_port()), *texts]
-    done = processes.run(command, capture_output=True, text=True)
+    options = {"capture_output": True, "text": True, "timeout": 250}
+    done = processes.run(command, env=os.environ | environment, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -189,27 +200,63 @@ def with_steps(settings: list[str], n_steps: int) -> list[str]:
     return [*kept, f"trainer.max_steps={n_steps}"]
 
 
+MICRO_BATCHES = {3: "1", 4: "auto", 5: "4"}  # with which each step is resumed
+
+
+def adapted(settings: list[str], outputs: Path) -> list[str]:
+    """Settings that train a few weights beside those of the run `source`, which begin them."""
+    text = [text for text in settings if not text.startswith("model")]
+    begin = [f"init_from={only_run(outputs / 'source')}", "trainer.max_steps=3"]
+    return [*text, *begin, "callback=[sample]", "trainer.lora_rank=2"]
+
+
+def other_micro_batches(settings: list[str]) -> list[str]:
+    return [*settings, "trainer.eval_every=100", "callback=[]", "device.kernels=torch"]
+
+
 @pytest.fixture(scope="module")
 def runs(settings, short, tmp_path_factory) -> tuple[Path, str]:
-    """Where runs on two ranks are, each in the folder of its name, and all that they printed."""
+    """Where runs on two ranks are, each in the folder of its name, and all that they printed.
+
+    One process makes them all, because it takes long to import what ranks need.
+    """
     outputs = tmp_path_factory.mktemp("outputs")
     six = with_steps(short, 6)
+    alone([*with_steps(settings, 3), f"output_dir={outputs / 'source'}"])
+    lora = [*adapted(settings, outputs), f"output_dir={outputs / 'lora'}"]
+    changed = f"output_dir={outputs / 'changed'}"
     printed = on_ranks(
         (2, [*six, f"output_dir={outputs / 'copied'}"]),
         (2, [*six, f"output_dir={outputs / 'spread'}", "device.parallel=fsdp"]),
         (2, ["resume=latest", f"output_dir={outputs / 'copied'}", "trainer.max_steps=10"]),
         (2, [*settings, "trainer.max_time=0.3s", f"output_dir={outputs / 'timed'}"]),
         (2, [*short, "optimizer.lr=1e30", f"output_dir={outputs / 'diverged'}"]),
+        *(
+            (2, [*short, *MUON_EMA, f"device.parallel={kind}", f"output_dir={outputs / kind}"])
+            for kind in ("ddp", "fsdp")
+        ),
+        (2, [*lora, "device.parallel=fsdp"]),
+        (2, [*other_micro_batches(settings), "trainer.max_steps=2", changed]),
+        *(
+            (
+                2,
+                [
+                    *("resume=latest", changed, f"trainer.max_steps={step}"),
+                    f"trainer.micro_batch_size={size}",
+                ],
+            )
+            for step, size in MICRO_BATCHES.items()
+        ),
     )
     return outputs, printed
 
 
 def test_one_rank_has_the_voice_and_the_folder(runs):
     outputs, printed = runs
-    assert printed.count("2 ranks, each with a copy of the model (DDP)") == 4
-    assert printed.count("2 ranks, over which the model is spread (FSDP)") == 1
+    assert printed.count("2 ranks, each with a copy of the model (DDP)") == 9
+    assert printed.count("2 ranks, over which the model is spread (FSDP)") == 3
     assert "Warning" not in printed
-    assert printed.count("everything is in") == 4
+    assert printed.count("everything is in") == 11
     for name, parallel in (("copied", "ddp"), ("spread", "fsdp")):
         derived = record(outputs / name)["derived"]
         assert (derived["world_size"], derived["parallel"]) == (2, parallel)
@@ -220,7 +267,7 @@ def test_one_rank_has_the_voice_and_the_folder(runs):
 def test_a_run_is_the_same_on_one_rank_and_two_and_goes_on_on_any(runs, short, tmp_path):
     """Copied and spread models train as one alone does, and save what any number goes on from."""
     outputs, printed = runs
-    assert printed.count("exit codes [0, 0]") == 4, printed
+    assert printed.count("exit codes [0, 0]") == 11, printed
     alone([*short, f"output_dir={tmp_path}"])
     spread = f"output_dir={outputs / 'spread'}"
     alone(["resume=latest", spread, "trainer.max_steps=10", "device.parallel=auto"])
@@ -234,53 +281,45 @@ def test_a_run_is_the_same_on_one_rank_and_two_and_goes_on_on_any(runs, short, t
         assert written == expected
 
 
-def test_muon_and_averages_are_the_same_on_one_rank_and_two(short, tmp_path):
-    alone([*short, *MUON_EMA, f"output_dir={tmp_path / 'one'}"])
-    assert any(name.startswith("ema/") for name in tensors(tmp_path / "one"))
-    assert {b["tokens"] - a["tokens"] for a, b in pairwise(rows(tmp_path / "one"))} == {32, 64, 128}
-    kinds = ("ddp", "fsdp")
-    typed = {kind: [*short, *MUON_EMA, f"device.parallel={kind}"] for kind in kinds}
-    on_ranks(*((2, [*typed[kind], f"output_dir={tmp_path / kind}"]) for kind in kinds))
-    for kind in kinds:
-        assert_same(tmp_path / kind, tmp_path / "one")
+def test_muon_and_averages_are_the_same_on_one_rank_and_two(runs, short, tmp_path):
+    alone([*short, *MUON_EMA, f"output_dir={tmp_path}"])
+    assert any(name.startswith("ema/") for name in tensors(tmp_path))
+    assert {b["tokens"] - a["tokens"] for a, b in pairwise(rows(tmp_path))} == {32, 64, 128}
+    for kind in ("ddp", "fsdp"):
+        assert_same(runs[0] / kind, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "pairs",
-    [
-        [("adapted", "fsdp")],
-        pytest.param(
-            [("adapted", "ddp"), ("frozen", "ddp"), ("frozen", "fsdp")], marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_trained_weights_freezing_and_adapters_are_the_same_on_one_rank_and_two(
-    settings, tmp_path, pairs
-):
+def test_adapters_are_the_same_on_one_rank_and_on_two_that_spread_them(runs, settings, tmp_path):
+    outputs, _ = runs
+    alone([*adapted(settings, outputs), f"output_dir={tmp_path}"])
+    assert_same(outputs / "lora", tmp_path)
+    assert record(outputs / "lora")["init_from"]["path"] == str(only_run(outputs / "source"))
+
+
+@pytest.mark.slow
+def test_freezing_and_copied_adapters_are_the_same_on_one_rank_and_two(settings, tmp_path):
     alone([*with_steps(settings, 3), f"output_dir={tmp_path / 'source'}"])
-    source = only_run(tmp_path / "source")
-    text = [text for text in settings if not text.startswith("model")]
-    begin = [*text, f"init_from={source}", "trainer.max_steps=3", "callback=[sample]"]
-    kinds = {
-        "frozen": ["trainer.freeze=[token_embedding,'blocks.0.*']"],
-        "adapted": ["trainer.lora_rank=2"],
-    }
+    lora = adapted(settings, tmp_path)
+    freeze = ["trainer.freeze=[token_embedding,'blocks.0.*']"]
+    kinds = {"frozen": [*lora[:-1], *freeze], "lora": lora}
+    pairs = (("lora", "ddp"), ("frozen", "ddp"), ("frozen", "fsdp"))
     printed = on_ranks(
         *(
-            (2, [*begin, *kinds[k], f"device.parallel={p}", f"output_dir={tmp_path / f'{k}_{p}'}"])
-            for k, p in pairs
+            (2, [*kinds[kind], f"device.parallel={p}", f"output_dir={tmp_path / f'{kind}_{p}'}"])
+            for kind, p in pairs
         )
     )
     assert printed.count("exit codes [0, 0]") == len(pairs), printed
-    before = load_file(max((source / "checkpoints").glob("step-*")) / "model.safetensors")
+    for kind, typed in kinds.items():
+        alone([*typed, f"output_dir={tmp_path / kind}"])
     for kind, parallel in pairs:
-        alone([*begin, *kinds[kind], f"output_dir={tmp_path / kind}"])
-        found = tmp_path / f"{kind}_{parallel}"
-        assert_same(found, tmp_path / kind)
-        assert record(found)["init_from"]["path"] == str(source)
-        if kind == "frozen":
-            for name, same in (("token_embedding.weight", True), ("blocks.1.mlp.up.weight", False)):
-                assert torch.equal(tensors(found)[f"model/{name}"], before[name]) is same
+        assert_same(tmp_path / f"{kind}_{parallel}", tmp_path / kind)
+    source = only_run(tmp_path / "source")
+    before = load_file(max((source / "checkpoints").glob("step-*")) / "model.safetensors")
+    for parallel in ("ddp", "fsdp"):
+        for name, same in (("token_embedding.weight", True), ("blocks.1.mlp.up.weight", False)):
+            after = tensors(tmp_path / f"frozen_{parallel}")[f"model/{name}"]
+            assert torch.equal(after, before[name]) is same
 
 
 def test_ranks_end_together_by_the_clock_and_when_the_loss_is_not_finite(runs):
@@ -294,15 +333,13 @@ def test_ranks_end_together_by_the_clock_and_when_the_loss_is_not_finite(runs):
 
 def test_a_rank_that_dies_ends_the_run_with_words_and_it_goes_on(settings, tmp_path):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    script = tmp_path / "dying.py"
-    script.write_text(DYING)
     many = [*settings, "trainer.eval_every=1000", "trainer.save_every=20", "callback=[]"]
     typed = [*many, "trainer.max_steps=5000", f"output_dir={broken}"]
-    done = torchrun(str(script), str(broken), *typed)
-    assert done.returncode == 1
+    printed = on_ranks((2, typed), DIES=str(broken))
+    assert f"exit codes [1, {-signal.SIGKILL}]" in printed
     path = only_run(broken)
-    assert "error: rank 1 of 2 (process " in done.stderr
-    assert f"go on with\n  torchrun ... -m tinygpt.train resume={path}" in done.stderr
+    assert "error: rank 1 of 2 (process " in printed
+    assert f"go on with\n  torchrun ... -m tinygpt.train resume={path}" in printed
     assert record(broken)["status"] == "failed"
     assert record(broken)["error"].startswith("rank 1 of 2 (process ")
     reached = max(int(p.name.removeprefix("step-")) for p in path.glob("checkpoints/step-*"))
@@ -312,23 +349,13 @@ def test_a_rank_that_dies_ends_the_run_with_words_and_it_goes_on(settings, tmp_p
     assert_same(broken, straight)
 
 
-def test_a_resume_on_two_ranks_may_change_the_micro_batch(settings, tmp_path):
+def test_a_resume_on_two_ranks_may_change_the_micro_batch(runs, settings, tmp_path):
     """Smaller, larger, auto for a number and a number for auto: the same steps up to rounding."""
-    straight, changed = tmp_path / "straight", tmp_path / "changed"
-    begin = [*settings, "trainer.eval_every=100", "callback=[]", "device.kernels=torch"]
-    resume = ["resume=latest", f"output_dir={changed}"]
-    alone([*begin, "trainer.max_steps=6", f"output_dir={straight}"])
-    printed = on_ranks(
-        (2, [*begin, "trainer.max_steps=2", f"output_dir={changed}"]),
-        (2, [*resume, "trainer.max_steps=3", "trainer.micro_batch_size=1"]),
-        (2, [*resume, "trainer.max_steps=4", "trainer.micro_batch_size=4"]),
-        (2, [*resume, "trainer.max_steps=5", "trainer.micro_batch_size=auto"]),
-        (2, [*resume, "trainer.max_steps=6", "trainer.micro_batch_size=2"]),
-    )
-    assert printed.count("exit codes [0, 0]") == 5, printed
+    changed = runs[0] / "changed"
+    alone([*other_micro_batches(settings), "trainer.max_steps=5", f"output_dir={tmp_path}"])
     derived = record(changed)["derived"]
-    assert (derived["micro_batch_size"], derived["grad_accum"]) == (2, 2)
-    assert_same(changed, straight, but_for_evaluations=True)
+    assert (derived["micro_batch_size"], derived["grad_accum"]) == (4, 1)
+    assert_same(changed, tmp_path, but_for_evaluations=True)
 
 
 # One of two ranks, without the other
@@ -507,7 +534,7 @@ def test_a_signal_to_torchrun_saves_on_all_ranks_and_the_run_goes_on(settings, t
 def test_without_its_main_rank_a_run_ends_with_words_and_goes_on(short, tmp_path):
     broken = tmp_path / "broken"
     script = tmp_path / "dying.py"
-    script.write_text(DYING.replace('== "1"', '== "0"'))
+    script.write_text(DYING)
     typed = [*with_steps(short, 5000), f"output_dir={broken}"]
     done = torchrun(str(script), str(broken), *typed)
     assert done.returncode == 1

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.components.models.test_switches import SWITCHES
 from tests.kernels.compiled import HEADERS, compile_kernels
-from tests.kernels.test_sanitizers import compiled, run
+from tests.kernels.test_sanitizers import ALL, compiled, run
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.models.gpt_torch import GPT
 from tinygpt.components.models.mingru import MinGRUConfig
@@ -220,5 +220,5 @@ def test_no_memory_is_an_error_and_the_next_call_is_right(library) -> None:
 
 @pytest.mark.slow
 def test_the_decoder_stays_within_its_arrays(tmp_path: Path) -> None:
-    done = run(compiled(tmp_path / "sanitize", (), [HEADERS / "sanitize_decode.c", SOURCE]))
+    done = run(compiled(tmp_path / "sanitize", (ALL,), [HEADERS / "sanitize_decode.c", SOURCE]))
     assert done.returncode == 0, done.stderr[:2000]

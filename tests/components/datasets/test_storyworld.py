@@ -64,14 +64,14 @@ class Witness(Writer):
 
 @pytest.fixture(scope="module")
 def told() -> list[Witness]:
-    return [Witness(seed) for seed in range(2500)]
+    return [Witness(seed) for seed in range(1000)]
 
 
 # Probability
 
 
 def test_reading_a_story_recovers_exactly_the_bits_it_was_written_with() -> None:
-    for index in range(1000):
+    for index in range(200):
         written = story(0, "train", index)
         assert bits_of(written.text) == written.bits
 
@@ -178,7 +178,7 @@ SMALL = Grammar(
 
 
 def test_the_probabilities_of_all_stories_of_a_small_grammar_add_up_to_one() -> None:
-    n = 60_000
+    n = 20_000
     drawn = Counter(SMALL.write(Random(seed)) for seed in range(n))
     assert len({told.text for told in drawn}) == len(drawn) == 3 * 2 * 3 * 3 + 2 * 3 * 2 * 3 * 3
     assert sum(2**-told.bits for told in drawn) == pytest.approx(1, abs=1e-12)
@@ -201,7 +201,7 @@ def test_a_changed_word_is_refused_or_has_another_probability() -> None:
     random = Random(1)
     vocabulary = sorted({word for i in range(30) for word in story(3, "train", i).text.split(" ")})
     refused = 0
-    for index in range(150):
+    for index in range(60):
         told = story(1, "train", index)
         parts = told.text.split(" ")
         at = random.randrange(len(parts))
@@ -210,11 +210,11 @@ def test_a_changed_word_is_refused_or_has_another_probability() -> None:
             assert bits_of(" ".join(parts)) != told.bits
         except UserError:
             refused += 1
-    assert refused > 100
+    assert refused > 40
 
 
 def test_a_hero_may_be_renamed_but_only_throughout(told: list[Witness]) -> None:
-    for writer in told[:100]:
+    for writer in told[:40]:
         hero = writer.env["h"]
         namesakes = GIRLS if hero.forms["is"] == "f" else BOYS
         other = next(name for name in namesakes.entries if name not in writer.env.values())
@@ -233,7 +233,7 @@ def test_a_text_cut_short_lengthened_or_foreign_is_refused() -> None:
 
 
 def test_the_floor_is_the_sum_of_bits_and_varies_little_from_story_to_story() -> None:
-    source = StoryworldConfig(train_stories=3, validation_stories=500).open()
+    source = StoryworldConfig(train_stories=3, validation_stories=200).open()
     texts = list(source.documents("validation"))
     assert source.entropy_bits("validation") == sum(
         told.bits for told in source.stories("validation")
@@ -244,7 +244,7 @@ def test_the_floor_is_the_sum_of_bits_and_varies_little_from_story_to_story() ->
     per_byte = [told.bits / len(told.text) for told in source.stories("validation")]
     mean = sum(per_byte) / len(per_byte)
     assert 0.15 < mean < 1
-    assert stdev(per_byte) / sqrt(len(per_byte)) < 0.01 * mean
+    assert stdev(per_byte) / sqrt(len(per_byte)) < 0.015 * mean
 
 
 # Seeds and splits
@@ -258,15 +258,15 @@ def test_stories_are_the_same_in_every_process() -> None:
         "print(sha256(texts.encode()).hexdigest())"
     )
     here = sha256("".join(str(story(7, "train", i)) for i in range(40)).encode()).hexdigest()
-    for hash_seed in ("1", "2"):
-        printed = subprocess.run(
-            [sys.executable, "-c", program],
-            env=os.environ | {"PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-        assert printed == [here]
+    hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"  # not that of this process
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert printed == [here]
 
 
 def test_the_version_of_the_grammar_changes_with_its_stories() -> None:
@@ -293,7 +293,7 @@ def test_seeds_and_splits_tell_different_stories() -> None:
         story(seed, split, index).text
         for seed in (0, 1)
         for split in ("train", "validation")
-        for index in range(700)
+        for index in range(200)
     ]
     assert len(set(texts)) == len(texts)
     assert StoryworldConfig(seed=1).open().identity != StoryworldConfig().open().identity
@@ -342,7 +342,7 @@ def test_pronouns_agree_with_the_people_of_the_story(told: list[Witness]) -> Non
             assert name in (girls if child == "girl" else boys)
         for name, child in re.findall(r"^(\w+) was an? \w+ (girl|boy)", writer.text):
             assert name in (girls if child == "girl" else boys)
-    assert of_one_gender > 200
+    assert of_one_gender > 80
 
 
 def test_no_two_characters_of_a_story_share_a_name(told: list[Witness]) -> None:
@@ -354,7 +354,7 @@ def test_no_two_characters_of_a_story_share_a_name(told: list[Witness]) -> None:
 
 def test_shared_treats_add_up(told: list[Witness]) -> None:
     shared = [writer.text for writer in told if writer.theme == "sharing"]
-    assert len(shared) > 100
+    assert len(shared) > 40
     for text in shared:
         numbers = "|".join(NUMBERS)
         total = re.search(rf"with ({numbers}) ", text)
@@ -372,7 +372,7 @@ def test_shared_treats_add_up(told: list[Witness]) -> None:
 
 def test_a_lost_thing_is_found_where_the_story_has_been(told: list[Witness]) -> None:
     stories = [writer for writer in told if writer.theme == "lost"]
-    assert len(stories) > 50
+    assert len(stories) > 20
     for writer in stories:
         places = [writer.env[name].forms for name in ("s1", "s2")]
         found = [place for place in places if place["find"] in writer.text]
