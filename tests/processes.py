@@ -81,7 +81,8 @@ class Forked(subprocess.Popen[Any]):
             return super()._try_wait(wait_flags)  # type: ignore[misc]  # of Popen
         if wait_flags & os.WNOHANG and not select.select([self._news], [], [], 0)[0]:
             return 0, 0
-        return self.pid, int(self._news.recv(64))
+        # left there for another thread that waits too
+        return self.pid, int(self._news.recv(64, socket.MSG_PEEK))
 
     def _internal_poll(self, *arguments: Any, **options: Any) -> int | None:
         if not FORKS:

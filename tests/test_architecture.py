@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -31,9 +32,20 @@ FORBIDDEN = {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """The code of a file; nobody changes it."""
+    return ast.parse(path.read_text())
+
+
 def module_of(path: Path) -> str:
     """The file or folder directly in tinygpt/ that a source belongs to, without its suffix."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@cache
+def imports_of(path: Path) -> list[str]:
+    return list(imported(tree_of(path)))
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -85,7 +97,7 @@ def test_the_plan_names_every_file_and_folder_of_the_package_once() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_from_the_floors_below_its_own(path: Path) -> None:
     module = module_of(path)
-    for other in (name.split(".")[0] for name in imported(ast.parse(path.read_text()))):
+    for other in (name.split(".")[0] for name in imports_of(path)):
         assert other in (module, "__init__") or LEVEL[other] < LEVEL.get(module, len(FLOORS)), (
             f"{path.relative_to(ROOT)} imports {other}, which does not stand below {module}"
         )
@@ -94,9 +106,7 @@ def test_a_module_imports_only_from_the_floors_below_its_own(path: Path) -> None
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports inside functions count: none is there to hide a circle."""
     imports = {
-        str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): {
-            *imported(ast.parse(path.read_text()))
-        }
+        str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): {*imports_of(path)}
         for path in SOURCES
         if path.name != "__init__.py"
     }
@@ -109,7 +119,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_public_module_class_and_function_has_a_docstring(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     assert ast.get_docstring(tree), f"{path.relative_to(ROOT)} does not say what it is for"
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):

@@ -297,7 +297,7 @@ values = st.recursive(
 @example(value="it\\'s")
 @example(value="ends with '")
 @example(value=["", " ", "null", "1e5", "a,b", "choice(a,b)", "${x}"])
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_a_quoted_value_is_read_back_as_it_was(value: Any) -> None:
     text = f"key={overrides.quoted(value)}"
     (override,) = OverridesParser.create().parse_overrides([text])

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 import tinygpt
+from tests import processes
 from tests.runs_on_disk import evaluated, make_run
 from tinygpt.comparison import report
+from tinygpt.serving import resuming
 from tinygpt.serving.app import PAGE
 
 HOSTILE = "</script><img src=x onerror=\"document.title='hacked'\"> \x1b[31mred\x1b[0m &amp;"
@@ -203,14 +205,20 @@ VIEWS = ("runs", "run?id=x_sweep/3", "sweep?id=x_sweep", "compare?id=x_sweep", "
 
 
 @pytest.mark.parametrize(
-    ("width", "scheme"), [(390, "dark"), pytest.param(1440, "light", marks=pytest.mark.slow)]
+    ("width", "scheme", "views"),
+    [
+        (390, "dark", VIEWS[::2]),
+        pytest.param(390, "dark", VIEWS[1::2], marks=pytest.mark.slow),
+        pytest.param(1440, "light", VIEWS, marks=pytest.mark.slow),
+    ],
+    ids=["dark", "dark, the others", "light"],
 )
 def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_screen(
-    opened: Callable[..., Page], writer: str, width: int, scheme: str
+    opened: Callable[..., Page], writer: str, width: int, scheme: str, views: tuple[str, ...]
 ) -> None:
     screen = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
     made = opened(bypass_csp=True, **screen)  # axe is written into the page
-    for view in VIEWS:
+    for view in views:
         page = made.open(view)
         page.wait_for_timeout(150)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
@@ -330,7 +338,9 @@ def test_a_run_is_watched_stopped_and_resumed(
     serve: Callable[..., Any],
     tiny_in: Callable[[Path], list[str]],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(resuming, "subprocess", processes.FORKING)
     own = {
         "trainer.max_steps": "1_000_000",
         "trainer.log_every": "20",
@@ -345,7 +355,7 @@ def test_a_run_is_watched_stopped_and_resumed(
         made = Page(browser, f"http://127.0.0.1:{server.port}")
         page = made.open("run?id=latest")
         assert "There is no run yet" in page.inner_text("main")
-        training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        training = processes.Forked(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             status = "document.querySelector('.heading .status')?.textContent"
             rows = "+(document.querySelector('.view-run')?.dataset.rows ?? 0)"

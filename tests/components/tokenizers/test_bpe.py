@@ -165,7 +165,7 @@ text_of_words = st.lists(st.tuples(gaps, words), max_size=12).map(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(texts=st.lists(text_of_words | st.tuples(text_of_words, gaps).map("".join), max_size=4))
 def test_the_ids_of_any_texts_are_those_of_sentencepiece(
     spaced: BPETokenizer, texts: list[str]
