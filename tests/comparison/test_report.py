@@ -78,17 +78,10 @@ def opened(browser: Any, path: Path, **context: Any) -> tuple[Any, list[str]]:
     return page, wrong
 
 
-@pytest.fixture(scope="module")
-def opened_sweep(browser: Any, page_of_a_sweep: Path) -> tuple[Any, list[str]]:
-    """That page, which takes seconds to open, and what went wrong in it."""
-    return opened(browser, page_of_a_sweep)
-
-
 def test_a_reader_finds_everything_and_nothing_runs_that_should_not(
-    opened_sweep: tuple[Any, list[str]],
+    browser: Any, page_of_a_sweep: Path
 ) -> None:
-    page, wrong = opened_sweep
-    page.set_viewport_size({"width": 1440, "height": 900})
+    page, wrong = opened(browser, page_of_a_sweep, viewport={"width": 1440, "height": 900})
     assert page.title() == "x_sweep"
     first = page.locator("#tables tbody tr").first
     assert first.locator("td").nth(0).inner_text() == "1"
@@ -158,12 +151,10 @@ def test_a_value_has_one_colour_in_all_plots_and_the_page_opens_on_what_decides(
 
 
 def test_on_a_phone_in_the_dark_nothing_is_wider_than_the_screen(
-    opened_sweep: tuple[Any, list[str]],
+    browser: Any, page_of_a_sweep: Path
 ) -> None:
-    page, wrong = opened_sweep
-    page.emulate_media(color_scheme="dark")
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+    page, wrong = opened(browser, page_of_a_sweep, **phone)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert not wrong
 
