@@ -1,0 +1,182 @@
+"""Each switch of a recipe against the recipe, at equal time: measures speeds, then trains.
+
+python experiments/recipes/ablate.py shakespeare dataset.path=FILE      # or: storyworld
+
+First each variant trains for 15 steps, in four rounds. The median step of the quickest round gives
+its speed, in CPU time of one thread. Then each trains with three seeds on as many tokens as it can
+in the time of the recipe. Writes NAME.csv and prints its rows.
+"""
+
+import csv
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import yaml
+
+from tinygpt import train
+from tinygpt.comparison.statistics import compare
+from tinygpt.config.choices import CONF
+from tinygpt.errors import as_typed
+from tinygpt.interfaces import Metrics
+from tinygpt.records.read import read_run
+from tinygpt.training import run as training
+from tinygpt.training.trainer import Trainer
+
+HERE = Path(__file__).parent
+SEEDS = (0, 1, 2)
+ROUNDS = 4
+STEPS = 15  # of a run that measures speed
+RECIPES = {
+    "shakespeare": ("shakespeare_fast", [], 105_000),
+    "storyworld": (
+        "demo",
+        [
+            "dataset.train_stories=3000",
+            "dataset.validation_stories=60",
+            "trainer.max_time=null",
+        ],
+        75_000,
+    ),
+}
+# the switch, its source, and what is typed after the recipe; the recipe itself is the first one
+VARIANTS = {
+    "recipe": ("", []),
+    "without hashed n-grams": ("arXiv 2412.09871", ["model.ngram=1", "model.ngram_rows=null"]),
+    "n-grams up to 3": ("arXiv 2412.09871", ["model.ngram=3"]),
+    "AdamW for Muon": (
+        "kellerjordan.github.io/posts/muon",
+        ["optimizer=adamw", "optimizer.lr=1e-2"],
+    ),
+    "learned positions for RoPE": ("arXiv 2104.09864", ["model.positions=learned"]),
+    "without QK-norm": ("arXiv 2010.04245", ["model.qk_norm=false"]),
+    "GELU for ReLU²": ("arXiv 2109.08668", ["model.feedforward=gelu"]),
+    "SwiGLU for ReLU²": ("arXiv 2002.05202", ["model.feedforward=swiglu"]),
+    "without softcap": ("arXiv 2408.00118", ["model.logit_softcap=null"]),
+}
+SPENT_S: list[float] = []
+COLUMNS = (
+    *("variant", "source", "settings", "speed", "tokens", "bpb", "half_width", "difference", "p"),
+    "verdict",
+)
+FOR_RECIPE = {
+    "shakespeare": {
+        "a quarter of the rows": ("arXiv 2412.09871", ["model.ngram_rows=2048"]),
+        "LayerNorm for RMSNorm": ("arXiv 1910.07467", ["model.norm=layernorm"]),
+        "norms with gain": ("modded-nanogpt", ["model.norm_gain=true"]),
+        "without zero-init": ("arXiv 1901.09321", ["model.zero_init=false"]),
+        "embedding norm": ("modded-nanogpt", ["model.embedding_norm=true"]),
+        "value embeddings": ("modded-nanogpt", ["model.value_embeddings=true"]),
+        "untied output": ("arXiv 1608.05859", ["model.tied=false"]),
+        "cosine for linear": ("arXiv 2502.15938", ["schedule=cosine"]),
+        "WSD for linear": ("arXiv 2404.06395", ["schedule=wsd", "schedule.decay_ratio=0.5"]),
+        "x0 shortcut": ("modded-nanogpt", ["model.x0_shortcut=true"]),
+    },
+    "storyworld": {
+        "without x0 shortcut": ("modded-nanogpt", ["model.x0_shortcut=false"]),
+        "value residual": ("arXiv 2410.17897", ["model.value_residual=true"]),
+    },
+}
+
+
+class TimedTrainer(Trainer):
+    """Notes the CPU seconds of each step, which other processes change less than the time."""
+
+    def train_step(self) -> Metrics:
+        """See Trainer."""
+        began = time.process_time()
+        row = super().train_step()
+        SPENT_S.append(time.process_time() - began)
+        return row
+
+
+def run(settings: list[str], outputs: Path) -> Path:
+    """Train on one thread without callbacks; the run's folder. A run that fails ends all."""
+    try:
+        train.main([*settings, f"output_dir={outputs}", "callback=[]", "device.threads=1"])
+    except SystemExit as end:
+        if end.code:
+            raise
+    return max(outputs.glob("2*"), key=lambda path: path.name)
+
+
+def settings_of(experiment: str, *, optimizer: bool) -> list[str]:
+    """An experiment as settings, with or without its optimizer, which another one may replace."""
+    content = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())
+    chosen = [next(iter(choice.items())) for choice in content.pop("defaults")]
+    typed = [
+        *(f"{key.removeprefix('override /')}={as_typed(value)}" for key, value in chosen),
+        *(f"{k}.{f}={as_typed(v)}" for k, fields in content.items() for f, v in fields.items()),
+    ]
+    return [text for text in typed if optimizer or not text.startswith("optimizer")]
+
+
+def speeds_of(
+    variants: dict[str, tuple[str, list[str]]], base: Callable[[str], list[str]], outputs: Path
+) -> dict[str, float]:
+    """Tokens per CPU second of each variant: the quickest round; measured once for a folder."""
+    known = outputs / "speeds.json"
+    if known.exists():
+        return dict(json.loads(known.read_text()))
+    step_s = dict.fromkeys(variants, math.inf)
+    length = [f"trainer.max_steps={STEPS}", "trainer.eval_bytes=1000"]
+    for _ in range(ROUNDS):
+        for what, (_, switch) in variants.items():
+            SPENT_S.clear()
+            run([*base(what), *switch, *length], outputs / "speed")
+            step_s[what] = min(step_s[what], median(SPENT_S[STEPS // 3 :]))
+    speeds = {what: 1 / each for what, each in step_s.items()}  # steps have equal sizes
+    known.write_text(json.dumps(speeds))
+    return speeds
+
+
+def main(name: str, *typed: str) -> None:
+    """Measure, train, compare, write; a second call goes on where the first one ended."""
+    experiment, changes, tokens = RECIPES[name]
+    variants = VARIANTS | FOR_RECIPE[name]
+
+    def base(what: str) -> list[str]:
+        recipe = settings_of(experiment, optimizer="AdamW" not in what)
+        return [*recipe, *changes, "trainer.eval_every=1000000", *typed]
+
+    outputs = Path(f"outputs/recipes_{name}")
+    speed = speeds_of(variants, base, outputs)
+    finished = [one for one in map(read_run, outputs.glob("2*")) if one.status == "finished"]
+    done = {(one.flat["name"], one.flat["seed"]) for one in finished}
+    for seed in SEEDS:
+        for what, (_, switch) in variants.items():
+            if (what, seed) not in done:
+                length = f"trainer.max_tokens={round(tokens * speed[what] / speed['recipe'])}"
+                run([*base(what), *switch, length, f"seed={seed}", f"name={what}"], outputs)
+    runs = [one for one in map(read_run, outputs.glob("2*")) if one.status == "finished"]
+    first = next(one for one in runs if one.flat["name"] == "recipe")
+    (found,) = compare(runs, baseline=first).tables
+    with (HERE / f"{name}.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow([*COLUMNS])
+        for group in found.configurations:
+            source, switch = variants[group.name]
+            bpb, tokens_of = group.metrics["val/bpb"], group.metrics["tokens"]
+            row = [
+                group.name,
+                source,
+                " ".join(switch),
+                f"{speed[group.name] / speed['recipe']:.2f}",
+                int(tokens_of.mean),
+                f"{bpb.mean:.4f}",
+                f"{bpb.half_width:.4f}",
+                "" if group.difference is None else f"{group.difference:+.4f}",
+                "" if group.p_value is None else f"{group.p_value:.2g}",
+                group.words,
+            ]
+            rows.writerow(row)
+            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    training.Trainer = TimedTrainer  # type: ignore[misc]  # of this process alone
+    main(*sys.argv[1:])
