@@ -1,4 +1,4 @@
-"""Which process works on a run: run.json records it, so that another one can interrupt it."""
+"""Which process works on a run or a sweep: it is recorded, so that another can interrupt it."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from tinygpt.records.read import is_held, read_record
 
 
 def this_process() -> dict[str, Any]:
-    """The record of this process for run.json."""
+    """The record of this process."""
     pid = os.getpid()
     return {"pid": pid, "host": platform.node(), "started": _start_ticks(pid)}
 
@@ -27,18 +27,25 @@ def interrupt(run: Path) -> int:
     record = read_record(run)
     if record["status"] != "running" or not is_held(run):
         raise UserError(f"{run} is not running, so there is nothing to stop")
-    process: Mapping[str, Any] = record.get("process") or {}
+    return send_sigterm(run, record.get("process") or {})
+
+
+def send_sigterm(folder: Path, process: Mapping[str, Any]) -> int:
+    """Ask the process that works on a folder to end; `process` is its record.  Returns its pid.
+
+    Raises UserError if it is not recorded, ended, or runs on another machine.
+    """
     pid, host = process.get("pid"), process.get("host")
     if not isinstance(pid, int) or pid <= 1:
-        raise UserError(f"{run} does not record its process; stop it where it was started")
+        raise UserError(f"{folder} does not record its process; stop it where it was started")
     if host != platform.node():
-        raise UserError(f"{run} runs on {host}; stop it there")
+        raise UserError(f"{folder} runs on {host}; stop it there")
     if _start_ticks(pid) != process.get("started"):
-        raise UserError(f"{run}: process {pid} is another one now; stop the run by Ctrl-C")
+        raise UserError(f"{folder}: process {pid} is another one now; stop it by Ctrl-C")
     try:
         os.kill(pid, signal.SIGTERM)
     except OSError as error:
-        raise UserError(f"{run}: process {pid} cannot be stopped: {error.strerror}") from None
+        raise UserError(f"{folder}: process {pid} cannot be stopped: {error.strerror}") from None
     return pid
 
 

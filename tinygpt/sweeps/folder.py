@@ -26,6 +26,7 @@ from tinygpt.files import rename_durably, write_atomically
 from tinygpt.interfaces import Trial
 from tinygpt.records.find import latest
 from tinygpt.records.folder import freeze, source_state, write_json
+from tinygpt.records.processes import send_sigterm, this_process
 from tinygpt.records.read import RunRecord, is_held, read_run
 
 ENDED = ("finished", "stopped", "failed", "damaged")
@@ -157,6 +158,7 @@ class SweepFolder:
             raise UserError(f"{path} is in use by another process; wait or stop it") from None
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        self._write(process=this_process())
         for partial in path.glob(".*.partial"):  # left by a process that was killed
             if partial.is_dir():
                 shutil.rmtree(partial)
@@ -233,6 +235,18 @@ class SweepFolder:
     def close(self) -> None:
         """Release the folder."""
         self._lock.release()
+
+
+def interrupt_sweep(path: Path) -> int:
+    """Ask the process of a sweep to end, as Ctrl-C does: its runs save first.  Returns its pid.
+
+    Raises UserError if no process works on the sweep, or another machine's does.
+    """
+    content = read_sweep(path)
+    if not is_held(path):
+        raise UserError(f"{path} is not running, so there is nothing to stop")
+    process = content.get("process")
+    return send_sigterm(path, process if isinstance(process, dict) else {})
 
 
 def _of_every_call(cfg: SweepConfig) -> dict[str, Any]:
