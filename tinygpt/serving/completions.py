@@ -340,19 +340,20 @@ def _offsets(model: Model, ids: Sequence[int]) -> list[int]:
 async def _write(
     model: Model, asked: _Asked, ids: list[int], choice: _Choice
 ) -> AsyncIterator[None]:
-    """Write the text of a choice; yields after each event."""
+    """Write the text of a choice; yields after each part of it."""
     if asked.sampling is None:
         choice.reason = "length"
         yield
         return
     text = model.begin(ids, asked.sampling, repeat=choice.index % asked.n, top=asked.logprobs)
-    async for event in text.events():
-        if isinstance(event, TokenEvent):
-            choice.add(model, event.token, event.text, event.logprob, event.top)
-            choice.n_tokens += 1
-        elif isinstance(event, FinishedEvent):
-            choice.text += event.text
-            choice.reason = _REASONS[event.reason]
+    async for events in text.parts():
+        for event in events:
+            if isinstance(event, TokenEvent):
+                choice.add(model, event.token, event.text, event.logprob, event.top)
+                choice.n_tokens += 1
+            elif isinstance(event, FinishedEvent):
+                choice.text += event.text
+                choice.reason = _REASONS[event.reason]
         yield
 
 

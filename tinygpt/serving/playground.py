@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tinygpt.errors import UserError
-from tinygpt.generation.engine import TokenEvent
+from tinygpt.generation.engine import FinishedEvent, TokenEvent
 from tinygpt.serving import asking
 from tinygpt.serving.errors import ApiError, error_body
 from tinygpt.serving.models import Model
@@ -68,16 +68,18 @@ class _Playground:
                 )
                 text = model.begin(ids, drawing, repeat=repeat, top=top)
                 begun = time.monotonic()
-                async for event in text.events():
-                    if isinstance(event, TokenEvent):
-                        yield message(_token(model, event))
-                        continue
-                    if event.text:
-                        yield message({"text": event.text})
-                    spent = max(time.monotonic() - begun, 1e-9)
-                    speed = round(text.n_tokens / spent, 1)
-                    end = {"done": event.reason, "n_tokens": text.n_tokens, "tokens_per_s": speed}
-                    yield message(end)
+                async for events in text.parts():
+                    tokens = [event for event in events if isinstance(event, TokenEvent)]
+                    if tokens:
+                        yield b"".join(message(_token(model, event)) for event in tokens)
+                    end = events[-1]
+                    if isinstance(end, FinishedEvent):
+                        if end.text:
+                            yield message({"text": end.text})
+                        spent = max(time.monotonic() - begun, 1e-9)
+                        speed = round(text.n_tokens / spent, 1)
+                        done = {"done": end.reason, "n_tokens": text.n_tokens}
+                        yield message({**done, "tokens_per_s": speed})
             except ApiError as error:
                 yield message(error.content)
             except UserError as error:
