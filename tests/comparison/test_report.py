@@ -16,16 +16,6 @@ from tinygpt.records.read import read_runs
 HOSTILE = "</script><img src=x onerror=\"document.title='hacked'\"> \u2028 &amp; ${1}"
 
 
-def test_a_thinned_curve_keeps_its_ends_and_its_extremes() -> None:
-    values = [float(i % 7) for i in range(5000)]
-    values[1234], values[4321] = 99.0, -99.0
-    chosen = report.thinned(values, 200)
-    assert len(chosen) <= 200
-    assert {0, 1234, 4321, 4999} <= set(chosen)
-    assert chosen == sorted(chosen)
-    assert report.thinned(values[:150], 200) == list(range(150))
-
-
 def test_no_text_can_leave_its_script_element() -> None:
     text = report.as_script({"a": HOSTILE})
     assert "<" not in text

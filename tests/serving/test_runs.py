@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import pytest
 
 from tests.runs_on_disk import evaluated, make_run
+from tinygpt.comparison.curves import POINTS
 from tinygpt.config import overrides
 from tinygpt.interchange import starting
 from tinygpt.records.folder import freeze
 from tinygpt.serving import watching
+from tinygpt.serving.recent import Recent
 from tinygpt.serving.rows import MOST_ROWS
+from tinygpt.sweeps.folder import SweepFolder
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,15 @@ def server(serve: Callable[..., Any], outputs: Path) -> Iterator[Any]:
         yield running
 
 
+def test_commands_of_the_page_name_the_folders_that_are_served(serve, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with serve(Path("outputs")) as running:
+        assert running.get("/api/info").json["settings"] == {}
+    with serve(Path("my runs"), cache_dir=Path("c")) as running:
+        found = running.get("/api/info").json["settings"]
+    assert found == {"output_dir": "'output_dir=my runs'", "cache_dir": "cache_dir=c"}
+
+
 def test_the_list_has_every_run_newest_first_with_its_numbers(server):
     found = server.get("/api/runs").json
     assert found["total"] == 6
@@ -63,7 +76,49 @@ def test_a_sweep_lists_its_runs_its_rungs_and_why_some_failed(server):
     assert sweep["failures"] == [{"run": "2026_sweep/0", "reason": "loss is nan"}]
     assert [rung["step"] for rung in sweep["rungs"]] == [4, 13]
     assert sweep["best"] == "2026_sweep/10"
-    assert "sweep=" in sweep["resume_command"]
+    assert sweep["resume_command"].endswith("2026_sweep")
+    assert sweep["can"] == {"stop": False, "resume": True, "retry_failed": False}
+
+
+def test_a_sweep_is_stopped_as_by_ctrl_c_once_and_one_without_a_process_says_so(serve, tmp_path):
+    made = make_run(tmp_path / "x_sweep/0", status="queued", bpb=None)
+    (made.parent / "sweep.yaml").write_text(
+        "settings: []\nswept: [seed]\nsweep: {search: {name: grid}, stopping: {name: none},"
+        " launcher: {name: local}, objective: val/bpb}\n"
+    )
+    ask, received = {"id": "x_sweep", "confirm": True}, []
+    with serve(tmp_path) as running:
+        answer = running.post("/api/stop", {"id": "x_sweep"})
+        assert (answer.status, "to stop x_sweep" in answer.message) == (400, True)
+        answer = running.post("/api/stop", ask)
+        assert (answer.status, "x_sweep is not running" in answer.message) == (409, True)
+        before = signal.signal(signal.SIGTERM, lambda *_: received.append("SIGTERM"))
+        try:
+            folder = SweepFolder(made.parent)  # held by this process from now on
+            assert running.post("/api/stop", ask).json["pid"] == os.getpid()
+            time.sleep(0.01)
+            answer = running.post("/api/stop", ask)  # would kill the runs while they save
+            assert (answer.status, "told to stop" in answer.message) == (409, True)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            folder.close()
+        assert received == ["SIGTERM"]
+        found = running.get("/api/runs").json["sweeps"][0]["can"]
+        assert found == {"stop": False, "resume": True, "retry_failed": False}
+
+
+def test_a_sweep_with_failed_runs_offers_to_try_them_again(serve, tmp_path):
+    make_run(tmp_path / "x_sweep/0", status="failed", bpb=None)
+    make_run(tmp_path / "x_sweep/1")
+    (tmp_path / "x_sweep/sweep.yaml").write_text(
+        "settings: []\nsweep: {search: {name: grid}, stopping: {name: none},"
+        " launcher: {name: local}, objective: val/bpb}\n"
+    )
+    with serve(tmp_path) as running:
+        (sweep,) = running.get("/api/runs").json["sweeps"]
+    assert sweep["status"] == "finished"
+    assert sweep["can"] == {"stop": False, "resume": True, "retry_failed": True}
+    assert sweep["resume_command"].endswith("x_sweep retry_failed=true")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +190,60 @@ def test_long_runs_are_thinned_and_keep_evaluations_peaks_and_both_ends(server, 
     assert (shown["loss"], shown["step"]) == (3.0, 20_000)
 
 
+def test_curves_come_thinned_as_lines_and_only_what_is_added_is_read_again(server, outputs):
+    path = make_run(outputs / "2026_curve", rows=0) / "metrics.jsonl"
+    row = '{{"step": {0}, "elapsed_s": {0}, "train/loss": {1}}}\n'.format
+    path.write_text("".join(row(step, 10_000 + step) for step in range(1000, 6000)))
+
+    def curve():
+        answer = server.get("/api/curves?id=2026_curve&id=2026_sweep&metric=train/loss")
+        assert answer.status == 200
+        curves = {
+            (one := json.loads(line))["id"]: one["curve"] for line in answer.body.splitlines()
+        }
+        assert next(iter(curves)) == "2026_curve"
+        assert curves["2026_sweep/0"]["value"] == [3.0, 1.5, 1.0, 0.75, 0.6]
+        return curves["2026_curve"]
+
+    first = curve()
+    assert len(first["step"]) <= POINTS
+    assert (first["step"][0], first["step"][-1]) == (1000, 5999)
+    with path.open("r+") as file:  # as if the beginning was lost: it is not read again
+        file.write(row(1000, 99_999))
+        file.seek(0, 2)
+        file.write(row(6000, 50_000))
+    second = curve()
+    assert max(second["value"]) == second["value"][-1] == 50_000
+    with path.open("r+") as file:  # an edit that leaves the size as it was
+        file.write(row(1000, 99_999))
+    os.utime(path, (1, 1))
+    assert curve()["value"][0] == 99_999
+    answer = server.get("/api/curves?id=2026_curve&metric=loss")
+    assert (answer.status, "train/loss" in answer.message) == (400, True)
+
+
+def test_a_comparison_leaves_the_curves_to_another_request_and_says_which_there_are(server):
+    found = server.get("/api/compare?id=2026_sweep").json
+    assert [run["curves"] for run in found["runs"]] == [{}, {}, {}]
+    assert found["metrics"] == ["val/bpb", "train/loss"]
+
+
+def test_the_answers_that_are_kept_are_those_asked_for_last(tmp_path):
+    read = []
+
+    class Reader:
+        def read(self, path):
+            read.append(path.name)
+            return True
+
+    recent = Recent(2, lambda key: Reader(), lambda reader: len(read))
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    for name in "abacabb":
+        recent.get(tmp_path / name)
+    assert "".join(read) == "abcb"
+
+
 def test_new_rows_logs_samples_and_states_are_told_as_they_come(server, outputs):
     run = make_run(outputs / "2026_live", rows=2, bpb=None, status="paused")
     (run / "samples").mkdir()
@@ -175,7 +284,7 @@ def test_what_is_not_a_run_is_not_found(server, outputs, tmp_path):
     make_run(secret)
     (outputs / "link").symlink_to(secret)
     for run_id in ("..", "../secret", "/etc", "a/../../b", "", "link", "2026_r0/%00", "%2e%2e"):
-        for door in ("run", "rows", "events", "compare"):
+        for door in ("run", "rows", "events", "compare", "curves"):
             answer = server.get(f"/api/{door}?id={run_id}")
             assert answer.status == 404, (door, run_id, answer.body)
     assert "link" not in [run["id"] for run in server.get("/api/runs").json["runs"]]
@@ -194,6 +303,8 @@ def test_files_that_lead_out_of_the_folder_are_not_read(server, outputs, tmp_pat
     (run / "metrics.jsonl").unlink()
     (run / "metrics.jsonl").symlink_to(secret)
     assert server.get("/api/rows?id=2026_leads").json["rows"] == []
+    curves = server.get("/api/curves?id=2026_leads&metric=train/loss").json
+    assert curves == {"id": "2026_leads", "curve": None}
     (run / "run.json").unlink()
     os.mkfifo(run / "run.json")
     time.sleep(1.1)

@@ -4,23 +4,18 @@ import html
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinygpt.comparison.curves import CURVES, THINNING, Curve
 from tinygpt.comparison.repeats import settings
 from tinygpt.comparison.statistics import Comparison, importance
 from tinygpt.comparison.tables import cells, conclusion, headings, introduction
-from tinygpt.components.loggers.jsonl import Row
 from tinygpt.errors import as_typed
 from tinygpt.records.read import RunRecord
 
 PARTS = Path(__file__).parent / "report_page"
-CURVES = (
-    *("val/bpb", "val/bpb_ema", "val/loss", "train/loss"),
-    *("optim/lr", "optim/grad_norm", "perf/tokens_per_sec"),
-)
-POINTS = 200  # of a curve, at most; a screen shows no more
 SAMPLE_CHARACTERS = 6000
 EVALUATED = 20  # runs whose evaluations are shown, each as a column
 _COSTS = (
@@ -65,8 +60,10 @@ def as_script(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def content(comparison: Comparison, *, x: str) -> dict[str, Any]:
-    """The page's data in plain values."""
+def content(
+    comparison: Comparison, *, x: str, curves: Callable[[RunRecord], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The page's data in plain values; `curves` gives those of a run, by metric."""
     runs = comparison.runs
     number = {id(run): index for index, run in enumerate(runs)}
     best = [number[id(g.runs[0])] for table in comparison.tables for g in table.configurations]
@@ -79,8 +76,7 @@ def content(comparison: Comparison, *, x: str) -> dict[str, Any]:
         "metrics": CURVES,
         "first": first,
         "second": second,
-        "thinned": f"Curves of more than {POINTS} points are drawn by the least and the largest "
-        "value of each part; the numbers themselves are in metrics.jsonl of each run.",
+        "thinned": THINNING,
         "importance": shares,
         "tables": [
             {
@@ -93,7 +89,7 @@ def content(comparison: Comparison, *, x: str) -> dict[str, Any]:
             for table in comparison.tables
         ],
         "evaluations": _evaluations(runs[:EVALUATED]),
-        "runs": [_run(run, comparison.keys) for run in runs],
+        "runs": [_run(run, comparison.keys, (curves or _curves)(run)) for run in runs],
     }
 
 
@@ -130,7 +126,7 @@ def _evaluations(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     return tables
 
 
-def _run(run: RunRecord, keys: Sequence[str]) -> dict[str, Any]:
+def _run(run: RunRecord, keys: Sequence[str], curves: dict[str, Any]) -> dict[str, Any]:
     metrics = {name: run.metric(name) for name in _COSTS}
     differing = {key: settings(run).get(key) for key in keys}
     return {
@@ -143,7 +139,7 @@ def _run(run: RunRecord, keys: Sequence[str]) -> dict[str, Any]:
         "metrics": {name: value for name, value in metrics.items() if value is not None},
         "tokens_per_step": run.flat.get("trainer.tokens_per_step", 0),
         "flops_per_token": run.derived.get("flops_per_token"),
-        "curves": {name: curve for name in CURVES if (curve := _curve(run.rows, name))},
+        "curves": curves,
         "sample": run.samples()[:SAMPLE_CHARACTERS],
     }
 
@@ -158,30 +154,14 @@ def warnings(run: RunRecord) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _curve(rows: Sequence[Row], name: str) -> dict[str, list[float]] | None:
-    """The finite values of a metric, at most POINTS of them."""
-    found = [row for row in rows if math.isfinite(row.get(name, math.nan))]
-    if not found:
-        return None
-    chosen = [found[index] for index in thinned([row[name] for row in found], POINTS)]
-    return {
-        "step": [row["step"] for row in chosen],
-        "elapsed_s": [round(row.get("elapsed_s", 0.0), 2) for row in chosen],
-        "value": [float(f"{row[name]:.6g}") for row in chosen],
-    }
-
-
-def thinned(values: Sequence[float], points: int) -> list[int]:
-    """Indices of at most `points` values: the least and the largest of each part, and both ends."""
-    n = len(values)
-    if n <= points:
-        return list(range(n))
-    parts = (points - 2) // 2
-    chosen = {0, n - 1}
-    for part in range(parts):
-        indices = range(part * n // parts, (part + 1) * n // parts)
-        chosen |= {min(indices, key=values.__getitem__), max(indices, key=values.__getitem__)}
-    return sorted(chosen)
+def _curves(run: RunRecord) -> dict[str, Any]:
+    found = {}
+    for name in CURVES:
+        curve = Curve(name)
+        curve.read(run.path / "metrics.jsonl")
+        if points := curve.points():
+            found[name] = points
+    return found
 
 
 def _plain(value: Any) -> Any:

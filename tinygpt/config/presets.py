@@ -16,7 +16,10 @@ _SHOWN = 2  # differences from a family that are told
 
 def preset_of(model: Mapping[str, Any]) -> str | None:
     """The preset with exactly these fields, such as llama_tiny; None if there is none."""
-    return next((preset.name for preset in _presets() if not preset.differing(model)), None)
+    own = model.get("name")
+    return next(
+        (p.name for p in _presets() if p.fields["name"] == own and not p.differing(model)), None
+    )
 
 
 def short_name(model: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@
 | `GET /api/rows?id=&after=` | `rows` after a place, `next` place, `reset` |
 | `GET /api/events?id=&after=` | events `runs`, `rows`, `log`, `sample` as they happen |
 | `POST /api/stop`, `/api/resume` | with `{"id", "confirm": true}` |
-| `GET /api/compare?id=&id=` | the data of the comparison's page |
+| `GET /api/compare?id=&id=` | the data of the comparison's page, without curves |
+| `GET /api/curves?id=&id=&metric=` | curves, a line of JSON for each run as it is read |
 | `POST /api/generate`, `/api/score` | text token by token; tokens of a text with probabilities |
 | `GET /api/data`, `/api/data/inspect`, `/api/data/documents` | prepared tokens |
 | `GET /v1/models`, `POST /v1/completions` | OpenAI's API |

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 import tinygpt
+from tinygpt.comparison.curves import CURVES
 from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.serving import asking, completions
 
@@ -168,7 +169,7 @@ def _of_page() -> dict[str, Any]:
             after=after,
         ),
         "/api/stop": _post(
-            "Interrupt a run, which saves",
+            "Interrupt a run or a sweep, which saves",
             "{id, signal, pid}",
             "id",
             "confirm",
@@ -176,15 +177,21 @@ def _of_page() -> dict[str, Any]:
             confirm=confirm,
         ),
         "/api/resume": _post(
-            "Go on with a run", "{id, pid}", "id", "confirm", id=_RUN, confirm=confirm
+            "Go on with a run or a sweep", "{id, pid}", "id", "confirm", id=_RUN, confirm=confirm
         ),
         "/api/compare": _get(
             "A comparison of runs; id= once for each",
-            "{tables, runs, importance, evaluations, ...}",
+            "{tables, runs, metrics, importance, evaluations, ...}",
             id=run,
             x={"enum": ["tokens", "step", "time", "flops"]},
             metric={**_TEXT, "default": "val/bpb"},
             baseline=_RUN,
+        ),
+        "/api/curves": _get(
+            "The curves of a metric, thinned; id= once for each run or sweep",
+            "a line of JSON for each run: {id, curve: {step, elapsed_s, value} or null}",
+            id=run,
+            metric={"enum": list(CURVES), "default": "val/bpb"},
         ),
         "/api/generate": _post(
             "Write a text, token by token",

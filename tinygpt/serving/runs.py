@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import shlex
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -20,16 +24,19 @@ from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.records.listing import Filter, choose
 from tinygpt.records.processes import interrupt
 from tinygpt.records.read import RunRecord
+from tinygpt.records.tail import Cursor
 from tinygpt.serving import resuming
 from tinygpt.serving.asking import MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_TOP
 from tinygpt.serving.errors import ApiError
-from tinygpt.serving.rows import MOST_ROWS, Cursor, read_rows
+from tinygpt.serving.rows import MOST_ROWS, read_rows, recent_rows
 from tinygpt.serving.services import Services, json_body, query
 from tinygpt.serving.streaming import BEAT, EventStream, message
 from tinygpt.serving.summaries import RunView, plain
 from tinygpt.serving.watching import WATCHED, Client, read_sample, sample_names
+from tinygpt.sweeps.folder import interrupt_sweep
 
 BEAT_S = 15.0
+SAVING_S = 60.0  # after a signal to stop, before another one may be sent
 SAMPLES = 50  # that a run's page gets at first
 LOG_LINES, LOG_BYTES = 200, 1 << 16
 MOST_FILES = 100_000  # of a run that are counted for its size on disk
@@ -53,6 +60,9 @@ class _Runs:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.outputs, self.watcher = services.outputs, services.watcher
+        self._rows = recent_rows()
+        self._stopping = threading.Lock()  # of the next
+        self._told_to_stop: dict[Path, float] = {}  # when, by the monotonic clock
 
     def info(self, request: Request) -> Response:
         drawn = SamplingConfig()
@@ -62,6 +72,7 @@ class _Runs:
                 "version": tinygpt.__version__,
                 "output_dir": str(self.outputs.path),
                 "run": self.services.run,
+                "settings": self._settings(),
                 "limits": {
                     "rows": MOST_ROWS,
                     "watched": WATCHED,
@@ -72,6 +83,16 @@ class _Runs:
                 "defaults": {name: getattr(drawn, name) for name in names},
             }
         )
+
+    def _settings(self) -> dict[str, str]:
+        """What a command must be given so that the page shows what it makes, as it is typed."""
+        folders = {"output_dir": str(self.outputs.path), "cache_dir": self.services.cache_dir}
+        usual = {"output_dir": "outputs", "cache_dir": "~/.cache/tinygpt"}
+        return {
+            name: shlex.quote(f"{name}={path}")
+            for name, path in folders.items()
+            if path != usual[name]
+        }
 
     def all(self, request: Request) -> Response:
         views = self.watcher.runs()
@@ -88,7 +109,7 @@ class _Runs:
         view = self.watcher.run(query(request, "id"))
         run, path = view.record, view.path
         rows = self.outputs.file(path, "metrics.jsonl", most=1 << 40)
-        found = read_rows(rows, None, most=10) if rows else None
+        found = self._rows.get(rows) if rows else None
         checkpoints = _checkpoints(path)
         return JSONResponse(
             {
@@ -136,7 +157,9 @@ class _Runs:
         path = self.outputs.run(run_id)
         cursor = Cursor.parse(query(request, "after", ""))
         file = self.outputs.file(path, "metrics.jsonl", most=1 << 40)
-        found = read_rows(file, cursor) if file else None
+        found = None
+        if file:
+            found = read_rows(file, cursor) if cursor else self._rows.get(file)
         if found is None:
             empty = {"rows": [], "next": "", "reset": cursor is not None, "thinned": False}
             return JSONResponse({"id": run_id, **empty, "n_rows": 0})
@@ -175,36 +198,58 @@ class _Runs:
             yield message(event.data, name=event.name, resume=event.resume)
 
     async def stop(self, request: Request) -> Response:
-        run_id, path = await self._confirmed(request, "stop")
-        pid = await run_in_threadpool(_or_409, lambda: interrupt(path))
+        run_id, path, is_sweep = await self._confirmed(request, "stop")
+        pid = await run_in_threadpool(self._stop, path, interrupt_sweep if is_sweep else interrupt)
         return JSONResponse({"id": run_id, "signal": "SIGTERM", "pid": pid})
 
+    def _stop(self, path: Path, interrupt: Callable[[Path], int]) -> int:
+        """Send one signal to a process; a second one would kill what still saves."""
+        with self._stopping:
+            told_at = self._told_to_stop.get(path, -math.inf)
+            if time.monotonic() - told_at < SAVING_S:
+                raise ApiError(409, f"{path} was told to stop, and saves; wait for its end")
+            try:
+                pid = interrupt(path)
+            except UserError as error:
+                raise ApiError(409, str(error)) from None
+            self._told_to_stop[path] = time.monotonic()
+            return pid
+
     async def resume(self, request: Request) -> Response:
-        run_id, path = await self._confirmed(request, "resume")
-        view = await run_in_threadpool(self.watcher.run, run_id)
-        if not view.summary["can"]["resume"]:
-            raise ApiError(409, f"{path} is {view.record.status}, so it cannot be resumed")
-        pid = await run_in_threadpool(resuming.start, path, self.services.components)
+        run_id, path, is_sweep = await self._confirmed(request, "resume")
+        summary = await run_in_threadpool(self._summary, run_id, is_sweep)
+        if not summary["can"]["resume"]:
+            raise ApiError(409, f"{path} is {summary['status']}, so it cannot be resumed")
+        self._told_to_stop.pop(path, None)
+        if is_sweep:
+            retry = summary["can"]["retry_failed"]
+            pid = await run_in_threadpool(resuming.resume_sweep, path, retry_failed=retry)
+        else:
+            pid = await run_in_threadpool(resuming.resume_run, path, self.services.components)
         return JSONResponse({"id": run_id, "pid": pid})
 
-    async def _confirmed(self, request: Request, verb: str) -> tuple[str, Path]:
+    def _summary(self, run_id: str, is_sweep: bool) -> dict[str, Any]:
+        if not is_sweep:
+            return self.watcher.run(run_id).summary
+        found = (sweep.summary for sweep in self.watcher.sweeps() if sweep.id == run_id)
+        summary = next(found, None)
+        if summary is None:
+            raise ApiError(404, f"there is no run in the sweep {run_id!r}", param="id")
+        return summary
+
+    async def _confirmed(self, request: Request, verb: str) -> tuple[str, Path, bool]:
+        """The id and the folder of a run or a sweep, and whether it is a sweep."""
         content = await json_body(request)
         run_id = content.get("id")
         if not isinstance(run_id, str):
-            raise ApiError(400, "id is missing: the run's id as a text", param="id")
-        path = await run_in_threadpool(self.outputs.run, run_id)
+            raise ApiError(400, "id is missing: the id of a run or a sweep as a text", param="id")
+        sweep = await run_in_threadpool(self.outputs.sweep, run_id)
+        path = sweep if sweep is not None else await run_in_threadpool(self.outputs.run, run_id)
         if content.get("confirm") is not True:
             raise ApiError(
                 400, f'to {verb} {run_id} send "confirm": true too', param="confirm", code="confirm"
             )
-        return run_id, path
-
-
-def _or_409(work: Callable[[], int]) -> int:
-    try:
-        return work()
-    except UserError as error:
-        raise ApiError(409, str(error)) from None
+        return run_id, path, sweep is not None
 
 
 def _filtered(views: list[RunView], text: str) -> list[RunView]:

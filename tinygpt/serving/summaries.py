@@ -14,9 +14,10 @@ from tinygpt.errors import UserError
 from tinygpt.interfaces import StoppingConfig
 from tinygpt.records.listing import UNFINISHED
 from tinygpt.records.read import RunRecord, is_held
+from tinygpt.records.tail import Cursor, Row, parse_row, read_lines
 from tinygpt.registry import classes
 from tinygpt.serving.folders import Outputs
-from tinygpt.serving.rows import Cursor, Row, is_evaluation, parse_row, read_lines
+from tinygpt.serving.rows import is_evaluation
 from tinygpt.sweeps.folder import read_sweep
 
 POINTS = 60  # of a sparkline, at most
@@ -93,6 +94,11 @@ class RunView:
     def has_ended(self) -> bool:
         """Whether nothing will change unless the run is resumed."""
         return self.record.run.get("status") in ENDED
+
+    @property
+    def columns(self) -> set[str]:
+        """The metrics of the newest row and of the newest evaluation."""
+        return self._last.keys() | self._evaluated.keys()
 
     def refresh(self, swept: Sequence[str]) -> bool:
         """Read what has changed; returns whether the summary is another one."""
@@ -300,6 +306,10 @@ class SweepView:
             status = "unfinished"
         elif status == "finished" and runs and counts.get("failed") == len(runs):
             status = "failed"
+        # what a command for the sweep would do: go on, or try the failed runs again
+        retries = status in ("finished", "failed") and bool(counts.get("failed"))
+        resumes = not self.error and (status == "unfinished" or retries)
+        typed = [f"sweep={self.path}", *(["retry_failed=true"] if retries else [])]
         measured = [
             run for run in runs if run.summary["metric"] and run.summary["status"] == "finished"
         ]
@@ -327,9 +337,14 @@ class SweepView:
                 "rungs": _rungs(sweep.get("stopping"), runs),
                 "best": best.id if best else None,
                 "command": self.content.get("command"),
-                "resume_command": None
-                if status in ("running", "finished")
-                else f"python -m tinygpt.train -m {shlex.quote(f'sweep={self.path}')}",
+                "can": {
+                    "stop": status == "running" and self._held,
+                    "resume": resumes,
+                    "retry_failed": retries,
+                },
+                "resume_command": f"python -m tinygpt.train -m {shlex.join(typed)}"
+                if resumes
+                else None,
                 "created": self.content.get("created_at"),
             },
         )

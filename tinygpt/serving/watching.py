@@ -7,7 +7,6 @@ does not read it is dropped.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,9 +17,10 @@ from typing import Any
 
 from tinygpt.console import warn
 from tinygpt.records.read import RunRecord
+from tinygpt.records.tail import Cursor, read_lines
 from tinygpt.serving.errors import ApiError
 from tinygpt.serving.folders import Outputs
-from tinygpt.serving.rows import Cursor, read_lines, read_rows
+from tinygpt.serving.rows import read_rows
 from tinygpt.serving.summaries import RunView, SweepView
 
 TICK_S = 0.5  # between two looks at the files of watched runs
@@ -113,34 +113,38 @@ class Watcher:
                 self._changed[run_id] = None
             return view
 
+    def with_runs_of_sweeps(self, ids: Iterable[str]) -> list[str]:
+        """The ids, each sweep replaced by its runs.  Raises ApiError for one that is not there."""
+        views = self.runs()
+        found: dict[str, None] = {}
+        for one in ids:
+            if self.outputs.sweep(one):
+                found |= dict.fromkeys(v.id for v in views if v.summary["sweep"] == one)
+            else:
+                self.outputs.run(one)
+                found[one] = None
+        return list(found)
+
     def records(self, ids: Iterable[str]) -> list[RunRecord]:
-        """The records of runs, and of all runs of sweeps, with rows thinned as for the page.
+        """The records of runs, and of all runs of sweeps.
 
         Raises ApiError for a run whose files must not be read.
         """
-        self.runs()
-        found: dict[str, RunRecord] = {}
-        for run_id in ids:
-            if self.outputs.sweep(run_id):
-                inside = [view for view in self.runs() if view.summary["sweep"] == run_id]
-                found |= {view.id: view.record for view in inside}
-            else:
-                found[run_id] = self.run(run_id).record
-        return [self._compared(run_id, record) for run_id, record in found.items()]
+        return [self._record(run_id) for run_id in self.with_runs_of_sweeps(ids)]
 
-    def _compared(self, run_id: str, record: RunRecord) -> RunRecord:
+    def _record(self, run_id: str) -> RunRecord:
         """A copy, because what a record has read stays in memory."""
         path = self.outputs.readable(run_id)
         log = path / "train.log"
         if log.exists() and not self.outputs.file(path, "train.log"):
             raise ApiError(400, f"{log} is too large to compare", param="id")
-        copy = RunRecord(path, record.run, record.config, record.summary, record.damage)
-        found = read_rows(path / "metrics.jsonl", None)
-        copy.rows = [
-            {key: math.nan if value is None else value for key, value in row.items()}
-            for row in (found.rows if found else [])
-        ]
-        return copy
+        known = self.run(run_id).record
+        return RunRecord(path, known.run, known.config, known.summary, known.damage)
+
+    def columns(self, run_id: str) -> set[str]:
+        """The metrics in a run's rows, as far as the list of runs has seen."""
+        view = self._runs.get(run_id)
+        return view.columns if view else set()
 
     def _swept(self, run_id: str) -> list[str]:
         sweep = self._sweeps.get(run_id.rpartition("/")[0])

@@ -15,7 +15,10 @@ function kept() {
 }
 
 // Of all runs, so that a value has one colour in every plot and with every filter.
-const styleOfRuns = () => styles(runs.map(colourValue));
+const styleOfRuns = () => {
+  const style = styles(runs.map(colourValue));
+  return (value) => ({ ...style(value), colour: readable(style(value).colour) });
+};
 
 const colourValue = (run) => {
   const key = $("colour").value;
@@ -87,7 +90,7 @@ function front() {
   const of = points.map((r) => style(colourValue(r)));
   const xy = (list) => ({ x: list.map((r) => r.metrics[cost]), y: list.map((r) => r.metrics["val/bpb"]) });
   const traces = [
-    { ...xy(edge), mode: "lines", line: { shape: "hv", color: "#888", dash: "dot" }, hoverinfo: "skip" },
+    { ...xy(edge), mode: "lines", line: { shape: "hv", color: "#888888", dash: "dot" }, hoverinfo: "skip" },
     { ...xy(points), mode: "markers", text: points.map(nameOf),
       marker: { size: 9, color: of.map((s) => s.colour), symbol: of.map((s) => s.symbol) },
       hovertemplate: "%{text}<br>%{y:.4f} for %{x}<extra></extra>" }];

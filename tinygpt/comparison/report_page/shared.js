@@ -159,6 +159,43 @@ export function scale(values) {
   return (v) => log ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low);
 }
 
+// Contrast of a line with what is behind it (WCAG 2.2, 1.4.11: at least 3). Thin lines on black need more.
+const CONTRAST = { light: 3, dark: 4.5 };
+
+function luminance(rgb) {
+  const [r, g, b] = rgb.map((v) => (v <= 10.31 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+export function contrast(one, other) {
+  const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}
+
+// "#0072B2" or "hsl(220 75% 45%)" -> red, green and blue, from 0 to 255
+export function rgbOf(colour) {
+  if (colour.startsWith("#")) return [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+  const [hue, saturation, lightness] = colour.match(/[\d.]+/g).map(Number);
+  const part = (n) => {
+    const k = (n + hue / 30) % 12;
+    const width = saturation / 100 * Math.min(lightness, 100 - lightness);
+    return 2.55 * (lightness - width * Math.max(-1, Math.min(k - 3, 9 - k, 1)));
+  };
+  return [part(0), part(8), part(4)];
+}
+
+// The colour, mixed with black or white until it is seen on the page's cards.
+export function readable(colour, card = getComputedStyle(document.documentElement).getPropertyValue("--card").trim()) {
+  const [own, back] = [rgbOf(colour), rgbOf(card)];
+  const dark = luminance(back) < 0.2;
+  for (let part = 0; part < 1; part += 0.04) {
+    const mixed = own.map((v) => Math.round(v + part * ((dark ? 255 : 0) - v)));
+    if (contrast(mixed, back) >= CONTRAST[dark ? "dark" : "light"]) {
+      return "#" + mixed.map((v) => v.toString(16).padStart(2, "0")).join("");
+    }
+  }
+  return dark ? "#ffffff" : "#000000";
+}
+
 // value -> colour, dash and symbol
 export function styles(values) {
   const different = distinct(values);
@@ -271,7 +308,7 @@ export function parallel(box, runs, all) {
   for (const run of [...points].sort((a, b) => b.metrics["val/bpb"] - a.metrics["val/bpb"])) {
     const path = document.createElementNS(NS, "path");
     path.setAttribute("d", "M" + axes.map((axis) => `${axis.x.toFixed(1)},${axis.y(run).toFixed(1)}`).join("L"));
-    path.style.stroke = scores.length > ONE_BY_ONE ? style(run.metrics["val/bpb"]).colour : PALETTE[0];
+    path.style.stroke = readable(scores.length > ONE_BY_ONE ? style(run.metrics["val/bpb"]).colour : PALETTE[0]);
     const title = document.createElementNS(NS, "title");
     title.textContent = `${nameOf(run)}: ${run.metrics["val/bpb"].toFixed(4)}`;
     path.append(title);

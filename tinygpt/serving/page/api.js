@@ -45,21 +45,32 @@ export async function post(path, body, signal) {
   return (await answered(path, asPost(body, signal))).json();
 }
 
+// Yields lists of values as they come, of an answer that is a line of JSON for each.
+export async function* lines(path, parameters, signal) {
+  for await (const parts of pieces(await answered(address(path, parameters), { signal }), "\n")) yield parts.map((text) => JSON.parse(text));
+}
+
 // Yields the messages of an event stream that answers a POST, until it ends or `signal` aborts it.
 export async function* stream(path, body, signal) {
-  const response = await answered(path, asPost(body, signal));
+  for await (const parts of pieces(await answered(path, asPost(body, signal)), "\n\n")) {
+    for (const part of parts) {
+      const data = part.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+      if (data && data.trim() !== "[DONE]") yield JSON.parse(data);
+    }
+  }
+}
+
+// Yields lists of the pieces of a text between two marks, as they come.
+async function* pieces(response, mark) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      const parts = (rest + value).split("\n\n");
+      const parts = (rest + value).split(mark);
       rest = parts.pop();
-      for (const part of parts) {
-        const data = part.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
-        if (data && data.trim() !== "[DONE]") yield JSON.parse(data);
-      }
+      if (parts.length) yield parts;
     }
   } finally {
     reader.cancel().catch(() => {});

@@ -1,9 +1,10 @@
 // Line and point charts on a canvas. The curves are drawn in slices, a few thousand segments in a frame, so
 // that a page with hundreds of them still answers; what the pointer shows is on a second canvas above them.
+import { readable } from "/page-report/shared.js";
 import { colour, h, inFrame, isNumber, short, svg } from "./dom.js";
 
 const DASH = { solid: [], dash: [7, 4], dot: [2, 3], dashdot: [7, 3, 2, 3], longdash: [11, 4], longdashdot: [11, 3, 2, 3] };
-const SLICE = 4000; // line segments that are drawn in a frame
+const SLICE = 2000; // line segments that are drawn in a frame
 const DRAWN = 60_000; // segments of all curves together, about
 const NEAR_PX = 40; // a curve farther than this from the pointer is not named
 
@@ -25,6 +26,12 @@ export class Chart {
     this.point = inFrame(() => this.#highlight());
     this.sizes = new ResizeObserver(() => this.redraw());
     this.sizes.observe(this.element);
+    this.isNear = this.waits = false; // a chart far out of sight is drawn when it comes near
+    this.sight = new IntersectionObserver((entries) => {
+      this.isNear = entries.at(-1).isIntersecting;
+      if (this.isNear && this.waits) this.redraw();
+    }, { rootMargin: "200px" });
+    this.sight.observe(this.element);
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.dark.addEventListener("change", this.redraw);
     const move = (event) => {
@@ -41,6 +48,7 @@ export class Chart {
 
   close() {
     this.sizes.disconnect();
+    this.sight.disconnect();
     this.dark.removeEventListener("change", this.redraw);
     this.redraw.cancel();
     this.point.cancel();
@@ -52,7 +60,8 @@ export class Chart {
   draw(series, options = {}) {
     this.series = series;
     this.options = options;
-    this.redraw();
+    if (this.drawing) this.again = true; // when it is done, so that something is seen while data comes fast
+    else this.redraw();
   }
 
   #extent() {
@@ -71,6 +80,8 @@ export class Chart {
   }
 
   #begin() {
+    this.waits = !this.isNear;
+    if (this.waits) return;
     const [width, height] = [this.element.clientWidth, this.element.clientHeight];
     if (!width || !height) return;
     const dpr = Math.min(devicePixelRatio || 1, 2);
@@ -82,11 +93,14 @@ export class Chart {
     const pen = this.back.getContext("2d");
     pen.setTransform(dpr, 0, 0, dpr, 0, 0);
     pen.clearRect(0, 0, width, height);
+    this.card = colour("--card");
     const wide = this.#extent();
     this.frame = null;
     this.none.textContent = wide.x0 === Infinity ? this.options.none ?? "No rows yet." : "";
     if (wide.x0 !== Infinity) this.#axes(pen, width, height, wide);
-    this.drawing = this.#curves(pen);
+    const series = this.series;
+    this.again = false;
+    this.drawing = this.#curves(pen, series);
     const drawing = this.drawing;
     const go = () => {
       if (this.drawing !== drawing) return; // a newer one has begun
@@ -100,8 +114,10 @@ export class Chart {
       const target = this.base.getContext("2d");
       target.clearRect(0, 0, this.base.width, this.base.height);
       target.drawImage(this.back, 0, 0);
-      this.element.dataset.drawn = this.series.length;
+      this.drawing = null;
+      this.element.dataset.drawn = series.length;
       this.#highlight();
+      if (this.again) this.redraw();
     };
     go();
   }
@@ -148,7 +164,7 @@ export class Chart {
     }
   }
 
-  *#curves(pen) {
+  *#curves(pen, series) {
     if (!this.frame) return;
     const { left, top, right, bottom } = this.frame;
     pen.save();
@@ -156,7 +172,7 @@ export class Chart {
     pen.rect(left - 4, top - 4, right - left + 8, bottom - top + 8);
     pen.clip();
     let segments = 0;
-    for (const one of this.series) {
+    for (const one of series) {
       segments += this.#curve(pen, one, one.width ?? 1.5);
       if (segments > SLICE) {
         yield;
@@ -170,14 +186,14 @@ export class Chart {
     const { x, y, low, high } = one;
     if (low && high && x.length > 1) {
       pen.globalAlpha = 0.16;
-      pen.fillStyle = one.colour;
+      pen.fillStyle = readable(one.colour, this.card);
       pen.beginPath();
       x.forEach((v, i) => pen.lineTo(this.px(v), this.py(high[i])));
       for (let i = x.length - 1; i >= 0; i--) pen.lineTo(this.px(x[i]), this.py(low[i]));
       pen.fill();
       pen.globalAlpha = 1;
     }
-    pen.strokeStyle = pen.fillStyle = one.colour;
+    pen.strokeStyle = pen.fillStyle = readable(one.colour, this.card);
     pen.lineWidth = width;
     pen.lineJoin = "round";
     pen.globalAlpha = one.alpha ?? 1;
@@ -288,12 +304,12 @@ export class Chart {
     }
     const [x, y] = [of.x[this.at.i], of.y[this.at.i]];
     const [px, py] = [this.px(x), this.py(y)];
-    pen.fillStyle = of.colour;
+    pen.fillStyle = readable(of.colour, this.card);
     pen.beginPath();
     pen.arc(px, py, 5, 0, 7);
     pen.fill();
     pen.lineWidth = 2;
-    pen.strokeStyle = colour("--card");
+    pen.strokeStyle = this.card;
     pen.stroke();
     this.tip.hidden = false;
     this.tip.replaceChildren(h("b", null, isNumber(y) ? String(+y.toPrecision(6)) : ""),
@@ -375,7 +391,7 @@ function scale(low, high, log, most, tight = false) {
 // A list of groups with their lines; pointing at one brings its curves to the front.
 export function legend(groups, chart) {
   return h("ul.legend", { "aria-label": "colours" }, groups.map(({ group, name, colour: stroke, dash }) => {
-    const line = svg("path", { d: "M0 5H26", stroke, "stroke-width": 3, "stroke-dasharray": (DASH[dash] ?? []).join(" ") });
+    const line = svg("path", { d: "M0 5H26", stroke: readable(stroke), "stroke-width": 3, "stroke-dasharray": (DASH[dash] ?? []).join(" ") });
     const item = h("li", null, svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, line), h("span", null, name));
     item.addEventListener("pointerenter", () => chart.show(group));
     item.addEventListener("pointerleave", () => chart.show(undefined));

@@ -1,15 +1,15 @@
 // Prepared data: what a set holds in numbers, and its documents with the borders of their tokens.
 import { get } from "./api.js";
-import { bytes, empty, fixed, h, isNumber, plain, setText, tokenWords } from "./dom.js";
+import { bytes, command, empty, fixed, h, isNumber, plain, setText, tokenWords } from "./dom.js";
 import { runLink } from "./runs.js";
 
 const DOCUMENTS = 5; // at a time
 
-export async function open(box, settings) {
+export async function open(box, settings, about) {
   const { sets } = await get("/api/data");
   box.append(h("h1", null, "Data"));
   if (!sets.length) {
-    box.append(empty("No text is prepared yet. Training prepares its text by itself; to do only that:", "python -m tinygpt.prepare dataset=storyworld"));
+    box.append(empty("No text is prepared yet. Training prepares its text by itself; to do only that:", command(about, "prepare dataset=storyworld", "cache_dir")));
     return null;
   }
   const id = settings.get("id") ?? sets[0].id;

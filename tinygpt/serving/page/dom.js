@@ -145,6 +145,11 @@ export function empty(text, command) {
   return h("div.empty", null, h("p", null, text), command && commandLine(command));
 }
 
+// A command that a newcomer types, with the folders that the server was given, so that its result appears here.
+export function command(about, text, ...names) {
+  return [`python -m tinygpt.${text}`, ...names.map((name) => about.settings[name]).filter(Boolean)].join(" ");
+}
+
 export function commandLine(text) {
   return h("div.command", null, h("code", null, text), copyButton(() => text, "Copy the command"));
 }
@@ -170,6 +175,13 @@ export function inFrame(draw) {
   later.cancel = () => { cancelAnimationFrame(asked); asked = 0; };
   return later;
 }
+
+// Let the browser draw and answer, then go on.
+export const breath = () => new Promise((resolve) => {
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = () => resolve(port1.close());
+  port2.postMessage(null);
+});
 
 export function afterPause(ms, act) {
   let timer;

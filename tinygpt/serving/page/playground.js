@@ -1,7 +1,7 @@
 // The playground: text pads for one or two models. Type, go, stop, edit what came and go on from there; look at
 // a token's probability and at the ten that were likeliest, and branch to one of them.
 import { get } from "./api.js";
-import { afterPause, ago, ask, copyButton, empty, fixed, h, plain, setText, tell, tokenWords } from "./dom.js";
+import { afterPause, ago, ask, command, copyButton, empty, fixed, h, plain, setText, tell, tokenWords } from "./dom.js";
 import { Pad, SURPRISES, bitsOf } from "./pad.js";
 
 const STORE = "tinygpt.history";
@@ -43,7 +43,7 @@ const save = (name, value) => {
 export async function open(box, settings, about) {
   const models = (await get("/api/runs")).runs.filter((run) => run.can?.generate);
   if (!models.length) {
-    box.append(h("h1", null, "Playground"), empty("No run has a checkpoint to write with yet. Train one:", "python -m tinygpt.train dataset=storyworld"));
+    box.append(h("h1", null, "Playground"), empty("No run has a checkpoint to write with yet. Train one:", command(about, "train dataset=storyworld", "output_dir", "cache_dir")));
     return null;
   }
   const limit = about.limits?.prompt_characters ?? 100_000;

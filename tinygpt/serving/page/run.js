@@ -3,7 +3,7 @@
 import { PALETTE, smoothed, table } from "/page-report/shared.js";
 import { events, get, post } from "./api.js";
 import { Chart, legend } from "./chart.js";
-import { ago, ask, bytes, commandLine, copyButton, duration, empty, fixed, h, inFrame, isNumber, plain, refill, setText, short, status, tell, typed } from "./dom.js";
+import { ago, ask, bytes, command, commandLine, copyButton, duration, empty, fixed, h, inFrame, isNumber, plain, refill, setText, short, status, tell, typed } from "./dom.js";
 import { compareLink, keyConfig, runLink, selected, stepWords, sweepLink } from "./runs.js";
 
 const AXES = { tokens: "tokens", step: "steps", elapsed_s: "seconds" };
@@ -14,6 +14,7 @@ const COLOURS = Object.fromEntries(["train/loss", "val/loss", "val/bpb", "optim/
 const TOGETHER = [["train/loss", "val/loss", "val/loss_ema"], ["val/bpb", "val/bpb_ema"]]; // metrics of one chart
 const MOST_ROWS = 6000; // in the page; more are fetched again, thinned
 const LOG_LINES = 400;
+const DRAW_MS = 400; // new rows are drawn together, because a redraw takes time that the run may need
 
 const colourOf = (metric) => COLOURS[metric] ?? PALETTE[[...metric].reduce((sum, c) => sum + c.charCodeAt(0), 3) % PALETTE.length];
 
@@ -21,7 +22,7 @@ export async function open(box, settings, about) {
   const follows = settings.get("id") === "latest";
   const newest = follows ? (await get("/api/runs")).runs[0] : null;
   if (follows && !newest) {
-    box.append(h("h1", null, "The newest run"), empty("There is no run yet. Train one, and this page shows it at once:", "python -m tinygpt.train dataset=storyworld"));
+    box.append(h("h1", null, "The newest run"), empty("There is no run yet. Train one, and this page shows it at once:", command(about, "train dataset=storyworld", "output_dir", "cache_dir")));
     return events(() => ({}), { runs: (event) => { if (event.runs.length) dispatchEvent(new HashChangeEvent("hashchange")); } });
   }
   const id = follows ? newest.id : settings.get("id");
@@ -238,6 +239,7 @@ export async function open(box, settings, about) {
   draw();
   const clock = setInterval(heading, 10_000);
   let connected = 0;
+  let soon = null;
   const stopEvents = events(() => ({ id, after: cursor }), {
     open() { if (connected++) fresh().catch((error) => tell(error.message, "error")); },
     rows(event) {
@@ -245,7 +247,7 @@ export async function open(box, settings, about) {
       rows = event.reset ? event.rows : [...rows, ...event.rows];
       cursor = event.next;
       if (rows.length > MOST_ROWS) fresh().catch(() => {});
-      draw();
+      soon ??= setTimeout(() => { soon = null; draw(); }, DRAW_MS);
     },
     sample(event) {
       if (event.id !== id) return;
@@ -271,6 +273,7 @@ export async function open(box, settings, about) {
   return () => {
     closed = true;
     stopEvents();
+    clearTimeout(soon);
     clearInterval(clock);
     for (const { chart } of charts.values()) chart.close();
   };

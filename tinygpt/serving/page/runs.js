@@ -1,11 +1,14 @@
 // The list of all runs, live: single runs and sweeps, newest first.
 import { get, events } from "./api.js";
 import { sparkline } from "./chart.js";
-import { afterPause, ago, empty, fixed, h, inFrame, isNumber, plain, refill, roughly, setText, short, status, tell, typed } from "./dom.js";
+import { afterPause, ago, breath, command, empty, fixed, h, inFrame, isNumber, plain, refill, roughly, setText, short, status, tell, typed } from "./dom.js";
 
 export const selected = new Set(); // ids; outlives the view
 const opened = new Map(); // sweep -> whether its runs are shown
 const STATUSES = ["running", "unfinished", "finished", "failed"];
+const TOGETHER = 20; // rows that the browser lays out together, and skips together out of sight
+const SLICE_MS = 8; // of making rows, before the page may answer
+const ROW_PX = matchMedia("(max-width: 760px)").matches ? 96 : 60; // about, until a row is made
 const OFTEN_SHOWN = 12; // a sweep of at most this many runs is open at first
 
 export const runLink = (id) => `#/run?${new URLSearchParams({ id })}`;
@@ -159,7 +162,7 @@ export async function open(box, settings, about) {
   const headings = h("div.row.head", { role: "row" }, ["", "run", "status", "step", "training loss", "val/bpb", "loss", "tokens/s", "params", "started"]
     .map((text, i) => h(`div.cell.${["pick", "who", "state", "how", "line", "score", "loss", "speed", "params", "when"][i]}${i > 4 ? ".number" : ""}`,
       { role: "columnheader" }, text || h("span.unseen", null, "select"))));
-  const body = h("div.body", { role: "rowgroup" });
+  const body = h("div.body");
   const nothing = h("div");
   list.append(h("div", { role: "rowgroup" }, headings), body);
   box.append(h("div.heading", null, h("h1", null, "Runs"), count, h("span.gap"), follow),
@@ -224,28 +227,51 @@ export async function open(box, settings, about) {
     }
     const wanted = new Set(order);
     for (const [id, made] of rows) if (!wanted.has(id)) { made.element.remove(); rows.delete(id); }
-    let at = body.firstElementChild;
-    for (const id of order) {
-      const made = rowOf(id);
-      if (runs.has(id)) {
-        const sweep = known.has(runs.get(id).sweep) ? sweeps.get(runs.get(id).sweep) : null;
-        made.element.classList.toggle("inside", sweep !== null);
-        made.update(runs.get(id), sweep, minute);
-      }
-      if (made.element === at) at = at.nextElementSibling;
-      else body.insertBefore(made.element, at);
-    }
+    place(order, known, minute);
     const n = passing === null ? runs.size : [...runs.keys()].filter(passes).length;
     const running = [...runs.values()].filter((run) => run.status === "running").length;
     setText(count, `${n === runs.size ? n : `${n} of ${runs.size}`}${running ? ` · ${running} running` : ""}`);
     list.hidden = !order.length;
     follow.hidden = !runs.size;
     nothing.replaceChildren(...order.length ? [] : [!runs.size
-      ? empty(`There are no runs in ${about.output_dir} yet. Train one, and it appears here while it learns:`, "python -m tinygpt.train dataset=storyworld")
+      ? empty(`There are no runs in ${about.output_dir} yet. Train one, and it appears here while it learns:`, command(about, "train dataset=storyworld", "output_dir", "cache_dir"))
       : empty("No run passes this filter. Filters are a name, or a field with a value, such as status=finished or optimizer.lr>0.001.")]);
     marks();
-    box.dataset.drawn = order.length;
   });
+
+  // Put the rows into their places, in slices; the places of those that are not made yet are kept free.
+  let places = 0;
+  async function place(order, known, minute) {
+    const call = ++places;
+    while (body.children.length * TOGETHER < order.length) body.append(h("div.rows", { role: "rowgroup" }));
+    while ((body.children.length - 1) * TOGETHER >= order.length) body.lastElementChild.remove();
+    [...body.children].forEach((group, i) => {
+      const n = Math.min(TOGETHER, order.length - i * TOGETHER);
+      group.style.containIntrinsicBlockSize = `auto ${ROW_PX * n}px`;
+      group.style.minHeight = group.children.length ? "" : `${ROW_PX * n}px`;
+    });
+    let begun = performance.now();
+    for (const [i, group] of [...body.children].entries()) {
+      let at = group.firstElementChild;
+      for (const id of order.slice(i * TOGETHER, (i + 1) * TOGETHER)) {
+        const made = rowOf(id);
+        if (runs.has(id)) {
+          const sweep = known.has(runs.get(id).sweep) ? sweeps.get(runs.get(id).sweep) : null;
+          made.element.classList.toggle("inside", sweep !== null);
+          made.update(runs.get(id), sweep, minute);
+        }
+        if (made.element === at) at = at.nextElementSibling;
+        else group.insertBefore(made.element, at);
+      }
+      group.style.minHeight = "";
+      if (performance.now() - begun < SLICE_MS) continue;
+      await breath();
+      if (closed || call !== places) return;
+      begun = performance.now();
+    }
+    marks();
+    box.dataset.drawn = order.length;
+  }
 
   function rowOf(id) {
     if (!rows.has(id)) {

@@ -1,8 +1,8 @@
 // A sweep, live: its rungs and pauses, its failures with their reasons, and a table of its runs.
 import { styles, table } from "/page-report/shared.js";
-import { events, get } from "./api.js";
+import { events, get, post } from "./api.js";
 import { Chart, legend } from "./chart.js";
-import { ago, commandLine, duration, fixed, h, inFrame, isNumber, plain, refill, setText, short, status, typed } from "./dom.js";
+import { ago, ask, commandLine, duration, fixed, h, inFrame, isNumber, plain, refill, setText, short, status, tell, typed } from "./dom.js";
 import { compareLink, countWords, runLink, shares } from "./runs.js";
 
 const MOST_LEGEND = 16;
@@ -15,6 +15,8 @@ export async function open(box, settings) {
   const state = h("span.state");
   const title = h("h1", null, plain(id));
   const compare = h("a.button.primary", { href: compareLink([id]) }, "Compare its runs");
+  const stopButton = h("button.danger", { type: "button", onclick: () => stopAll() }, "Stop");
+  const resumeButton = h("button", { type: "button", onclick: () => resumeAll() }, "Resume");
   const counts = h("div");
   const under = h("p.quiet.under");
   const go = h("div");
@@ -24,7 +26,7 @@ export async function open(box, settings) {
   const words = h("div");
   const target = h("table.runs");
   box.append(h("p.crumbs", null, h("a", { href: "#/runs" }, "Runs")),
-    h("div.heading", null, title, state, h("span.gap"), h("div.buttons", null, compare)), under, counts, go,
+    h("div.heading", null, title, state, h("span.gap"), h("div.buttons", null, stopButton, resumeButton, compare)), under, counts, go,
     h("section.card", { "aria-label": "curves" }, h("h2", null, "Training loss"), chart.element, words),
     failed, rungs,
     h("section.card", { "aria-label": "runs" }, h("h2", null, "Runs"), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "runs of the sweep" }, target)));
@@ -47,8 +49,12 @@ export async function open(box, settings) {
     setText(under, [`over ${sweep.swept.join(", ")}`, ["search", "stopping", "launcher"].filter((name) => sweep[name]).map((name) => `${name}=${sweep[name]}`).join(" "),
       countWords(sweep.counts), sweep.created && `begun ${ago(sweep.created)}`].filter(Boolean).join(" · "));
     refill(counts, sweep.counts, () => shares(sweep.counts));
-    const command = sweep.status === "running" ? null : sweep.resume_command;
-    refill(go, command, () => command && [h("p.note", null, "Go on with"), commandLine(command)]);
+    stopButton.hidden = !sweep.can.stop;
+    resumeButton.hidden = !sweep.can.resume;
+    setText(resumeButton, sweep.can.retry_failed ? "Try the failed again" : "Resume");
+    const command = sweep.resume_command;
+    refill(go, command, () => command && [h("p.note", null, sweep.can.retry_failed ? "Try the failed runs again in a terminal with" : "Go on in a terminal with"),
+      commandLine(command)]);
     failed.hidden = !sweep.failures.length;
     refill(failed, sweep.failures, () => [h("h2", null, "Failures"), h("ul.failures", null, sweep.failures.map(({ run, reason }) =>
       h("li", null, h("a", { href: runLink(run) }, `run ${run.split("/").pop()}`), h("span.why", null, plain(reason)))))]);
@@ -103,6 +109,29 @@ export async function open(box, settings) {
       });
       line.classList.toggle("best", `${id}/${now[0]}` === sweep.best);
     }
+  }
+
+  async function stopAll() {
+    const sure = await ask({ title: `Stop the sweep ${plain(sweep.name || id)}?`, yes: "Stop the sweep",
+      text: "Its running runs save a checkpoint and end, as with Ctrl-C in its terminal, and those that wait do not begin. Resume goes on with all of them." });
+    if (sure) await asked(stopButton, "/api/stop", () => "The runs save and end");
+  }
+
+  async function resumeAll() {
+    const retries = sweep.can.retry_failed;
+    const sure = await ask({ title: `${retries ? "Try the failed runs again in" : "Resume"} ${plain(sweep.name || id)}?`, yes: retries ? "Try them again" : "Resume the sweep",
+      text: `It goes on in a process of its own on the server's machine, as with ${sweep.resume_command}` });
+    if (sure) await asked(resumeButton, "/api/resume", ({ pid }) => `The sweep goes on in process ${pid}`);
+  }
+
+  async function asked(button, path, done) {
+    button.disabled = true;
+    try {
+      tell(done(await post(path, { id, confirm: true })));
+    } catch (error) {
+      tell(error.message, "error");
+    }
+    button.disabled = false;
   }
 
   async function fresh() {
