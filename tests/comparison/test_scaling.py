@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.runs_on_disk import make_run
 from tinygpt import compare as door
 from tinygpt import config
@@ -132,6 +134,14 @@ def test_run_folders_give_size_without_embeddings_length_and_the_best_rate(grid:
     assert {run.flat["optimizer.lr"] for run in found.runs} == {3e-3}
     assert len(found.points) == 9
     assert any("9 pairs of size and length have several configurations" in n for n in found.notes)
+
+
+def test_a_new_process_knows_the_components_of_the_runs(grid: Path) -> None:
+    run = next(iter(sorted(grid.glob("*-*"))))
+    command = [sys.executable, "-m", "tinygpt.compare", str(run), "fit=scaling"]
+    done = processes.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "found 1 size, 1 length and 1 pair; train a grid" in done.stderr
 
 
 def test_the_command_prints_a_law_and_a_prediction_and_writes_a_picture(

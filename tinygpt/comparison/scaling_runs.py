@@ -74,6 +74,7 @@ def select(runs: Sequence[RunRecord], *, metric: str) -> Selection:
             "fit=scaling needs runs that were measured on one text, and these are of "
             f"{len(protocols)}: {'; '.join(protocols)}; type the runs of one of them"
         )
+    registry.import_all()  # the components of the runs' configs
     sizes: dict[str, int] = {}
     cells: dict[tuple[int, float], dict[str, list[RunRecord]]] = {}
     for run in whole:
