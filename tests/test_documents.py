@@ -12,7 +12,7 @@ import pytest
 
 from tests import processes
 from tests.runs_on_disk import make_run
-from tinygpt import compare, evaluate, export, runs, sample, serve, upload
+from tinygpt import compare, evaluate, export, runs, sample, serve, speedrun, upload
 from tinygpt.config import compose, overrides
 from tinygpt.config.choices import CONF
 from tinygpt.language_model import LanguageModel
@@ -110,6 +110,12 @@ def test_an_evaluate_command_of_the_documents_looks_for_its_run(arguments, examp
     )
 
 
+def test_a_speedrun_command_of_the_documents_looks_for_its_board(examples, capsys):
+    for arguments in commands("speedrun"):
+        assert exit_code(speedrun.main, arguments) == 2
+        assert "board=experiments/speedrun has no entries/" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", commands("runs"), ids=" ".join)
 def test_a_runs_command_of_the_documents_finds_runs(arguments, examples, capsys):
     assert arguments == ["status=unfinished"]
@@ -165,6 +171,7 @@ def test_the_readme_shows_commands_of_every_kind():
         "upload",
         "export",
         "serve",
+        "speedrun",
     ):
         assert commands(entry), entry
 

@@ -16,7 +16,14 @@ from tinygpt.components.datasets.storyworld.config import StoryworldConfig
 from tinygpt.components.datasets.text import TextConfig
 from tinygpt.components.datasets.tiny_stories import TinyStoriesConfig
 from tinygpt.corpus import overlap
-from tinygpt.corpus.overlap import Overlap, count_copies, count_sharing, digests, sample
+from tinygpt.corpus.overlap import (
+    Overlap,
+    count_copies,
+    count_shared_ngrams,
+    count_sharing,
+    digests,
+    sample,
+)
 
 MB = 1 << 20
 FEW = st.lists(st.sampled_from(["a", "b", "c", "\ud800", "", "a "]), max_size=12)
@@ -119,6 +126,19 @@ def test_words_in_common_are_looked_for_in_a_bounded_part(monkeypatch: pytest.Mo
     assert count_sharing(["", shared], [shared] * 9) == (2, 3, 3)
     monkeypatch.setattr(overlap, "LONGEST", 50)
     assert count_sharing(["", shared], [shared] * 9) == (2, 3, 0)
+
+
+def test_all_words_in_common_are_counted_in_documents_of_any_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(overlap, "LONGEST", 50)
+    monkeypatch.setattr(overlap, "TRAIN_SAMPLE", 1)
+    own = [f"own{number}" for number in range(20)]
+    # 13 words have one run, 20 have eight; repeats count once
+    validation = [text(*WORDS[:13]), text(*own), text(*WORDS[:13])]
+    assert count_shared_ngrams(["", text(*own, *WORDS[:12])], validation) == (8, 9)
+    assert count_shared_ngrams(["", text("x", *WORDS[:13]).upper()], validation) == (1, 9)
+    assert count_shared_ngrams([], []) == (0, 0)
 
 
 FOUND = Overlap(

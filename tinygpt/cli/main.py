@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": "estimate the memory, disk and time of a run or a sweep",
     "coordinates": "check whether activations keep their size when a model is made wider",
     "compare": "rank runs and sweeps, with confidence intervals over seeds; draw their curves",
+    "speedrun": "time whole runs to a fixed loss, and write the leaderboard",
     "runs": "list, find and delete runs",
     "upload": "send finished runs to W&B from their folders",
 }

@@ -190,13 +190,13 @@ def count_sharing(train: Iterable[str], validation: Iterable[str]) -> tuple[int,
     and VALIDATION_SAMPLE documents are sampled, and LONGEST characters of each. A document of fewer
     than NGRAM words shares nothing.
     """
-    of_validation = [_ngrams(text) for text in islice(validation, VALIDATION_SAMPLE)]
+    of_validation = [_ngrams(text, limit=LONGEST) for text in islice(validation, VALIDATION_SAMPLE)]
     wanted = np.unique(np.concatenate([np.empty(0, np.uint64), *of_validation]))
     found = np.zeros(wanted.size, np.bool_)
     n_train = 0
     for text in islice(train, TRAIN_SAMPLE):
         n_train += 1
-        ngrams = _ngrams(text)
+        ngrams = _ngrams(text, limit=LONGEST)
         shared = ngrams[_among(ngrams, wanted)]
         found[np.searchsorted(wanted, shared)] = True
     common = wanted[found]
@@ -204,9 +204,26 @@ def count_sharing(train: Iterable[str], validation: Iterable[str]) -> tuple[int,
     return n_train, len(of_validation), sharing
 
 
-def _ngrams(text: str) -> Digests:
-    """A 64-bit hash of each run of NGRAM words: a polynomial in the hashes of the words."""
-    words = _WORD.findall(text[:LONGEST].lower())
+def count_shared_ngrams(train: Iterable[str], validation: Iterable[str]) -> tuple[int, int]:
+    """Of the distinct runs of NGRAM words in validation: how many are in train, and all of them.
+
+    Every document is read whole; words are compared as in `count_sharing`.
+    """
+    of_validation = [_ngrams(text, limit=None) for text in validation]
+    wanted = np.unique(np.concatenate([np.empty(0, np.uint64), *of_validation]))
+    found = np.zeros(wanted.size, np.bool_)
+    for text in train:
+        ngrams = _ngrams(text, limit=None)
+        found[np.searchsorted(wanted, ngrams[_among(ngrams, wanted)])] = True
+    return int(found.sum()), int(wanted.size)
+
+
+def _ngrams(text: str, *, limit: int | None) -> Digests:
+    """A 64-bit hash of each run of NGRAM words: a polynomial in the hashes of the words.
+
+    Of the first `limit` characters; None takes the whole text.
+    """
+    words = _WORD.findall(text[:limit].lower())
     # Python's hash differs between processes, but is used in this one only
     values = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
     hashes = np.zeros(max(0, len(words) - NGRAM + 1), np.uint64)

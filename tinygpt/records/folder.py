@@ -296,11 +296,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def source_state(folder: Path | None = None) -> dict[str, Any] | None:
+def source_state(folder: Path | None = None, *, paths: Sequence[str] = ()) -> dict[str, Any] | None:
     """The commit of the source tree; uncommitted changes are saved as git.diff in `folder`.
 
-    An untracked file in tinygpt/ or conf/ counts as a change too; git.diff lists its name. Returns
-    None outside of a git checkout.
+    An untracked file in tinygpt/ or conf/ counts as a change too; git.diff lists its name. With
+    `paths` only changes of tracked files in these count. Returns None outside of a git checkout.
     """
     source = Path(tinygpt.__file__).resolve().parents[1]
 
@@ -315,7 +315,7 @@ def source_state(folder: Path | None = None) -> dict[str, Any] | None:
         if Path(os.fsdecode(git("rev-parse", "--show-toplevel")).strip()).resolve() != source:
             return None  # installed inside another repository
         commit = git("rev-parse", "HEAD").decode().strip()
-        changes = git("diff", "--no-ext-diff", "--no-color", "HEAD")
+        changes = git("diff", "--no-ext-diff", "--no-color", "HEAD", "--", *paths)
         changes += git("ls-files", "--others", "--exclude-standard", "tinygpt", "conf")
         if changes and folder:
             (folder / "git.diff").write_bytes(changes)

@@ -1,0 +1,1 @@
+"""Timed runs to a fixed loss: tracks, entries, rules and the leaderboard."""

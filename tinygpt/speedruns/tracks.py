@@ -1,0 +1,116 @@
+"""Tracks: the text of each, how it is validated, and the loss to reach."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tinygpt import registry
+from tinygpt.config import overrides
+from tinygpt.config.overrides import OF_TRAINING
+from tinygpt.errors import UserError
+
+# settings of a run that its track decides, and why
+FIXED = {
+    "dataset": "the track's text is the same for all",
+    "seed": "seeds= of the command sets it",
+    "init_from": "a run begins with random weights",
+    "trainer.eval_bytes": "the whole validation split is evaluated",
+    "tokenizer.path": "a vocabulary is learned within the time, from the track's train split",
+    **dict.fromkeys(("output_dir", "cache_dir"), "the command chooses the folders"),
+    **dict.fromkeys(("name", "tags", "notes"), "the entry's name, idea and author say this"),
+    **dict.fromkeys(("logger", "callback"), "the clock measures training alone"),
+    "components": "files of the entry are listed under its own `components:`",
+    "config_file": "an entry is complete in its file",
+    **dict.fromkeys(("resume", "until"), "a run is timed from its start to its end"),
+}
+_CHOSEN = {  # what the command types for the fields above; an experiment may have set them
+    "init_from": "null",
+    "trainer.eval_bytes": "null",
+    "name": "null",
+    "logger": "[]",
+    "callback": "[]",
+}
+
+
+@dataclass(frozen=True)
+class Track:
+    """One text, one protocol, one loss.
+
+    A checksum is the sha256 of a split's documents as UTF-8, a NUL byte after each.
+    """
+
+    name: str
+    about: str  # one line
+    dataset: Mapping[str, Any]  # `name` and the fields that differ from their defaults
+    per_character: bool  # whether the loss is in nats per character; else in bits per byte
+    target: float  # the largest loss that counts
+    train_sha256: str
+    validation_sha256: str
+    shared_ngrams: float  # the largest share of validation's 13-word n-grams that train may hold
+    needs_text: bool = False  # whether text= must name a local copy
+
+    @property
+    def unit(self) -> str:
+        """The unit of the loss."""
+        return "nats per character" if self.per_character else "bits per byte"
+
+    def loss(self, bits_per_byte: float, *, characters: int, utf8_bytes: int) -> float:
+        """The loss of the track from that of a run, of a text with these sizes."""
+        if not self.per_character:
+            return bits_per_byte
+        return bits_per_byte * math.log(2) * utf8_bytes / characters
+
+    def dataset_fields(self, text: Path | None) -> dict[str, Any]:
+        """Every field of the dataset that entries may not change, with its value.
+
+        Raises UserError for a local copy of generated text, and without one that is needed.
+        """
+        registry.import_all()
+        dataset = registry.lookup("dataset", self.dataset["name"])
+        known = {f.name for f in fields(dataset)}
+        if text is not None and "path" not in known:
+            raise UserError(
+                f"text={text} would be ignored: track={self.name} generates its text; leave it out"
+            )
+        if text is None and self.needs_text:
+            raise UserError(
+                f"track={self.name} needs a local copy of its text; type text=FOLDER\n"
+                f"  {self.about}"
+            )
+        config = dataset(**self.dataset, **({"path": str(text)} if text else {}))
+        free = {name.removeprefix("dataset.") for name in OF_TRAINING}
+        return {name: getattr(config, name) for name in sorted(known - free)}
+
+    def settings(self, text: Path | None) -> list[str]:
+        """The overrides of every run on this track; `text` is a local copy of the text."""
+        values = self.dataset_fields(text)
+        chosen = [f"dataset={values.pop('name')}"]
+        chosen += [f"dataset.{name}={overrides.quoted(value)}" for name, value in values.items()]
+        return chosen + [f"{name}={value}" for name, value in _CHOSEN.items()]
+
+
+_ALL = (
+    Track(
+        name="shakespeare",
+        about="tiny Shakespeare, 1.1 MB of plays: the first 90 % train, the last 10 % validate",
+        dataset={"name": "tiny_shakespeare"},
+        per_character=True,
+        target=1.885,  # of nanoGPT's README, "I only have a macbook": its run on a CPU
+        train_sha256="c9171ad710586a99d2666b8b6935e9777beaad96ca71fb6459e26c697d99cc88",
+        validation_sha256="9f1918d17163f991ff0583aad8842c73b34c52b902d99714962a23023519791c",
+        shared_ngrams=0.0,
+    ),
+    Track(
+        name="storyworld",
+        about="20,000 and 200 generated stories, 17.9 and 0.2 MB, of entropy 0.193 bits per byte",
+        dataset={"name": "storyworld", "train_stories": 20_000, "validation_stories": 200},
+        per_character=False,
+        target=0.25,
+        train_sha256="3ce97e841661cfa07b29fd4467a41bbec431731c7a915117f5727c01815fd0d1",
+        validation_sha256="62e63a9967da209d4ff9d115495f8302b750204dd6b08c73af146c0672ee7816",
+        shared_ngrams=0.108,  # 0.1078: sentences of the grammar that both splits have
+    ),
+)
+TRACKS = {track.name: track for track in _ALL}
