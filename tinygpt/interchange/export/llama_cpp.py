@@ -29,6 +29,9 @@ class LlamaCpp:
         params.cache_type_k = params.cache_type_v = library.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = library.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._server = library.Server(params)
+        # once the server's loop has answered, ending it cannot hang: the library's destructor waits
+        # without end for a loop that begins after it was told to stop
+        self.complete([0], 1)
 
     def ids(self, text: str) -> list[int]:
         """The ids of the text, with what the tokenizer adds; names of special tokens are text."""
