@@ -123,7 +123,7 @@ def speeds_of(
     if known.exists():
         return dict(json.loads(known.read_text()))
     step_s = dict.fromkeys(variants, math.inf)
-    length = [f"trainer.max_steps={STEPS}", "trainer.eval_bytes=1000"]
+    length = ["trainer.max_tokens=null", f"trainer.max_steps={STEPS}", "trainer.eval_bytes=1000"]
     for _ in range(ROUNDS):
         for what, (_, switch) in variants.items():
             SPENT_S.clear()
