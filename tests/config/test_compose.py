@@ -268,6 +268,14 @@ def test_what_only_training_reads_is_refused_by_what_makes_the_tokens(
     )
 
 
+def test_a_choice_that_lacks_a_field_of_the_experiment_is_told_what_has_it() -> None:
+    assert mistake("experiment=demo", "optimizer=adamw") == (
+        "experiment/demo.yaml sets optimizer.adamw_lr, a field of optimizer=muon; type "
+        "optimizer=muon, or copy the file to a folder of your own (--config-dir) and take that "
+        "line out"
+    )
+
+
 @pytest.mark.parametrize("typed", ["model=small", "trainer.max_steps=3", "experiment=x"])
 def test_prepare_refuses_what_does_not_change_the_data(typed: str) -> None:
     assert mistake(*TEXT, typed, entry="prepare") == (

@@ -104,12 +104,18 @@ def _unknown(
         typed = f"{prefix}=[{together}]" if node else f"{prefix}={part}"
         return UserError(f"{path}: {prefix} {part} is not chosen; type {typed} too")
     error = config.unknown_key(path, [f"{prefix}.{name!s}" for name in node])
-    others = [
-        f"{prefix}={choice_of(prefix, name)}"
-        for name, cls in (registry.classes(prefix) if prefix in ALL_KINDS else {}).items()
-        if leaf in field_names(cls)
-    ]
+    others = _components_with(prefix, leaf)
     return UserError(f"{error}\n  it belongs to {', '.join(others)}") if others else error
+
+
+def _components_with(kind: str, field: str) -> list[str]:
+    """What to type for the components of a kind that have a field."""
+    classes = registry.classes(kind) if kind in ALL_KINDS else {}
+    return [
+        f"{kind}={choice_of(kind, name)}"
+        for name, cls in classes.items()
+        if field in field_names(cls)
+    ]
 
 
 def _unknown_at_the_top(
@@ -148,6 +154,14 @@ def in_a_line(error: Exception) -> str:
         file, group, reason = in_file.groups()
         if f"Key '{group}' not in" in reason:  # such as sweep/mine.yaml, whose fields are top-level
             return f"{file}.yaml: its first line must be\n  # @package _global_"
+        key = re.search(r"full_key: (\w+)\.(\w+)", str(error))
+        owners = _components_with(key[1], key[2]) if key and reason.startswith("Key ") else []
+        if key and owners:
+            return (
+                f"{file}.yaml sets {key[1]}.{key[2]}, a field of {', '.join(owners)}; type "
+                f"{owners[0]}, or copy the file to a folder of your own (--config-dir) and "
+                "take that line out"
+            )
         untyped = f"not in '{group.title()}Config'" in reason
         hint = f"; begin with\n  defaults: [/schema/{group}/NAME@_here_, _self_]" if untyped else ""
         key = re.search(r"full_key: (\S+)", str(error))
