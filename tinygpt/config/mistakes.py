@@ -154,15 +154,15 @@ def in_a_line(error: Exception) -> str:
         file, group, reason = in_file.groups()
         if f"Key '{group}' not in" in reason:  # such as sweep/mine.yaml, whose fields are top-level
             return f"{file}.yaml: its first line must be\n  # @package _global_"
+        untyped = f"not in '{group.title()}Config'" in reason
         key = re.search(r"full_key: (\w+)\.(\w+)", str(error))
-        owners = _components_with(key[1], key[2]) if key and reason.startswith("Key ") else []
-        if key and owners:
+        owners = _components_with(key[1], key[2]) if key and not untyped else []
+        if key and owners and reason.startswith("Key "):
             return (
                 f"{file}.yaml sets {key[1]}.{key[2]}, a field of {', '.join(owners)}; type "
                 f"{owners[0]}, or copy the file to a folder of your own (--config-dir) and "
                 "take that line out"
             )
-        untyped = f"not in '{group.title()}Config'" in reason
         hint = f"; begin with\n  defaults: [/schema/{group}/NAME@_here_, _self_]" if untyped else ""
         key = re.search(r"full_key: (\S+)", str(error))
         field = f"{key[1]}: " if key and reason.startswith("Value ") else ""
