@@ -123,7 +123,7 @@ class Reader:
         return self.cursor is not None
 
     def rows(self) -> Rows | None:
-        """What was read; None if there is no file."""
+        """The rows that were read so far, thinned; None if there is no file."""
         if self.cursor is None:
             return None
         kept = self._evaluations.rows()
