@@ -59,10 +59,10 @@ def reference(model: GPT, tokens: list[int]) -> np.ndarray:
         return model.double()(torch.tensor([tokens]))[0].numpy()
 
 
-def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
+def assert_near(found: np.ndarray, expected: np.ndarray, within: float = 1e-5) -> None:
     assert found.dtype == np.float32
     assert found.shape == expected.shape
-    assert abs(found - expected).max() <= 1e-5 * max(1.0, abs(expected).max())
+    assert abs(found - expected).max() <= within * max(1.0, abs(expected).max())
 
 
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
@@ -137,7 +137,8 @@ def test_a_copied_slot_goes_on_as_its_source_and_apart_from_it() -> None:
         assert (decoder.step([3], [token]) == expected).all()
 
 
-def test_bf16_and_int8_compute_with_rounded_weights_in_fp32() -> None:
+def test_bf16_and_int8_compute_with_rounded_weights() -> None:
+    """In fp32 with bf16; with int8 in integers, so inputs are rounded to 16 bits too."""
     tokens = some_tokens()
     for weights in ("bf16", "int8"):
         model = built(tied=False, **BEST)
@@ -152,7 +153,17 @@ def test_bf16_and_int8_compute_with_rounded_weights_in_fp32() -> None:
                     largest = parameter.data.abs().amax(1, keepdim=True)
                     inverse = torch.tensor(127.0) / largest  # 127 / largest is rounded twice
                     parameter.data = (parameter.data * inverse).round() * (largest / 127)
-        assert_near(decoder.prefill(0, tokens, every=True), reference(model, tokens))
+        found, within = decoder.prefill(0, tokens, every=True), {"bf16": 1e-5, "int8": 1e-4}
+        assert_near(found, reference(model, tokens), within[weights])
+
+
+def test_infinite_inputs_give_no_finite_logits_with_int8() -> None:
+    model = built(tied=False)
+    with torch.no_grad():
+        model.token_embedding.weight[5, 3] = float("inf")
+    logits = decoder_of(model, weights="int8").prefill(0, [1, 5], every=True)
+    assert np.isfinite(logits[0]).all()
+    assert np.isnan(logits[1]).all()
 
 
 def test_the_weights_are_those_at_the_time() -> None:
@@ -178,7 +189,10 @@ def test_vectors_of_any_machine_give_the_same_logits(library) -> None:
         decoder = decoder_of(model, weights=weights, library=library)
         logits = decoder.prefill(1, tokens, every=True)
         assert (decoder.prefill(0, tokens_before) == logits[29]).all()
-        assert_near(logits, decoder_of(model, weights=weights).prefill(0, tokens, every=True))
+        # an input halfway between two integers may be rounded to the other one
+        within = 1e-3 if weights == "int8" else 1e-5
+        here = decoder_of(model, weights=weights).prefill(0, tokens, every=True)
+        assert_near(logits, here, within)
 
 
 def test_models_without_a_decoder_return_none() -> None:

@@ -3,11 +3,14 @@
 Rows are tokens of the call, C d_model, H heads, G key heads, D = C / H.
 
 The logits of a row depend on its own sequence only, to the last bit: every sum of a product runs over
-k in order, one fused multiply-add after another, in every tile; every other sum is of one row. So
-the number of rows, of threads, and who computes what do not matter. */
+k in order, one fused multiply-add after another, in every tile, or is a sum of integers; every other
+sum is of one row. So the number of rows, of threads, and who computes what do not matter. */
 
 #include "decode.h"
 
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 #include <limits.h>
 #include <linux/futex.h>
 #include <omp.h>
@@ -36,6 +39,8 @@ enum {
     OUTS = VECTORS * LANES, /* outputs of a block */
     TILE_ROWS = 6,          /* most rows of a tile */
     PANEL = 256,            /* depth of weights that stay in the L1 cache while rows pass */
+    LARGEST_WEIGHT = 127,   /* of int8 weights; they are multiplied by inputs of 16 bits: */
+    LARGEST_INPUT = 32767,  /* PANEL products sum to less than 2^31 */
     AHEAD = 2048,           /* bytes before they are needed that int8 weights are asked for */
     ALIGNMENT = 64,         /* bytes of a line of the cache */
 };
@@ -43,8 +48,10 @@ enum {
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef int16_t shorts __attribute__((vector_size(4 * LANES)));
 typedef float vec_anywhere __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t words_anywhere __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int16_t shorts_anywhere __attribute__((vector_size(4 * LANES), aligned(4)));
 
 static int64 round_up(int64 n, int64 to) { return (n + to - 1) / to * to; }
 static int64 lesser(int64 a, int64 b) { return a < b ? a : b; }
@@ -56,15 +63,20 @@ A matrix is packed in blocks of OUTS outputs; a block holds, for each k, the wei
   fp32  OUTS floats
   bf16  words of 32 bits, of which word i of 0 to 2 LANES - 1 has output i % LANES + 2 LANES (i / LANES)
         in its lower half and the output LANES after it in its upper half
-  int8  LANES words, of which word i has outputs i, i + LANES, i + 2 LANES, i + 3 LANES in its bytes
-so that shifts make floats of them. The last block is padded with zeros. */
+so that shifts make floats of them. Or it holds, for each pair of k, an odd depth padded with zero,
+  int8  2 LANES words, whose halves belong to the k of the pair; of a half of word i, the lower byte has
+        output i % LANES + 2 LANES (i / LANES), the upper byte the output LANES after it
+so that shifts of halves make pairs of 16-bit integers. The last block is padded with zeros. */
 
 static const int BYTES[] = {[FP32] = 4, [BF16] = 2, [INT8] = 1};
 
 int64 decoder_bytes(void) { return sizeof(decoder); }
 int64 outs_per_block(void) { return OUTS; }
+static int64 block_bytes(int64 depth, int64 format) {
+    return OUTS * (format == INT8 ? round_up(depth, 2) : depth) * BYTES[format];
+}
 int64 packed_bytes(int64 outs, int64 depth, int64 format) {
-    return round_up(outs, OUTS) * depth * BYTES[format];
+    return round_up(outs, OUTS) / OUTS * block_bytes(depth, format);
 }
 
 static uint32_t upper_half(float value) { /* rounded to bfloat16: nearest, ties to even */
@@ -81,27 +93,28 @@ static void pack_block(const float *w, int64 outs, int64 depth, int64 format, ch
             float largest = 0;
             for (int64 k = 0; o < outs && k < depth; k++)
                 largest = fmaxf(largest, fabsf(w[o * depth + k]));
-            scales[o] = largest / 127;
-            inverse[o] = largest > 0 ? 127 / largest : 0;
+            scales[o] = largest / LARGEST_WEIGHT;
+            inverse[o] = largest > 0 ? LARGEST_WEIGHT / largest : 0;
         }
-    for (int64 k = 0; k < depth; k++, packed += OUTS * BYTES[format])
+    int64 end = block_bytes(depth, format) / (OUTS * BYTES[format]); /* of k, with padding */
+    for (int64 k = 0; k < end; k++)
         for (int64 o = 0; o < OUTS; o++) {
-            float value = o < outs ? w[o * depth + k] : 0;
-            int64 vector = o / LANES, lane = o % LANES;
+            float value = o < outs && k < depth ? w[o * depth + k] : 0;
+            int64 vector = o / LANES, word = vector / 2 * LANES + o % LANES, upper = vector % 2;
             if (format == FP32)
-                ((float *)packed)[o] = value;
+                ((float *)packed)[k * OUTS + o] = value;
             else if (format == BF16)
-                ((uint16_t *)packed)[2 * (vector / 2 * LANES + lane) + vector % 2] =
-                    (uint16_t)upper_half(value);
+                ((uint16_t *)packed)[k * OUTS + 2 * word + upper] = (uint16_t)upper_half(value);
             else
-                ((int8_t *)packed)[4 * lane + vector] = (int8_t)rintf(value * inverse[o]);
+                ((int8_t *)packed)[k / 2 * 2 * OUTS + 4 * word + 2 * (k % 2) + upper] =
+                    (int8_t)rintf(value * inverse[o]);
         }
 }
 
 /* w (outs, depth) to the layout above; `scales` has room for whole blocks. */
 void pack_matrix(const float *w, int64 outs, int64 depth, int64 format, void *packed, float *scales,
                 int threads) {
-    int64 blocks = round_up(outs, OUTS) / OUTS, bytes = OUTS * depth * BYTES[format];
+    int64 blocks = round_up(outs, OUTS) / OUTS, bytes = block_bytes(depth, format);
 #pragma omp parallel for num_threads(threads)
     for (int64 b = 0; b < blocks; b++)
         pack_block(w + b * OUTS * depth, lesser(OUTS, outs - b * OUTS), depth, format,
@@ -113,12 +126,8 @@ void pack_matrix(const float *w, int64 outs, int64 depth, int64 format, void *pa
 /* Vector v of the weights at k, as floats. `stride`: floats from one k to the next, with FP32. */
 INLINE vec weight(const int format, const void *block, int64 stride, int64 k, const int v) {
     if (format == FP32) return *(const vec_anywhere *)((const float *)block + k * stride + v * LANES);
-    if (format == BF16) {
-        words pair = *(const words_anywhere *)((const uint32_t *)block + (2 * k + v / 2) * LANES);
-        return (vec)(v % 2 ? pair & 0xffff0000u : pair << 16);
-    }
-    words four = *(const words_anywhere *)((const uint32_t *)block + k * LANES);
-    return __builtin_convertvector((ints)(four << (24 - 8 * v)) >> 24, vec);
+    words pair = *(const words_anywhere *)((const uint32_t *)block + (2 * k + v / 2) * LANES);
+    return (vec)(v % 2 ? pair & 0xffff0000u : pair << 16);
 }
 
 /* What products of later data bring into the L2 cache while they compute. */
@@ -174,17 +183,13 @@ static const lines_ahead NOTHING_AHEAD = {0, 0};
 /* All four vectors of outputs, or two and two where registers are few. */
 INLINE void whole_block(const int format, int64 rows, const void *block, const float *x,
                         int64 x_stride, int64 depth, float *sums, int64 sums_stride) {
-    lines_ahead ahead = NOTHING_AHEAD;
-    if (format == INT8) { /* the processor itself brings the longer lines of the others in time */
-        const char *at = (const char *)block + AHEAD;
-        ahead = (lines_ahead){at, at + depth * OUTS};
-    }
     if (rows <= WIDE_ROWS) {
         some_rows(format, rows, 0, VECTORS, block, OUTS, x, x_stride, depth, sums, sums_stride,
-                  ahead);
+                  NOTHING_AHEAD);
         return;
     }
-    some_rows(format, rows, 0, 2, block, OUTS, x, x_stride, depth, sums, sums_stride, ahead);
+    some_rows(format, rows, 0, 2, block, OUTS, x, x_stride, depth, sums, sums_stride,
+              NOTHING_AHEAD);
     some_rows(format, rows, 2, 2, block, OUTS, x, x_stride, depth, sums, sums_stride,
               NOTHING_AHEAD);
 }
@@ -197,11 +202,6 @@ static void whole_block_fp32(int64 rows, const void *block, const float *x, int6
 static void whole_block_bf16(int64 rows, const void *block, const float *x, int64 x_stride,
                              int64 depth, float *sums) {
     whole_block(BF16, rows, block, x, x_stride, depth, sums, OUTS);
-}
-
-static void whole_block_int8(int64 rows, const void *block, const float *x, int64 x_stride,
-                             int64 depth, float *sums) {
-    whole_block(INT8, rows, block, x, x_stride, depth, sums, OUTS);
 }
 
 /* Weights of a block as floats, in parts of PART vectors that a tile reads: all four, or two halves
@@ -218,10 +218,8 @@ INLINE void widen_as(const int format, const void *block, int64 depth, float *pa
 static void widen(int64 format, const void *block, int64 depth, float *panel) {
     if (format == FP32)
         widen_as(FP32, block, depth, panel);
-    else if (format == BF16)
-        widen_as(BF16, block, depth, panel);
     else
-        widen_as(INT8, block, depth, panel);
+        widen_as(BF16, block, depth, panel);
 }
 
 /* Some rows and a part of what `widen` made. */
@@ -230,21 +228,190 @@ static void widened_part(int64 rows, const float *part, const float *x, int64 x_
     some_rows(FP32, rows, 0, PART, part, PART * LANES, x, x_stride, depth, sums, OUTS, ahead);
 }
 
-/* sums[r][o] = sum over k of x[r][k] * weight[k][o] for all rows and the outputs of one block.
-`following` is the block that this thread will probably take next, or NULL. */
-static void sum_block(int64 format, const char *block, const char *following, int64 depth,
-                      const float *x, int64 x_stride, int64 rows, float *panel, float *sums) {
-    memset(sums, 0, (size_t)(rows * OUTS) * sizeof *sums);
-    if (rows <= TILE_ROWS) {
-        (format == FP32   ? whole_block_fp32
-         : format == BF16 ? whole_block_bf16
-                          : whole_block_int8)(rows, block, x, x_stride, depth, sums);
+/* --- products with int8 weights -----------------------------------------------------------------
+
+They are sums of integers: a row of inputs becomes 16-bit integers, with a scale for each PANEL of them,
+which rounds them to 1 / 65,534 of the panel's largest. */
+
+typedef struct {
+    int16_t *values; /* (rows, stride) */
+    float *scales;   /* (rows, panels) */
+    int64 stride, panels;
+} inputs;
+
+static inputs as_integers(const float *x, int64 x_stride, int64 rows, int64 depth, int16_t *values,
+                          float *scales) {
+    /* as in `decode`, rows are apart by no power of two */
+    inputs to = {values, scales, round_up(depth, 2) + ALIGNMENT / 2, (depth + PANEL - 1) / PANEL};
+    for (int64 r = 0; r < rows; r++)
+        for (int64 p = 0; p < to.panels; p++) {
+            const float *restrict from = x + r * x_stride + p * PANEL;
+            int16_t *restrict out = values + r * to.stride + p * PANEL;
+            int64 n = lesser(PANEL, depth - p * PANEL);
+            float largest = 0, nothing = 0; /* nothing: NaN if a value is NaN or infinite */
+#pragma omp simd reduction(max : largest) reduction(+ : nothing)
+            for (int64 k = 0; k < n; k++) {
+                float size = fabsf(from[k]);
+                largest = size > largest ? size : largest;
+                nothing += size - size;
+            }
+            float inverse = largest > 0 && nothing == 0 ? LARGEST_INPUT / largest : 0;
+            if (inverse == 0)
+                memset(out, 0, (size_t)n * sizeof *out);
+            else
+#pragma omp simd
+                for (int64 k = 0; k < n; k++) out[k] = (int16_t)rintf(from[k] * inverse);
+            if (n % 2) out[n] = 0;
+            scales[r * to.panels + p] = largest / LARGEST_INPUT + nothing;
+        }
+    return to;
+}
+
+/* In each 32-bit lane, the sum of the products of both pairs of 16-bit integers. */
+INLINE ints multiply_pairs(words a, words b) {
+#if defined __AVX512BW__ && LANES == 16
+    return (ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined __AVX2__ && LANES == 8
+    return (ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined __SSE2__ && LANES == 4
+    return (ints)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    return ((ints)(a << 16) >> 16) * ((ints)(b << 16) >> 16) + ((ints)a >> 16) * ((ints)b >> 16);
+#endif
+}
+
+/* Vector v of the weights of a pair of k, as 16-bit integers. */
+INLINE words weight_pairs(const void *block, int64 pair, const int v) {
+    shorts both = *(const shorts_anywhere *)((const uint32_t *)block + (2 * pair + v / 2) * LANES);
+    return (words)((v % 2 ? both : both << 8) >> 8);
+}
+
+/* sums[r][o] += scale[r] * sum over k of x[r][k] * weight[k][o], for a panel or less, some rows, and
+the outputs of vectors `first` to `first + count - 1`. */
+INLINE void integer_tile(const int is_widened, const int rows, const int first, const int count,
+                         const void *restrict block, inputs x, int64 pairs, float *restrict sums,
+                         lines_ahead ahead) {
+    ints total[TILE_ROWS][VECTORS];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < count; v++) total[r][v] = (ints){0};
+#define AT(pair)                                                                                    \
+    {                                                                                               \
+        words w[VECTORS];                                                                           \
+        UNROLL for (int v = 0; v < count; v++) w[v] =                                               \
+            is_widened ? *(const words_anywhere *)((const uint32_t *)block + (count * pair + v) * LANES) \
+                       : weight_pairs(block, pair, first + v);                                      \
+        UNROLL for (int r = 0; r < rows; r++) {                                                     \
+            uint32_t both;                                                                          \
+            memcpy(&both, x.values + r * x.stride + 2 * (pair), sizeof both);                       \
+            UNROLL for (int v = 0; v < count; v++) total[r][v] +=                                   \
+                multiply_pairs(w[v], both - (words){0});                                            \
+        }                                                                                           \
+    }
+    int64 pair = 0;
+    for (; pair < pairs && ahead.at < ahead.end; pair++, ahead.at += ALIGNMENT) {
+        __builtin_prefetch(ahead.at, 0, 2);
+        AT(pair)
+    }
+    for (; pair < pairs; pair++) AT(pair)
+#undef AT
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < count; v++) {
+            vec_anywhere *at = (vec_anywhere *)(sums + r * OUTS + (first + v) * LANES);
+            *at += __builtin_convertvector(total[r][v], vec) * x.scales[r * x.panels];
+        }
+}
+
+INLINE void some_integer_rows(const int is_widened, int64 rows, const int first, const int count,
+                              const void *block, inputs x, int64 pairs, float *sums,
+                              lines_ahead ahead) {
+#define ROWS(n)                                                                           \
+    case n:                                                                               \
+        if (n <= WIDE_ROWS || count <= 2)                                                 \
+            integer_tile(is_widened, n, first, count, block, x, pairs, sums, ahead);      \
+        break;
+    switch (rows) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) }
+#undef ROWS
+}
+
+/* A panel or less of a block, as it is packed. */
+static void packed_panel(int64 rows, const char *block, inputs x, int64 pairs, float *sums) {
+    /* the processor itself does not bring these short blocks in time */
+    lines_ahead ahead = {block + AHEAD, block + AHEAD + pairs * 2 * OUTS};
+    if (rows <= WIDE_ROWS) {
+        some_integer_rows(0, rows, 0, VECTORS, block, x, pairs, sums, ahead);
         return;
     }
+    some_integer_rows(0, rows, 0, 2, block, x, pairs, sums, ahead);
+    some_integer_rows(0, rows, 2, 2, block, x, pairs, sums, NOTHING_AHEAD);
+}
+
+/* Some rows and a part of a panel that is widened as `widen` does it. */
+static void widened_pairs(int64 rows, const uint32_t *part, inputs x, int64 pairs, float *sums,
+                          lines_ahead ahead) {
+    some_integer_rows(1, rows, 0, PART, part, x, pairs, sums, ahead);
+}
+
+static void widen_pairs(const void *block, int64 pairs, uint32_t *panel) {
+    for (int64 pair = 0; pair < pairs; pair++)
+        UNROLL for (int v = 0; v < VECTORS; v++)
+            *(words_anywhere *)(panel + (v / PART * pairs + pair) * PART * LANES + v % PART * LANES) =
+                weight_pairs(block, pair, v);
+}
+
+/* --- a block of outputs ------------------------------------------------------------------------- */
+
+/* What the rows of a product read: floats, or with int8 weights also integers. */
+typedef struct {
+    const float *x;
+    int64 stride;
+    inputs integers;
+} operand;
+
+static operand rows_from(operand all, int64 row) {
+    all.x += row * all.stride;
+    all.integers.values += row * all.integers.stride;
+    all.integers.scales += row * all.integers.panels;
+    return all;
+}
+
+/* Rows and a part of a panel from k on, whose weights are widened. */
+static void panel_part(int64 format, int64 rows, const float *panel, int64 v, operand by, int64 k,
+                       int64 depth, float *sums, lines_ahead ahead) {
+    if (format == INT8) {
+        int64 pairs = (depth + 1) / 2;
+        by.integers.values += k;
+        by.integers.scales += k / PANEL;
+        widened_pairs(rows, (const uint32_t *)panel + v * pairs * LANES, by.integers, pairs,
+                      sums + v * LANES, ahead);
+    } else
+        widened_part(rows, panel + v * depth * LANES, by.x + k, by.stride, depth, sums + v * LANES,
+                     ahead);
+}
+
+/* sums[r][o] = sum over k of x[r][k] * weight[k][o] for all rows and the outputs of one block.
+`following` is the block that this thread will probably take next, or NULL. */
+static void sum_block(int64 format, const char *block, const char *following, int64 depth, operand by,
+                      int64 rows, float *panel, float *sums) {
+    memset(sums, 0, (size_t)(rows * OUTS) * sizeof *sums);
     int64 tiles = round_up(rows, TILE_ROWS) / TILE_ROWS, row_bytes = OUTS * BYTES[format];
+    if (tiles == 1 && format != INT8) {
+        (format == FP32 ? whole_block_fp32 : whole_block_bf16)(rows, block, by.x, by.stride, depth,
+                                                               sums);
+        return;
+    }
     for (int64 k = 0; k < depth; k += PANEL) {
         int64 part = lesser(PANEL, depth - k), rest = depth - k - part;
-        widen(format, block + k * row_bytes, part, panel);
+        const char *weights = block + k * row_bytes;
+        if (tiles == 1) {
+            inputs x = by.integers;
+            x.values += k;
+            x.scales += k / PANEL;
+            packed_panel(rows, weights, x, (part + 1) / 2, sums);
+            continue;
+        }
+        if (format == INT8)
+            widen_pairs(weights, (part + 1) / 2, (uint32_t *)panel);
+        else
+            widen(format, weights, part, panel);
         /* the next panel comes near while this one is multiplied, some of it with each tile */
         const char *next = rest > 0 ? block + (k + part) * row_bytes : following;
         int64 bytes = next ? lesser(PANEL, rest > 0 ? rest : depth) * row_bytes : 0;
@@ -254,8 +421,8 @@ static void sum_block(int64 format, const char *block, const char *following, in
             for (int64 t = 0; t < tiles; t++, done += share) {
                 int64 r = t * rows / tiles, end = (t + 1) * rows / tiles;
                 lines_ahead ahead = {next + lesser(done, bytes), next + lesser(done + share, bytes)};
-                widened_part(end - r, panel + v * part * LANES, x + r * x_stride + k, x_stride,
-                             part, sums + r * OUTS + v * LANES, ahead);
+                panel_part(format, end - r, panel, v, rows_from(by, r), k, part, sums + r * OUTS,
+                           ahead);
             }
     }
 }
@@ -317,6 +484,8 @@ typedef struct {
 typedef struct {
     float *x, *x0, *normed; /* (rows, C); `normed` at the call's stride */
     float *sums, *panel, *scores;
+    int16_t *integers; /* of inputs, with int8 weights */
+    float *scales;
     int64 phase;
 } worker;
 
@@ -458,12 +627,23 @@ static const char *probably_next(const call *c, const char *weights, int64 block
     return block + c->threads < blocks ? weights + c->threads * bytes : NULL;
 }
 
+/* Rows that a product reads. With int8 weights each thread rounds all of them, which takes less time
+than to wait for others. */
+static operand operand_of(const call *c, worker *w, const float *x, int64 stride, int64 rows,
+                          int64 depth) {
+    operand by = {.x = x, .stride = stride};
+    if (c->d->format == INT8)
+        by.integers = as_integers(x, stride, rows, depth, w->integers, w->scales);
+    return by;
+}
+
 /* out[r] = activation(m x[r]), padded to whole blocks. A task is a block of outputs, and where there
 are many threads a part of the rows. */
 static void product(const call *c, worker *w, const matrix *m, const float *x, int64 x_stride,
                     int64 activation, float *out, int64 out_stride) {
     int64 format = c->d->format, rows = c->rows;
-    int64 blocks = round_up(m->outs, OUTS) / OUTS, bytes = OUTS * m->depth * BYTES[format];
+    int64 blocks = round_up(m->outs, OUTS) / OUTS, bytes = block_bytes(m->depth, format);
+    operand by = operand_of(c, w, x, x_stride, rows, m->depth);
     int64 parts = lesser(round_up(rows, TILE_ROWS) / TILE_ROWS,
                          greater(1, round_up(4 * c->threads, blocks) / blocks));
     for (int64 task = take(c, w); task < blocks * parts; task = take(c, w)) {
@@ -471,7 +651,7 @@ static void product(const call *c, worker *w, const matrix *m, const float *x, i
         int64 n = (part + 1) * rows / parts - first;
         const char *weights = (const char *)m->weights + block * bytes;
         sum_block(format, weights, probably_next(c, weights, block, blocks, bytes), m->depth,
-                  x + first * x_stride, x_stride, n, w->panel, w->sums);
+                  rows_from(by, first), n, w->panel, w->sums);
         for (int64 r = 0; r < n; r++) {
             float *y = w->sums + r * OUTS;
             if (m->scales)
@@ -489,11 +669,12 @@ static void product(const call *c, worker *w, const matrix *m, const float *x, i
 static void head(const call *c, worker *w, const float *x, int64 n, float *logits) {
     const decoder *d = c->d;
     const matrix *m = &d->head;
-    int64 blocks = round_up(m->outs, OUTS) / OUTS, bytes = OUTS * m->depth * BYTES[d->format];
+    int64 blocks = round_up(m->outs, OUTS) / OUTS, bytes = block_bytes(m->depth, d->format);
+    operand by = operand_of(c, w, x, c->stride, n, m->depth);
     for (int64 block = take(c, w); block < blocks; block = take(c, w)) {
         const char *weights = (const char *)m->weights + block * bytes;
-        sum_block(d->format, weights, probably_next(c, weights, block, blocks, bytes), m->depth, x,
-                  c->stride, n, w->panel, w->sums);
+        sum_block(d->format, weights, probably_next(c, weights, block, blocks, bytes), m->depth, by, n,
+                  w->panel, w->sums);
         int64 first = block * OUTS, width = lesser(OUTS, m->outs - first);
         for (int64 r = 0; r < n; r++)
             for (int64 o = 0; o < width; o++) {
@@ -687,9 +868,14 @@ int decode(const decoder *d, const int64 *tokens, const int64 *slots, const int6
     int64 shared = rows * (c.qkv_width + c.stride + c.width + c.ff_width + kv_width);
     int64 sums = greater(rows * OUTS, TILE_ROWS * value_width(d));
     int64 scores = greater(TILE_ROWS * round_up(d->capacity, OUTS), d->d_model);
-    int64 own = rows * (2 * d->d_model + c.stride) + sums + scores + OUTS * PANEL;
+    int64 deepest = greater(d->d_model, d->d_ff), integers = 0, scales = 0;
+    if (d->format == INT8) {
+        integers = rows * (round_up(deepest, 2) + ALIGNMENT / 2) / 2; /* in floats */
+        scales = rows * (round_up(deepest, PANEL) / PANEL);
+    }
+    int64 own = rows * (2 * d->d_model + c.stride) + sums + scores + OUTS * PANEL + integers + scales;
     int64 bytes = (shared + threads * own) * (int64)sizeof(float) + phases * (int64)sizeof *c.tasks +
-                  (int64)sizeof(meeting) + (8 + 7 * threads) * ALIGNMENT;
+                  (int64)sizeof(meeting) + (8 + 9 * threads) * ALIGNMENT;
     char *allocated = malloc((size_t)bytes);
     if (!allocated) return NO_MEMORY;
     char *memory = (char *)round_up((int64)allocated, ALIGNMENT);
@@ -709,7 +895,7 @@ int decode(const decoder *d, const int64 *tokens, const int64 *slots, const int6
 #pragma omp single
         c.threads = omp_get_num_threads(); /* may be fewer than asked for */
         char *part = memory + omp_get_thread_num() *
-                                  (round_up(own * (int64)sizeof(float), ALIGNMENT) + 6 * ALIGNMENT);
+                                  (round_up(own * (int64)sizeof(float), ALIGNMENT) + 8 * ALIGNMENT);
         worker w = {.phase = 0};
         w.x = part_of(&part, rows * d->d_model);
         w.x0 = d->layers[0].shortcut ? part_of(&part, rows * d->d_model) : NULL;
@@ -717,6 +903,8 @@ int decode(const decoder *d, const int64 *tokens, const int64 *slots, const int6
         w.sums = part_of(&part, sums);
         w.scores = part_of(&part, scores);
         w.panel = part_of(&part, OUTS * PANEL);
+        w.integers = integers ? (int16_t *)part_of(&part, integers) : NULL;
+        w.scales = scales ? part_of(&part, scales) : NULL;
         read_rows(&c, &w, wanted, n_wanted, logits);
     }
     free(allocated);
