@@ -191,8 +191,9 @@ def summarise(shape: Shape, measured: Measured) -> dict[str, Any]:
                     rows[writer]["share_of_products"] = rate / median(measured.products)
                 continue
             sequences, steps = int(name.split()[0]), int(name.split()[-1])
-            cache = sequences * shape.n_layer * (steps + 1) * shape.d_model * 4
-            read = measured.about[writer]["weight_bytes"] + cache
+            about = measured.about[writer]
+            cached = sequences * shape.n_layer * (steps + 1) * shape.d_model
+            read = about["weight_bytes"] + cached * about["cached_bytes"]
             rows[writer] |= {
                 "tokens_per_sec": sequences * steps / median(taken),
                 "best_tokens_per_sec": sequences * steps / min(taken),

@@ -86,8 +86,8 @@ class _Tasks:
         self.writer = writer
 
     def describe(self) -> dict[str, Any]:
-        """Bytes of weights that a step reads."""
-        return {"weight_bytes": self.writer.shape.n_matmul * 4}
+        """Bytes of weights that a step reads, and of each number in the cache."""
+        return {"weight_bytes": self.writer.shape.n_matmul * 4, "cached_bytes": 4}
 
     def run(self, task: int) -> float:
         """Seconds of one run of a task."""
@@ -125,8 +125,11 @@ class _TinyGPT(_Tasks):
     def describe(self) -> dict[str, Any]:
         import torch
 
-        weight_bytes = getattr(self.decoder, "weight_bytes", None)
-        return {"weight_bytes": weight_bytes, "threads": torch.get_num_threads()}
+        return {
+            "weight_bytes": getattr(self.decoder, "weight_bytes", None),
+            "cached_bytes": 4 if self.writer.weights == "fp32" else 2,
+            "threads": torch.get_num_threads(),
+        }
 
     def write(self, task: Task) -> None:
         slots = list(range(task.sequences))
@@ -193,7 +196,7 @@ class _Transformers(_Tasks):
 
     def describe(self) -> dict[str, Any]:
         size = {"fp32": 4, "bf16": 2}[self.writer.weights]
-        return {"weight_bytes": self.writer.shape.n_matmul * size}
+        return {"weight_bytes": self.writer.shape.n_matmul * size, "cached_bytes": size}
 
     def write(self, task: Task) -> None:
         import torch
@@ -288,6 +291,9 @@ class _LlamaCpp(_Tasks):
             params.verbosity = -1
             params.fit_params = False
             self.server = library.Server(params)
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"cached_bytes": 2}
 
     def write(self, task: Task) -> None:
         with ThreadPoolExecutor(task.sequences) as pool:

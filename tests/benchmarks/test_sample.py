@@ -20,7 +20,7 @@ def test_rates_count_new_tokens_and_shares_what_a_step_reads() -> None:
         two.name: {"tinygpt fp32": [3.1]},
         first.name: {"tinygpt fp32": [0.5]},
     }
-    about = {"tinygpt fp32": {"weight_bytes": 1000}}
+    about = {"tinygpt fp32": {"weight_bytes": 1000, "cached_bytes": 4}}
     tasks = summarise(TINY, Measured(seconds, [1e6, 9e6, 1e5], about))["tasks"]
     alone = tasks["1 sequence of 31"]["tinygpt fp32"]
     assert alone["tokens_per_sec"] == pytest.approx(10)

@@ -85,6 +85,18 @@ static uint32_t upper_half(float value) { /* rounded to bfloat16: nearest, ties 
     return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
+/* Where output o is among those of one k, with FP32 or BF16. */
+static inline int64 place(int64 format, int64 o) {
+    return format == FP32 ? o : 2 * (o / LANES / 2 * LANES + o % LANES) + o / LANES % 2;
+}
+
+static inline void put(int64 format, void *to, int64 at, float value) {
+    if (format == FP32)
+        ((float *)to)[at] = value;
+    else
+        ((uint16_t *)to)[at] = (uint16_t)upper_half(value);
+}
+
 static void pack_block(const float *w, int64 outs, int64 depth, int64 format, char *packed,
                        float *scales) {
     float inverse[OUTS];
@@ -100,14 +112,12 @@ static void pack_block(const float *w, int64 outs, int64 depth, int64 format, ch
     for (int64 k = 0; k < end; k++)
         for (int64 o = 0; o < OUTS; o++) {
             float value = o < outs && k < depth ? w[o * depth + k] : 0;
-            int64 vector = o / LANES, word = vector / 2 * LANES + o % LANES, upper = vector % 2;
-            if (format == FP32)
-                ((float *)packed)[k * OUTS + o] = value;
-            else if (format == BF16)
-                ((uint16_t *)packed)[k * OUTS + 2 * word + upper] = (uint16_t)upper_half(value);
+            int64 half = place(BF16, o); /* its lower or upper byte */
+            if (format == INT8)
+                packed[k / 2 * 2 * OUTS + half / 2 * 4 + k % 2 * 2 + half % 2] =
+                    (char)(int8_t)rintf(value * inverse[o]);
             else
-                ((int8_t *)packed)[k / 2 * 2 * OUTS + 4 * word + 2 * (k % 2) + upper] =
-                    (int8_t)rintf(value * inverse[o]);
+                put(format, packed, k * OUTS + place(format, o), value);
         }
 }
 
@@ -123,10 +133,11 @@ void pack_matrix(const float *w, int64 outs, int64 depth, int64 format, void *pa
 
 /* --- products ---------------------------------------------------------------------------------- */
 
-/* Vector v of the weights at k, as floats. `stride`: floats from one k to the next, with FP32. */
+/* Vector v of the weights at k, as floats. `stride`: weights from one k to the next. */
 INLINE vec weight(const int format, const void *block, int64 stride, int64 k, const int v) {
     if (format == FP32) return *(const vec_anywhere *)((const float *)block + k * stride + v * LANES);
-    words pair = *(const words_anywhere *)((const uint32_t *)block + (2 * k + v / 2) * LANES);
+    const uint16_t *at = (const uint16_t *)block + k * stride + v / 2 * 2 * LANES;
+    words pair = *(const words_anywhere *)at;
     return (vec)(v % 2 ? pair & 0xffff0000u : pair << 16);
 }
 
@@ -688,17 +699,25 @@ static void head(const call *c, worker *w, const float *x, int64 n, float *logit
 
 /* --- attention ----------------------------------------------------------------------------------
 
-The cache holds keys and values of each layer, slot and head of them: keys as a packed fp32 matrix with
-positions as outputs and D as depth, values as rows that are padded to whole vectors. So scores, and
-sums of values, are products like the others. */
+The cache holds keys and values of each layer, slot and head of them: keys as a packed matrix with
+positions as outputs and D as depth, values as rows of whole vectors, which are packed as the weights
+of one k. So scores, and sums of values, are products like the others. Both are in fp32 with fp32
+weights, and in bf16 with others. */
 
+static int64 cache_format(const decoder *d) { return d->format == FP32 ? FP32 : BF16; }
 static int64 key_width(const decoder *d) { return round_up(d->capacity, OUTS) * d->d_head; }
-static int64 value_width(const decoder *d) { return round_up(d->d_head, LANES); }
+static int64 value_width(const decoder *d) {
+    return round_up(d->d_head, cache_format(d) == FP32 ? LANES : 2 * LANES);
+}
+/* The key or value with this number. */
+static char *at_cached(const decoder *d, void *cache, int64 number) {
+    return (char *)cache + number * BYTES[cache_format(d)];
+}
 
 void cache_sizes(const decoder *d, int64 *keys, int64 *values) {
-    int64 heads = d->n_layer * d->n_slots * d->n_kv_head;
-    *keys = heads * key_width(d);
-    *values = heads * d->capacity * value_width(d);
+    int64 heads = d->n_layer * d->n_slots * d->n_kv_head, bytes = BYTES[cache_format(d)];
+    *keys = heads * key_width(d) * bytes;
+    *values = heads * d->capacity * value_width(d) * bytes;
 }
 
 static int64 cached_head(const decoder *d, int64 layer, int64 slot, int64 head) {
@@ -738,10 +757,11 @@ static void remember(const call *c, const worker *w, int64 layer, int64 row, int
     }
     if (d->qk_normed) norm_one(d, l->k_norm, key, key, width);
     if (d->cosines) rotate(d, key, position);
-    float *keys = d->keys + at * key_width(d) + position / OUTS * OUTS * width + position % OUTS;
-    for (int64 i = 0; i < width; i++) keys[i * OUTS] = key[i];
-    float *values = d->values + (at * d->capacity + position) * value_width(d);
-    memcpy(values, value, (size_t)width * sizeof *value);
+    int64 format = cache_format(d), column = place(format, position % OUTS);
+    char *keys = at_cached(d, d->keys, at * key_width(d) + position / OUTS * OUTS * width);
+    char *values = at_cached(d, d->values, (at * d->capacity + position) * value_width(d));
+    for (int64 i = 0; i < width; i++) put(format, keys, i * OUTS + column, key[i]);
+    for (int64 i = 0; i < width; i++) put(format, values, place(format, i), value[i]);
 }
 
 /* Scores of positions `first` to `end - 1` become weights that sum to 1; others, up to whole vectors,
@@ -760,8 +780,8 @@ static void softmax(float *scores, int64 first, int64 end, float scale) {
 }
 
 /* Some query heads of one row, up to TILE_ROWS, that share one head of keys and values. */
-static void attend(const call *c, worker *w, int64 layer, int64 row, int64 head, int64 query,
-                   int64 queries) {
+INLINE void attend_as(const int format, const call *c, worker *w, int64 layer, int64 row, int64 head,
+                      int64 query, int64 queries) {
     const decoder *d = c->d;
     int64 width = d->d_head, padded = value_width(d), at = cached_head(d, layer, c->slots[row], head);
     int64 end = c->positions[row] + 1, first = d->window ? greater(0, end - d->window) : 0;
@@ -772,25 +792,38 @@ static void attend(const call *c, worker *w, int64 layer, int64 row, int64 head,
         if (d->cosines) rotate(d, q + i * width, c->positions[row]);
         memset(w->scores + i * stride + begin, 0, (size_t)(round_up(end, OUTS) - begin) * sizeof *q);
     }
-    const float *keys = d->keys + at * key_width(d), *values = d->values + at * d->capacity * padded;
+    const char *keys = at_cached(d, d->keys, at * key_width(d));
+    const char *values = at_cached(d, d->values, (at * d->capacity + first) * padded);
     for (int64 p = begin; p < end; p += OUTS)
-        whole_block(FP32, queries, keys + p * width, q, width, width, w->scores + p, stride);
+        whole_block(format, queries, keys + p * width * BYTES[format], q, width, width, w->scores + p,
+                    stride);
     for (int64 i = 0; i < queries; i++)
         softmax(w->scores + i * stride, first, end, 1 / sqrtf((float)width));
     memset(w->sums, 0, (size_t)(queries * padded) * sizeof *w->sums);
-    int64 o = 0;
-    for (; queries <= WIDE_ROWS && o + OUTS <= padded; o += OUTS)
-        some_rows(FP32, queries, 0, VECTORS, values + first * padded + o, padded,
+    for (int64 o = 0, n = 0; o < padded; o += n) {
+        n = queries <= WIDE_ROWS && o + OUTS <= padded ? OUTS
+            : o + 2 * LANES <= padded                  ? 2 * LANES
+                                                       : LANES;
+#define OUTPUTS(count)                                                                           \
+    if (n == count * LANES)                                                                      \
+        some_rows(format, queries, 0, count, values + o * BYTES[format], padded,                 \
                   w->scores + first, stride, end - first, w->sums + o, padded, NOTHING_AHEAD);
-    for (; o + 2 * LANES <= padded; o += 2 * LANES)
-        some_rows(FP32, queries, 0, 2, values + first * padded + o, padded, w->scores + first,
-                  stride, end - first, w->sums + o, padded, NOTHING_AHEAD);
-    if (o < padded)
-        some_rows(FP32, queries, 0, 1, values + first * padded + o, padded, w->scores + first,
-                  stride, end - first, w->sums + o, padded, NOTHING_AHEAD);
+        OUTPUTS(4) OUTPUTS(2) OUTPUTS(1)
+#undef OUTPUTS
+    }
     for (int64 i = 0; i < queries; i++)
         memcpy(c->heads + row * c->stride + (query + i) * width, w->sums + i * padded,
                (size_t)width * sizeof *q);
+}
+
+static void attend_fp32(const call *c, worker *w, int64 layer, int64 row, int64 head, int64 query,
+                        int64 queries) {
+    attend_as(FP32, c, w, layer, row, head, query, queries);
+}
+
+static void attend_bf16(const call *c, worker *w, int64 layer, int64 row, int64 head, int64 query,
+                        int64 queries) {
+    attend_as(BF16, c, w, layer, row, head, query, queries);
 }
 
 /* Rows of one slot follow each other; their keys must all be there before one of them attends. */
@@ -808,7 +841,8 @@ static void attention(const call *c, worker *w, int64 layer) {
         int64 row = task / d->n_kv_head, head = task % d->n_kv_head;
         if (together) remember(c, w, layer, row, head);
         for (int64 q = 0; q < group; q += TILE_ROWS)
-            attend(c, w, layer, row, head, head * group + q, lesser(TILE_ROWS, group - q));
+            (cache_format(d) == FP32 ? attend_fp32 : attend_bf16)(
+                c, w, layer, row, head, head * group + q, lesser(TILE_ROWS, group - q));
     }
     end_phase(c, w);
 }
@@ -913,14 +947,15 @@ int decode(const decoder *d, const int64 *tokens, const int64 *slots, const int6
 
 /* Make one slot hold the first tokens of another one. */
 void copy_slot(const decoder *d, int64 source, int64 target, int64 length) {
-    size_t keys = (size_t)(round_up(length, OUTS) * d->d_head) * sizeof(float);
-    size_t values = (size_t)(length * value_width(d)) * sizeof(float);
+    int64 bytes = BYTES[cache_format(d)];
+    size_t keys = (size_t)(round_up(length, OUTS) * d->d_head * bytes);
+    size_t values = (size_t)(length * value_width(d) * bytes);
     for (int64 layer = 0; layer < d->n_layer; layer++)
         for (int64 head = 0; head < d->n_kv_head; head++) {
             int64 from = cached_head(d, layer, source, head), to = cached_head(d, layer, target, head);
-            memcpy(d->keys + to * key_width(d), d->keys + from * key_width(d), keys);
-            int64 per_head = d->capacity * value_width(d);
-            memcpy(d->values + to * per_head, d->values + from * per_head, values);
+            int64 k = key_width(d), v = d->capacity * value_width(d);
+            memcpy(at_cached(d, d->keys, to * k), at_cached(d, d->keys, from * k), keys);
+            memcpy(at_cached(d, d->values, to * v), at_cached(d, d->values, from * v), values);
         }
     memcpy(d->history + target * d->capacity, d->history + source * d->capacity,
            (size_t)length * sizeof *d->history);

@@ -45,8 +45,8 @@ typedef struct {
     matrix head;
     const decoder_layer *layers;
     /* the cache: zeros at first */
-    float *keys, *values; /* sizes by `cache_sizes` */
-    int64 *history;       /* (n_slots, capacity): tokens */
+    void *keys, *values; /* sizes by `cache_sizes` */
+    int64 *history;      /* (n_slots, capacity): tokens */
 } decoder;
 
 int64 decoder_bytes(void);                                     /* sizeof(decoder) */
@@ -54,7 +54,7 @@ int64 packed_bytes(int64 outs, int64 depth, int64 format);     /* of a matrix */
 int64 outs_per_block(void);                                    /* outputs computed together */
 void pack_matrix(const float *w, int64 outs, int64 depth, int64 format, void *packed, float *scales,
                 int threads);
-void cache_sizes(const decoder *d, int64 *keys, int64 *values); /* floats of each */
+void cache_sizes(const decoder *d, int64 *keys, int64 *values); /* bytes of each */
 int decode(const decoder *d, const int64 *tokens, const int64 *slots, const int64 *positions,
            int64 rows, const int64 *wanted, int64 n_wanted, float *logits, int threads);
 void copy_slot(const decoder *d, int64 source, int64 target, int64 length);

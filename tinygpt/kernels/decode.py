@@ -152,8 +152,8 @@ class TransformerDecoder:
         self._decoder = self._described(network)
         sizes = (_NUMBER * 2)()
         self._library.cache_sizes(ctypes.byref(self._decoder), sizes, ctypes.byref(sizes, 8))
-        self._decoder.keys = self._zeros(sizes[0] * 4)
-        self._decoder.values = self._zeros(sizes[1] * 4)
+        self._decoder.keys = self._zeros(sizes[0])
+        self._decoder.values = self._zeros(sizes[1])
         self._decoder.history = self._zeros(n_slots * network.capacity * 8)
 
     @property
