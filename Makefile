@@ -21,7 +21,7 @@ demo: $(READY) ## train a small model on two CPU cores in minutes, then generate
 	$(PY) -m tinygpt.sample run=latest prompt="Once upon a time" temperature=0.6 num_samples=2
 
 test: $(READY) ## run the tests
-	$(PY) -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -n 3 --dist worksteal
 
 test-all: $(READY) ## run all tests, including slow ones
 	$(PY) -m pytest -n 2 --dist worksteal -m ""

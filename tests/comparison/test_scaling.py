@@ -136,6 +136,7 @@ def test_run_folders_give_size_without_embeddings_length_and_the_best_rate(grid:
     assert any("9 pairs of size and length have several configurations" in n for n in found.notes)
 
 
+@pytest.mark.slow  # the tests around it read the same runs in this process
 def test_a_new_process_knows_the_components_of_the_runs(grid: Path) -> None:
     run = next(iter(sorted(grid.glob("*-*"))))
     command = [sys.executable, "-m", "tinygpt.compare", str(run), "fit=scaling"]

@@ -183,7 +183,7 @@ def test_the_weights_are_those_at_the_time() -> None:
     assert (decoder.prefill(0, tokens) == before).all()
 
 
-@pytest.fixture(scope="module", params=[4, 16])
+@pytest.fixture(scope="module", params=[4, pytest.param(16, marks=pytest.mark.slow)])
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """With vectors of so many floats, and allocations that can be made to fail."""
     flags = ("-O1", "-Wno-psabi", f"-DLANES={request.param}", "-include", str(HEADERS / "fail.h"))

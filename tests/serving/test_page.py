@@ -333,6 +333,7 @@ def test_documents_show_their_tokens(opened: Callable[..., Page]) -> None:
 # A run that trains
 
 
+@pytest.mark.slow  # tests/serving/test_runs.py stops and resumes runs without a browser
 def test_a_run_is_watched_stopped_and_resumed(
     browser: Any,
     serve: Callable[..., Any],
