@@ -187,7 +187,7 @@ def test_another_model_is_refused_with_what_takes_it() -> None:
 
 def test_every_switch_of_the_model_is_either_exported_or_refused() -> None:
     """A new switch must be entered in the tables, or it would be lost in an export."""
-    settings_of_training = {"dropout", "zero_init"}
+    settings_of_training = {"dropout", "zero_init", "embedding_std", "copy_init"}
     held = {"n_layer", "n_head", "d_model", "d_ff", "n_kv_head", "rope_base", "norm_eps"}
     held |= {"tied", "bias", "norm_gain", "name", "ngram_rows"}
     for architecture in ARCHITECTURES.values():

@@ -334,6 +334,35 @@ def test_extras_begin_where_they_change_nothing() -> None:
     torch.testing.assert_close(model.hidden(tokens), model.norm(embedded))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_copy_init_makes_tokens_that_were_seen_more_likely(tied: bool) -> None:
+    shape = {"n_layer": 2, "n_head": 2, "d_model": 128, "tied": tied}
+    config = GPTConfig(**shape, positions="rope", embedding_std=0.3, zero_init=True)
+    tokens = torch.tensor([[3, 5, 3, 7, 9]])
+
+    def logits(copy_init: float) -> Tensor:
+        torch.manual_seed(0)
+        model = replace(config, copy_init=copy_init).build(vocab_size=V, seq_len=T)
+        return model(tokens)[0, -1]
+
+    likeliest = logits(1.0).topk(4).indices.tolist()
+    assert likeliest[:2] == [9, 3]  # the token itself is in the stream; 3 was seen twice
+    assert set(likeliest) == {3, 5, 7, 9}
+    assert set(logits(0.0).topk(4).indices.tolist()) != {3, 5, 7, 9}
+
+
+def test_embedding_std_changes_token_embeddings_alone() -> None:
+    def weights(**fields: Any) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        config = GPTConfig(n_layer=1, n_head=2, d_model=8, tied=False, **fields)
+        return config.build(vocab_size=V, seq_len=T).state_dict()
+
+    before, after = weights(), weights(embedding_std=0.2)
+    for name, weight in before.items():
+        factor = 10 if name == "token_embedding.weight" else 1
+        torch.testing.assert_close(after[name], factor * weight)
+
+
 # Values
 
 
@@ -350,6 +379,9 @@ def test_extras_begin_where_they_change_nothing() -> None:
         ({"logit_softcap": 0.0}, "model.logit_softcap=0.0 must be"),
         ({"norm_eps": 0.0}, "model.norm_eps=0.0 must be"),
         ({"ngram": 9}, "model.ngram=9 must be"),
+        ({"embedding_std": 0.0}, "model.embedding_std=0.0 must be"),
+        ({"copy_init": -1.0}, "model.copy_init=-1.0 must be"),
+        ({"copy_init": 1.0, "n_kv_head": 3}, "use model.n_kv_head=null"),
         ({"ngram_rows": 100}, r"model\.ngram_rows=100 has no effect .*; use model\.ngram=2"),
         (
             {"rope_base": 5e5},

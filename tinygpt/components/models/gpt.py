@@ -55,8 +55,10 @@ class GPTConfig(ModelConfig):
     logit_softcap: float | None = None  # logits stay within this size; 15 to 30 is usual
     ngram: int = 1  # embed the last 2 to ngram tokens by hash; for characters and bytes
     ngram_rows: int | None = None  # rows of each such table; null is 16384
+    embedding_std: float = 0.02  # of token embeddings at first; larger keeps tokens apart
     # residual stream
     zero_init: bool = False  # what layers add begins at zero
+    copy_init: float = 0.0  # >0: the last attention begins by copying what it sees, times this
     x0_shortcut: bool = False  # each block also sees the embedded tokens, by learned weights
     value_residual: bool = False  # values of the first layer are mixed into all others
     value_embeddings: bool = False  # every other layer's values get an embedding of the token
@@ -77,6 +79,8 @@ class GPTConfig(ModelConfig):
         check_range("model.rope_base", self.rope_base, above=1)
         check_range("model.norm_eps", self.norm_eps, above=0)
         check_range("model.ngram", self.ngram, low=1, high=8)
+        check_range("model.embedding_std", self.embedding_std, above=0, high=10)
+        check_range("model.copy_init", self.copy_init, low=0, high=10)
         if self.logit_softcap is not None:
             check_range("model.logit_softcap", self.logit_softcap, above=0)
         check_choice("model.positions", self.positions, POSITIONS)
@@ -116,6 +120,11 @@ class GPTConfig(ModelConfig):
             raise UserError(
                 f"model.ngram_rows={self.ngram_rows} has no effect with model.ngram=1; "
                 "use model.ngram=2 or more"
+            )
+        if self.copy_init and self.n_kv_head not in (None, self.n_head):
+            raise UserError(
+                f"model.copy_init={self.copy_init:g} needs values of the model's width, and "
+                f"model.n_kv_head={self.n_kv_head} makes them narrower; use model.n_kv_head=null"
             )
         if self.value_residual and self.n_layer == 1:
             raise UserError(

@@ -264,10 +264,31 @@ class GPT(LanguageModel):
                 nn.init.normal_(parameter, std=residual_std)
             elif name.endswith("value_gate.weight") or name.startswith("ngram_embedding."):
                 nn.init.zeros_(parameter)
+            elif name == "token_embedding.weight":
+                nn.init.normal_(parameter, std=self.config.embedding_std)
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=INIT_STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+        if self.config.copy_init:
+            self._initialise_copying()
+
+    @torch.no_grad()
+    def _initialise_copying(self) -> None:
+        """Values and outputs of the last attention are the identity, so that it adds what it sees.
+
+        After Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers" (arXiv
+        2305.09828): in trained language models values times outputs are near a positive multiple of
+        the identity.  The output matrix begins as the embedding if it is not tied to it.  So the
+        tokens that attention sees are more likely at once, and what is left to learn is where to
+        look.
+        """
+        attention = self.blocks[-1].attention
+        assert isinstance(attention, Attention)
+        nn.init.eye_(attention.qkv.weight[-self.config.d_model :])
+        nn.init.eye_(attention.out.weight)
+        attention.out.weight.mul_(self.config.copy_init)
+        self.output_weight.copy_(self.token_embedding.weight)
 
     @property
     def output_weight(self) -> Tensor:
