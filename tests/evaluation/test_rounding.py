@@ -43,9 +43,10 @@ def test_sample_states_what_int8_costs_and_measures_a_checkpoint_once(
     changed = {"int8": found | {"bpb": 9.0}}
     (run.path / rounding.FILE).write_text(json.dumps(changed))
     assert stated(run, capsys, "int8").startswith("weights=int8: 9.0000 bits per byte")
-    changed["int8"]["checkpoint"] = "step-00000020 another"
-    (run.path / rounding.FILE).write_text(json.dumps(changed))
-    assert stated(run, capsys, "int8") == first
+    for name, value in (("checkpoint", "step-00000020 another"), ("kernels", "earlier ones")):
+        other = {"int8": changed["int8"] | {name: value}}
+        (run.path / rounding.FILE).write_text(json.dumps(other))
+        assert stated(run, capsys, "int8") == first
     (run.path / rounding.FILE).write_text("{")
     assert stated(run, capsys, "bf16").startswith("weights=bf16: ")
 

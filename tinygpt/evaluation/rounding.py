@@ -19,6 +19,7 @@ from tinygpt.corpus.prepared import beginning
 from tinygpt.evaluation import intervals
 from tinygpt.files import write_atomically
 from tinygpt.generation.likelihood import window_nats
+from tinygpt.kernels import build
 from tinygpt.records.read import read_record
 from tinygpt.training.batches import eval_batches
 
@@ -36,6 +37,7 @@ class Rounding:
 
     weights: str  # bf16 or int8
     checkpoint: str  # name and checksum of what was rounded
+    kernels: str  # hash of what computed
     tokens: int
     fp32_bpb: float
     bpb: float
@@ -54,14 +56,14 @@ def rounding_of(
 ) -> Rounding | None:
     """Measure the decoder, which holds the weights rounded, against the model in fp32.
 
-    The result is kept in the run folder, and read from there if the checkpoint is the same.  None
-    if the run's prepared tokens are gone.  Uses slot 0 of the decoder.
+    The result is kept in the run folder, and read from there if the checkpoint and the kernels
+    are the same.  None if the run's prepared tokens are gone.  Uses slot 0 of the decoder.
     """
     run = trained.checkpoint.parent.parent
     checkpoint = f"{trained.checkpoint.name} {_sha256(trained.checkpoint, ema=ema)}"
     kept = _read(run / FILE)
-    known = kept.get(weights)
-    if known is not None and known.checkpoint == checkpoint:
+    known, kernels = kept.get(weights), build.source_hash()
+    if known is not None and (known.checkpoint, known.kernels) == (checkpoint, kernels):
         return known
     data = read_record(run).get("data") or {}
     checksum = (data.get("checksums") or {}).get("validation")
@@ -80,6 +82,7 @@ def rounding_of(
     found = Rounding(
         weights=weights,
         checkpoint=checkpoint,
+        kernels=kernels,
         tokens=len(exact),
         fp32_bpb=float(exact.sum()) * to_bits,
         bpb=float(rounded.sum()) * to_bits,

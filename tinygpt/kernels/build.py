@@ -170,6 +170,11 @@ def _keep(library: Path, cache: Path, key: str) -> Path:
     return kept
 
 
+def source_hash() -> str:
+    """A hash of the kernels' source, which changes when they may compute something else."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
+
+
 def _key(gcc: str, dtype: torch.dtype) -> str:
     """A hash of all that a library depends on: source, flags, compiler and CPU."""
     compiler = Path(gcc).stat()
