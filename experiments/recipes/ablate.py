@@ -36,18 +36,17 @@ RECIPES = {
     "storyworld": (
         "demo",
         [
-            "dataset.train_stories=3000",
+            "dataset.train_stories=6000",
             "dataset.validation_stories=60",
             "trainer.max_time=null",
         ],
-        75_000,
+        400_000,
     ),
 }
 # the switch, its source, and what is typed after the recipe; the recipe itself is the first one
 VARIANTS = {
     "recipe": ("", []),
     "without hashed n-grams": ("arXiv 2412.09871", ["model.ngram=1", "model.ngram_rows=null"]),
-    "n-grams up to 3": ("arXiv 2412.09871", ["model.ngram=3"]),
     "AdamW for Muon": (
         "kellerjordan.github.io/posts/muon",
         ["optimizer=adamw", "optimizer.lr=1e-2"],
@@ -65,6 +64,7 @@ COLUMNS = (
 )
 FOR_RECIPE = {
     "shakespeare": {
+        "n-grams up to 3": ("arXiv 2412.09871", ["model.ngram=3"]),
         "a quarter of the rows": ("arXiv 2412.09871", ["model.ngram_rows=2048"]),
         "LayerNorm for RMSNorm": ("arXiv 1910.07467", ["model.norm=layernorm"]),
         "norms with gain": ("modded-nanogpt", ["model.norm_gain=true"]),
@@ -77,8 +77,17 @@ FOR_RECIPE = {
         "x0 shortcut": ("modded-nanogpt", ["model.x0_shortcut=true"]),
     },
     "storyworld": {
-        "without x0 shortcut": ("modded-nanogpt", ["model.x0_shortcut=false"]),
-        "value residual": ("arXiv 2410.17897", ["model.value_residual=true"]),
+        "n-grams up to 4": ("arXiv 2412.09871", ["model.ngram=4"]),
+        "without copy_init": ("arXiv 2305.09828", ["model.copy_init=0"]),
+        "embeddings of spread 0.02": ("", ["model.embedding_std=0.02"]),
+        "Muon 0.03": ("", ["optimizer.lr=0.03"]),
+        "norms without gain": ("modded-nanogpt", ["model.norm_gain=false"]),
+        "tied output": ("arXiv 1608.05859", ["model.tied=true"]),
+        "documents seen together": ("", ["dataset.mask_documents=false"]),
+        "two layers of width 96": (
+            "",
+            ["model.n_layer=2", "model.d_model=96", "model.x0_shortcut=true"],
+        ),
     },
 }
 
