@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
 from functools import cache
@@ -29,9 +30,12 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
     Every key must be a field, even a key added with `+`.
     """
     try:
-        raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
-        with environment_unread():
-            plain = OmegaConf.to_container(raw, resolve=True)
+        if isinstance(raw, DictConfig) or not _is_plain(raw):
+            raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
+            with environment_unread():
+                plain = OmegaConf.to_container(raw, resolve=True)
+        else:
+            plain = deepcopy(dict(raw))
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0].removeprefix(_RAISED_BY_RESOLVER)
         raise UserError(f"{error.full_key}: {reason}") from None
@@ -62,6 +66,17 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
         if f.name not in values and f.default is NO_DEFAULT and f.default_factory is NO_DEFAULT:
             raise UserError(f"{f.name} is not chosen; type {f.name}=NAME")
     return cls(**values)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether OmegaConf would return a value of a file unchanged: it has nothing to resolve."""
+    if isinstance(value, dict):
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    if type(value) is str:
+        return "${" not in value
+    return value is None or type(value) in (bool, int, float)
 
 
 @contextmanager
@@ -149,6 +164,8 @@ def convert(cls: type, key: str, value: Any, *, field_name: str) -> Any:
     if foreign and (digits := "".join(str(digit(c, c)) for c in value)).isascii():
         typed = f"{field_name}={digits}"
         raise UserError(f"{field_name}={value} has other digits than 0 to 9; type {typed}")
+    if value != "???" and type(value).__name__ in type_names(hint):
+        return value  # OmegaConf would take a hundred times as long to return it unchanged
     try:
         if foreign:
             raise ValidationError

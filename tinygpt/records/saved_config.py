@@ -31,7 +31,9 @@ def load_config(path: Path) -> RunConfig:
     in_yaml = _resolved(path / "config.yaml", content)
     if record.get("config") is None:  # a run of an earlier version
         return in_yaml
-    in_json = _resolved(path / "run.json", escaped(record["config"]))
+    written = escaped(record["config"])
+    # most often both files hold the same settings, which then are checked once
+    in_json = in_yaml if written == content else _resolved(path / "run.json", written)
     known = [in_json]
     if before := record.get("config_before"):  # killed between writing the two files
         known.append(_resolved(path / "run.json", escaped(before)))
