@@ -312,13 +312,13 @@ def source_state(folder: Path | None = None, *, paths: Sequence[str] = ()) -> di
         ).stdout
 
     try:
-        if Path(os.fsdecode(git("rev-parse", "--show-toplevel")).strip()).resolve() != source:
+        top, _, commit = git("rev-parse", "--show-toplevel", "HEAD").strip().rpartition(b"\n")
+        if Path(os.fsdecode(top)).resolve() != source:
             return None  # installed inside another repository
-        commit = git("rev-parse", "HEAD").decode().strip()
         changes = git("diff", "--no-ext-diff", "--no-color", "HEAD", "--", *paths)
         changes += git("ls-files", "--others", "--exclude-standard", "tinygpt", "conf")
         if changes and folder:
             (folder / "git.diff").write_bytes(changes)
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "dirty": bool(changes)}
+    return {"commit": commit.decode(), "dirty": bool(changes)}
