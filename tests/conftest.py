@@ -150,9 +150,31 @@ def tiny(tiny_in: Callable[[Path], list[str]], tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tiny_in(text_file: Path) -> Callable[[Path], list[str]]:
-    """Settings of such a run in a folder of the caller."""
-    return lambda folder: [
+def tokens(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache_dir in which the text is prepared as characters."""
+    from tinygpt.config import compose
+    from tinygpt.corpus.prepared import prepare
+
+    cache = tmp_path_factory.mktemp("tokens")
+    text = [f"dataset.path={text_file}", "dataset.separator='\\n\\n'", f"cache_dir={cache}"]
+    prepare(compose.compose("prepare", ["dataset=text", *text]), lambda _: None)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_in(text_file: Path, tokens: Path) -> Callable[[Path], list[str]]:
+    """Settings of such a run in a folder of the caller, which gets the prepared text."""
+
+    def settings(folder: Path) -> list[str]:
+        shutil.copytree(tokens, folder / "cache", dirs_exist_ok=True)
+        return settings_in(folder, text_file)
+
+    return settings
+
+
+def settings_in(folder: Path, text_file: Path) -> list[str]:
+    """The settings themselves."""
+    return [
         "dataset=text",
         f"dataset.path={text_file}",
         "dataset.separator='\\n\\n'",
