@@ -71,7 +71,12 @@ def test_a_plan_says_what_a_run_takes_and_counts_as_the_run_does(
 
 
 def test_a_plan_of_a_sweep_adds_up(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, "-m", *tiny, "seed=0,1,2", "launcher.jobs=1")
+    import torch
+
+    # what is not here is not measured, which takes three seconds
+    elsewhere = "cpu" if torch.cuda.is_available() else "cuda"
+    device = [f"device={elsewhere}", "device.precision=auto"]
+    text = said(capsys, "-m", *tiny, *device, "seed=0,1,2", "launcher.jobs=1")
     assert "3 runs, 1 at once" in text
     assert text.count("parameters") == 1  # they are of one kind
 
@@ -116,6 +121,8 @@ def test_a_trial_is_not_compiled_unless_that_is_asked_for(tiny: list[str]) -> No
         assert trainer.model_loss is trainer.plain_loss
 
 
+# test_run_start.py has fast ones, in which what is measured is replaced at a resume
+@pytest.mark.slow
 def test_an_automatic_micro_batch_is_recorded_and_kept_by_a_resume(
     tiny: list[str], tmp_path: Path
 ) -> None:

@@ -139,7 +139,7 @@ def test_time_of_the_command_that_is_not_training_is_the_rest_of_its_clock() -> 
     assert summary["start_s"] == 4
 
 
-@pytest.mark.parametrize("vocab_size", [65, 50304])
+@pytest.mark.parametrize("vocab_size", [65, pytest.param(50304, marks=pytest.mark.slow)])
 def test_the_random_text_has_exactly_the_vocabulary_of_the_shape(
     tmp_path: Path, vocab_size: int
 ) -> None:
@@ -286,7 +286,7 @@ def test_a_contestant_gets_its_own_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="fused kernels need gcc")
-@pytest.mark.parametrize("text", ["gpt2+dropout", "mingru"])
+@pytest.mark.parametrize("text", ["gpt2+dropout", pytest.param("mingru", marks=pytest.mark.slow)])
 def test_our_contestant_trains_with_the_kernels_of_the_command(text: str, tmp_path: Path) -> None:
     variant = Variant.parse(text)
     typed = text_and_settings(TINY, tmp_path, ["device.threads=1"], variant)

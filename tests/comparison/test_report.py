@@ -103,6 +103,8 @@ def test_a_reader_finds_everything_and_nothing_runs_that_should_not(
     assert page.locator("img").count() == 0
 
 
+# the test above opens such a page in a browser too
+@pytest.mark.slow
 def test_a_value_has_one_colour_in_all_plots_and_the_page_opens_on_what_decides(
     browser: Any, tmp_path: Path
 ) -> None:

@@ -273,6 +273,13 @@ def test_muon_and_averages_are_the_same_on_one_rank_and_two(runs, short, tmp_pat
     assert_same(runs[0] / "fsdp", tmp_path)
 
 
+@pytest.mark.slow
+def test_muon_and_averages_are_the_same_on_one_rank_and_on_two_copies(short, tmp_path):
+    alone([*short, *MUON_EMA, f"output_dir={tmp_path / 'one'}"])
+    on_ranks((2, [*short, *MUON_EMA, "device.parallel=ddp", f"output_dir={tmp_path / 'two'}"]))
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+
 def test_adapters_are_the_same_on_one_rank_and_on_two_that_spread_them(runs, settings, tmp_path):
     outputs, _ = runs
     alone([*adapted(settings, outputs), f"output_dir={tmp_path}"])

@@ -172,7 +172,11 @@ def test_a_cache_that_cannot_be_written_is_named(
 
 
 @pytest.mark.gcc
-@pytest.mark.parametrize("march", ["x86-64", "x86-64-v3"])
+@pytest.mark.parametrize(
+    "march",
+    # most tests run on a CPU with AVX2, by kernels that are compiled for it
+    ["x86-64", pytest.param("x86-64-v3", marks=pytest.mark.slow)],
+)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these flags are for x86-64")
 def test_kernels_for_older_cpus_compute_the_same(march: str, tmp_path: Path) -> None:
     """x86-64-v3 has AVX2; x86-64 has neither, and compiles the plain C that other CPUs get."""

@@ -141,8 +141,8 @@ def test_a_layer_and_its_gradients_are_those_of_the_formulas(
         (2100, 40, 300),  # more rows and columns than a gradient takes at a time
         (40, 600, 1200),  # weights that do not stay in the cache, by columns
         (40, 2100, 700),  # and by depth, summed in parts
-        (70, 1500, 1300),
-        # and more rows than a task has; slow where the instructions are emulated
+        # both, and more rows than a task has; slow where the instructions are emulated
+        pytest.param(70, 1500, 1300, marks=pytest.mark.slow),
         pytest.param(4100, 600, 1150, marks=pytest.mark.slow),
     ],
 )

@@ -372,7 +372,7 @@ def kill_and_compare(
     """Kill a sweep, finish it, and compare each run with one that nothing interrupted."""
     settings = [
         *["-m", *settings_in(tiny), "seed=0,1", "launcher.jobs=2"],
-        *[f"trainer.max_steps={steps}", "trainer.save_every=15", "trainer.eval_every=50"],
+        *[f"trainer.max_steps={steps}", "trainer.save_every=15", "trainer.eval_every=40"],
     ]
     kill_at(moments, settings, tmp_path)
     run(settings, tmp_path)
@@ -393,7 +393,7 @@ def kill_and_compare(
 def test_a_sweep_that_is_killed_whole_continues_to_the_same_bytes(
     run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
-    kill_and_compare(run, tiny, tmp_path, [Moment(rows=10)])
+    kill_and_compare(run, tiny, tmp_path, [Moment(rows=6)], steps=50)
 
 
 @pytest.mark.slow

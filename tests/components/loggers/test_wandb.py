@@ -273,6 +273,8 @@ def test_without_a_key_and_a_terminal_a_run_starts_offline_and_says_how_to_log_i
     assert_fell_back(tmp_path, done, "wandb login")
 
 
+# as fast as a network that swallows everything, of which a test above is
+@pytest.mark.slow
 def test_a_server_that_answers_and_refuses_costs_timeout_s(
     tmp_path: Path, wandb_server: ThreadingHTTPServer
 ) -> None:
