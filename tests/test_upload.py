@@ -42,8 +42,11 @@ def command(name: str, arguments: list[str], cwd: Path, url: str) -> subprocess.
     )
 
 
+@pytest.mark.parametrize(
+    "thorough", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["once", "thorough"]
+)
 def test_runs_reach_wandb_whole_while_they_train_and_from_their_folders_and_never_twice(
-    tiny: list[str], tmp_path: Path, wandb_server: ThreadingHTTPServer
+    tiny: list[str], tmp_path: Path, wandb_server: ThreadingHTTPServer, thorough: bool
 ) -> None:
     url = f"http://127.0.0.1:{wandb_server.server_port}"
     settings = [
@@ -84,6 +87,8 @@ def test_runs_reach_wandb_whole_while_they_train_and_from_their_folders_and_neve
     apart = sent[-1]["_timestamp"] - sent[0]["_timestamp"]
     assert apart == pytest.approx(rows[-1]["elapsed_s"] - rows[0]["elapsed_s"], abs=1e-3)
 
+    if not thorough:  # test_wandb.py shows what a run does without network
+        return
     absent = command("upload", [f"run={sweep}"], tmp_path, "http://127.0.0.1:9")
     assert absent.returncode == 1
     assert absent.stderr.count("is out of reach") == 2

@@ -9,7 +9,8 @@ from tinygpt.corpus.prepared import prepare
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, tiny_in):
     folder = tmp_path_factory.mktemp("data")
-    settings = [s for s in tiny_in(folder) if s.startswith(("dataset", "cache_dir"))]
+    settings = [s for s in tiny_in(folder) if s.startswith("dataset")]
+    settings.append(f"cache_dir={folder / 'nothing else'}")
     cfg = compose.compose("prepare", [*settings, "tokenizer=byte", "workers=1"])
     assert isinstance(cfg, PrepareConfig)
     return prepare(cfg, lambda text: None)

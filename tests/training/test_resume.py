@@ -202,8 +202,8 @@ def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     settings = [*hard, "trainer.save_every=1"]
     train_here([*settings, f"output_dir={straight}"])
-    deaths = [f"op:{n}" for n in (25, 32, 34, 37, 40, 43, 47, 51, 55, 60)]
-    assert survive([*settings, f"output_dir={killed}"], [*deaths, "never"], killed) >= 8
+    deaths = [f"op:{n}" for n in (25, 34, 40, 43, 47, 55)]
+    assert survive([*settings, f"output_dir={killed}"], [*deaths, "never"], killed) >= 5
     assert_same(straight, killed)
 
 
