@@ -57,6 +57,12 @@ def test_intervals_of_noisy_rows_hold_the_constants_and_the_next_run() -> None:
     assert (np.array(held).sum(axis=0) >= 2).all()
 
 
+def test_a_draw_of_the_bootstrap_finds_a_remainder_where_the_first_fit_found_none() -> None:
+    rows = np.array([[p.n, p.d, p.loss] for p in points()]).T
+    remainder = scaling.fit_law(*rows, near=replace(LAW, E=0.0)).E
+    assert remainder == pytest.approx(LAW.E, rel=1e-3)
+
+
 def test_one_wild_run_hardly_moves_the_law() -> None:
     wild = points()
     wild[5] = replace(wild[5], loss=2 * wild[5].loss)

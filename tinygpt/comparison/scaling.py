@@ -19,6 +19,7 @@ HUBER = 1e-3  # errors of log L beyond it count linearly, as in the paper
 EXPONENTS = np.geomspace(0.05, 2.0, 24)  # of N and of D, at which the search starts
 STARTS = 4  # best pairs of exponents that are refined
 SAMPLES = 300  # of the bootstrap
+SMALLEST = 1e-6  # of E, and of A and B in the units of the fit: a logarithm cannot hold zero
 SAME_BUDGET = 1.05  # largest ratio of FLOPs within one budget
 FEWEST = {"size": 3, "length": 3}  # different values
 FEWEST_POINTS = 6  # one more than the law has constants
@@ -176,7 +177,8 @@ def fit_law(n: Array, d: Array, loss: Array, *, near: Law | None = None) -> Law:
 
     For each pair of exponents E, A and B are found by non-negative least squares of relative
     errors; the best pairs are refined by L-BFGS.  The paper refines a grid of all five constants,
-    which takes a hundred times as long.  With `near`, the search starts there alone.
+    which takes a hundred times as long.  With `near`, the search starts there alone,
+    and at a larger E if near.E is zero.
     """
     from scipy.optimize import minimize, nnls
 
@@ -205,14 +207,17 @@ def fit_law(n: Array, d: Array, loss: Array, *, near: Law | None = None) -> Law:
             for beta in EXPONENTS:
                 terms = [np.ones_like(x), np.exp(-alpha * x), np.exp(-beta * y)]
                 weights, rest = nnls(np.stack(terms, axis=1) / loss[:, None], np.ones_like(x))
-                e, a, b = np.log(np.maximum(weights, 1e-6))
+                e, a, b = np.log(np.maximum(weights, SMALLEST))
                 starts.append((float(rest), (e, a, alpha, b, beta)))
         begin = [theta for _, theta in sorted(starts)[:STARTS]]
     else:
         a, b = near.A * n_unit**-near.alpha, near.B * d_unit**-near.beta
-        e, a, b = np.log(np.maximum([near.E, a, b], 1e-6))
+        e, a, b = np.log(np.maximum([near.E, a, b], SMALLEST))
         begin = [(e, a, near.alpha, b, near.beta)]
-    bounds = [(-15, 15), (-15, 15), (0.01, 4), (-15, 15), (0.01, 4)]
+        if near.E / loss.min() < 0.01:  # the slope over log E is zero there, so E would stay
+            begin.append((float(np.log(loss.min() / 2)), *begin[0][1:]))
+    low = float(np.log(SMALLEST))
+    bounds = [(low, 15), (low, 15), (0.01, 4), (low, 15), (0.01, 4)]
     found = [
         minimize(objective, theta, jac=True, method="L-BFGS-B", bounds=bounds) for theta in begin
     ]
