@@ -142,6 +142,7 @@ def test_a_value_has_one_colour_in_all_plots_and_the_page_opens_on_what_decides(
     assert not wrong
 
 
+@pytest.mark.slow  # the reader above opens the same page
 def test_on_a_phone_in_the_dark_nothing_is_wider_than_the_screen(
     browser: Any, page_of_a_sweep: Path
 ) -> None:

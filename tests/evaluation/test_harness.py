@@ -72,6 +72,7 @@ metric_list:
         yield path
 
 
+@pytest.mark.slow  # the tests below score requests without a task
 def test_local_tasks_are_scored_as_the_model_scores_them(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

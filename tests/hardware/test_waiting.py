@@ -122,6 +122,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> dict[str
     return content
 
 
+@pytest.mark.slow  # the policy below is tested without a process
 @needs_libgomp
 def test_idle_threads_make_the_others_sleep_until_they_end(found: dict[str, Any]) -> None:
     """CPU time of a thread that waits 15 times for 20 ms; it spins for 1 to 15 ms each time."""
@@ -129,6 +130,7 @@ def test_idle_threads_make_the_others_sleep_until_they_end(found: dict[str, Any]
     assert found["sleep"] < found["spin again"] / 4
 
 
+@pytest.mark.slow  # the policy below is tested without a process
 @needs_libgomp
 def test_sleeping_and_spinning_give_the_same_bits(found: dict[str, Any]) -> None:
     slept, spun = found["slept"], found["spun"]
@@ -137,6 +139,7 @@ def test_sleeping_and_spinning_give_the_same_bits(found: dict[str, Any]) -> None
     assert len(spun["losses"]) == 4
 
 
+@pytest.mark.slow  # the policy below is tested without a process
 @needs_libgomp
 def test_a_run_on_contended_cores_adapts_says_so_once_and_leaves_no_thread(
     found: dict[str, Any],

@@ -132,9 +132,8 @@ def test_weights_are_averaged_once_and_instead_of_a_decay(tiny, capsys, typed, a
 
 RESUMABLE = {
     "sgd": ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.weight_decay=0.1"],
-    "lion": ["optimizer=lion"],
     "muon": ["optimizer=muon", "optimizer.momentum_warmup=8"],
-    "ema": ["trainer.ema=0.9", "model.dropout=0.1"],
+    "lion, averaged": ["optimizer=lion", "trainer.ema=0.9", "model.dropout=0.1"],
     "schedule_free": ["optimizer=schedule_free"],
 }
 

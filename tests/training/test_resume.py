@@ -198,6 +198,7 @@ def test_a_compiled_run_resumes_compiled_to_the_same_bits(hard, tmp_path):
     assert rows_a[-1] == rows_b[-1]  # of the others one more is of the end after five steps
 
 
+@pytest.mark.slow  # test_checkpoint.py dies at each operation on a checkpoint's files
 def test_processes_killed_at_operations_on_files_lose_nothing(hard, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     settings = [*hard, "trainer.save_every=1"]

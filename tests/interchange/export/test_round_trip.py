@@ -24,9 +24,9 @@ def checksum(tensors: dict[str, Tensor]) -> str:
 @pytest.mark.parametrize(
     ("to", "model", "switches", "tokenizer"),
     [
-        ("hf", "nano", (), "char"),
+        pytest.param("hf", "nano", (), "char", marks=pytest.mark.slow),
         ("hf", "llama_nano", ("model.n_kv_head=2", "model.tied=false"), "bpe"),
-        ("hf", "qwen3_nano", (), "hf"),
+        pytest.param("hf", "qwen3_nano", (), "hf", marks=pytest.mark.slow),
         ("llama2c", "llama_nano", ("model.n_kv_head=2",), "bpe"),
         ("llama2c", "llama_nano", ("model.tied=false",), "byte"),
     ],
