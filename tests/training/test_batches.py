@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tinygpt.errors import UserError
 from tinygpt.training.batches import Ahead, DocumentWindows, TrainBatches, eval_batches, permuted
@@ -110,6 +112,30 @@ def test_evaluation_inputs_are_the_tokens_before_the_targets():
 
 
 # Windows that begin with documents
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12), seq_len=st.integers(1, 40))
+def test_an_evaluation_of_whole_documents_predicts_every_token_once_and_cuts_only_long_ones(
+    lengths, seq_len
+):
+    tokens, ends = documents(*lengths)
+    places = np.arange(len(tokens))
+    windows = [
+        batch[0]
+        for batch in eval_batches(places, seq_len=seq_len, batch_size=4, document_ends=ends)
+    ]
+    np.testing.assert_array_equal(np.concatenate([w[1:] for w in windows]), places[1:])
+    assert all(len(window) <= seq_len + 1 for window in windows)
+    begins = {0, *(ends[:, 0] - 1).tolist()}  # the end of text before each document
+    for before, window in pairwise(windows):
+        assert before[-1] == window[0]
+        if int(window[0]) not in begins:  # a cut document filled the window before
+            cut = max(begin for begin in begins if begin < window[0])
+            assert window[0] - before[0] == seq_len
+            assert (window[0] - cut) % seq_len == 0
+        else:  # and nothing that would still have fitted was left out
+            following = min((b for b in begins if b > window[0]), default=len(tokens) - 1)
+            assert following - before[0] > seq_len
 
 
 def documents(*lengths):

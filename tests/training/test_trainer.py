@@ -1,6 +1,7 @@
 """The training loop: steps, evaluation, and the ends of a run."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from tinygpt import train
 from tinygpt.config import compose
 from tinygpt.corpus.prepared import prepare
+from tinygpt.evaluation.subject import Subject
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Logger
 from tinygpt.language_model import LanguageModel
@@ -505,6 +507,29 @@ def test_masked_documents_change_what_is_learned_and_how_it_is_evaluated(plain, 
             logits = model(rest[None, :-1], documents=ids[None])[0]
             nats += nn.functional.cross_entropy(logits, rest[1:], reduction="sum").item()
     assert rows(folder)[-1]["val/loss"] == pytest.approx(nats / (len(tokens) - 1), rel=1e-5)
+
+
+def test_whole_documents_are_evaluated_from_their_beginnings(tiny):
+    typed = [*tiny, "dataset.window=document", "dataset.mask_documents=true"]
+    typed += ["trainer.seq_len=200", "trainer.tokens_per_step=400", "trainer.max_steps=2"]
+    typed += ["model.positions=rope"]  # so that a document may stand anywhere in a window
+    data = prepared(typed)
+    begins = [0, *(data.document_ends("validation")[:, 0] - 1).tolist()]
+    assert max(np.diff(begins)) <= 200, "each document fits into a window"
+    folder = run(typed)
+    cfg = compose.compose("train", typed)
+    model = cfg.model.build(vocab_size=data.tokenizer.vocab_size, seq_len=200)
+    model.load_state_dict(weights(folder), strict=False)
+    tokens = torch.from_numpy(data.tokens("validation")[:].astype(np.int64))
+    nats = 0.0
+    with torch.no_grad():
+        for first, end in itertools.pairwise(begins):
+            logits, targets = model(tokens[None, first:end])[0], tokens[first + 1 : end + 1]
+            nats += nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+    row = rows(folder)[-1]
+    assert row["val/loss"] == pytest.approx(nats / (len(tokens) - 1), rel=1e-5)
+    subject = Subject(folder, checkpoint="latest", device="cpu", say=print, warn=print)
+    assert subject.pinned_bpb() == row["val/bpb"]
 
 
 def test_rows_say_which_share_of_the_time_the_data_took(plain):

@@ -177,8 +177,11 @@ class Subject(Scorer):
         return self._pinned(self.prepared)
 
     def _pinned(self, prepared: Prepared) -> Validation:
-        limit = self.cfg.trainer.eval_bytes
-        return Validation(prepared, max_bytes=None if limit is None else int(limit))
+        return Validation(
+            prepared,
+            max_bytes=self.cfg.trainer.eval_bytes,
+            window=self.cfg.dataset.window,
+        )
 
     def text_sha256(self, *, documents: int | None = None) -> dict[str, str]:
         """Hashes of the first documents of the validation split, or of all and the pinned ones."""
@@ -199,9 +202,7 @@ class Subject(Scorer):
         masks = self.cfg.dataset.mask_documents
         nats = 0.0
         with torch.no_grad():
-            for batch in eval_batches(
-                self.pinned.tokens, seq_len=self.seq_len, batch_size=int(size)
-            ):
+            for batch in self.pinned.batches(seq_len=self.seq_len, batch_size=int(size)):
                 tokens = runtime.to_device(torch.from_numpy(batch))
                 mean = mean_nats(
                     loss, tokens, runtime, masked_eot=self.tokenizer.eot_id if masks else None

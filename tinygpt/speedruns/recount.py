@@ -20,9 +20,9 @@ from tinygpt.corpus.prepared import Prepared, prepare
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Split
 from tinygpt.records.saved_config import load_config
-from tinygpt.training.batches import eval_batches
 from tinygpt.training.losses import ModelLoss, bits_per_byte, mean_nats
 from tinygpt.training.trained import load_weights
+from tinygpt.training.validation import Validation
 
 BATCH_TOKENS = 4096  # of a forward
 
@@ -77,11 +77,8 @@ def recount(run: Path) -> Recount:
     masked_eot = prepared.tokenizer.eot_id if cfg.dataset.mask_documents else None
     seq_len = cfg.trainer.seq_len
     with torch.no_grad():
-        for batch in eval_batches(
-            prepared.tokens("validation"),
-            seq_len=seq_len,
-            batch_size=max(1, BATCH_TOKENS // seq_len),
-        ):
+        whole = Validation(prepared, max_bytes=None, window=cfg.dataset.window)
+        for batch in whole.batches(seq_len=seq_len, batch_size=max(1, BATCH_TOKENS // seq_len)):
             tokens = runtime.to_device(torch.from_numpy(batch))
             mean = mean_nats(loss, tokens, runtime, masked_eot=masked_eot)
             nats += mean.item() * tokens[:, 1:].numel()

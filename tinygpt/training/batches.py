@@ -239,11 +239,19 @@ class Ahead(Generic[T]):
         return made
 
 
-def eval_batches(tokens: Numbers, *, seq_len: int, batch_size: int) -> Iterator[Ids]:
+def eval_batches(
+    tokens: Numbers, *, seq_len: int, batch_size: int, document_ends: Numbers | None = None
+) -> Iterator[Ids]:
     """One complete pass in order: every token but the first is a target exactly once.
 
     Yields (B, T + 1) arrays; the tokens of the incomplete last window come as (1, rest + 1).
+    With `document_ends` each window has a batch of its own, (1, n + 1) with n <= T: it begins with
+    the end of text before a document and holds as many whole documents as fit, or what is left
+    of a document that is longer than T.
     """
+    if document_ends is not None:
+        yield from _whole_documents(tokens, document_ends, seq_len)
+        return
     n_windows = (len(tokens) - 1) // seq_len
     for first in range(0, n_windows, batch_size):
         starts = np.arange(first, min(first + batch_size, n_windows))[:, None] * seq_len
@@ -251,6 +259,18 @@ def eval_batches(tokens: Numbers, *, seq_len: int, batch_size: int) -> Iterator[
     rest = tokens[n_windows * seq_len :]
     if len(rest) > 1:
         yield rest[None].astype(np.int64)
+
+
+def _whole_documents(tokens: Numbers, document_ends: Numbers, seq_len: int) -> Iterator[Ids]:
+    ends = np.asarray(document_ends[:, 0]) - 1  # where each document's end of text stands
+    first = 0
+    while first < len(tokens) - 1:
+        fitting = int(np.searchsorted(ends, first + seq_len, side="right"))
+        last = int(ends[fitting - 1]) if fitting else 0
+        if last <= first:  # the document is longer than a window
+            last = first + seq_len
+        yield tokens[first : last + 1][None].astype(np.int64)
+        first = last
 
 
 def permuted(places: Ids, *, n: int, key: tuple[int, int]) -> Ids:

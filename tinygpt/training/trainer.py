@@ -17,7 +17,7 @@ from tinygpt.errors import UserError
 from tinygpt.hardware.runtime import Runtime
 from tinygpt.interfaces import Callback, Logger, Metrics
 from tinygpt.training.averaging import evaluation_weights, swapped, update
-from tinygpt.training.batches import Ahead, TokenData, TrainBatches, eval_batches
+from tinygpt.training.batches import Ahead, TokenData, TrainBatches
 from tinygpt.training.cadence import Cadence, sizes_of_run
 from tinygpt.training.checkpoint import Checkpoints
 from tinygpt.training.clock import Clock
@@ -75,8 +75,9 @@ class Trainer(Cadence):
         # on a CPU a thread would take from the step as much time as it gives
         self.sequences = Ahead(self._sequences) if runtime.works_ahead else self._sequences
         self.masked_eot = prepared.tokenizer.eot_id if cfg.dataset.mask_documents else None
-        eval_bytes = trainer_cfg.eval_bytes
-        validation = Validation(prepared, max_bytes=None if eval_bytes is None else int(eval_bytes))
+        validation = Validation(
+            prepared, max_bytes=trainer_cfg.eval_bytes, window=cfg.dataset.window
+        )
         self.vocab_size = prepared.tokenizer.vocab_size
         self.flops_per_token = state.model.flops_per_token()
         sizes = sizes_of_run(
@@ -292,10 +293,8 @@ class Trainer(Cadence):
         state, nats = self.state, 0.0
         with self.clock.paused():
             state.model.eval()
-            batches = eval_batches(
-                self.validation.tokens,
-                seq_len=self.cfg.seq_len,
-                batch_size=self.micro_batch_size,
+            batches = self.validation.batches(
+                seq_len=self.cfg.seq_len, batch_size=self.micro_batch_size
             )
             for batch, counts in self.ranks.share(batches):
                 tokens = self.runtime.to_device(torch.from_numpy(batch))
