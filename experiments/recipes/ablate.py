@@ -40,7 +40,7 @@ RECIPES = {
             "dataset.validation_stories=60",
             "trainer.max_time=null",
         ],
-        400_000,
+        250_000,
     ),
 }
 # the switch, its source, and what is typed after the recipe; the recipe itself is the first one
@@ -84,6 +84,7 @@ FOR_RECIPE = {
         "norms without gain": ("modded-nanogpt", ["model.norm_gain=false"]),
         "tied output": ("arXiv 1608.05859", ["model.tied=true"]),
         "documents seen together": ("", ["dataset.mask_documents=false"]),
+        "windows that cut stories": ("", ["dataset.window=packed"]),
         "two layers of width 96": (
             "",
             ["model.n_layer=2", "model.d_model=96", "model.x0_shortcut=true"],
