@@ -157,7 +157,7 @@ def tokens(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     cache = tmp_path_factory.mktemp("tokens")
     text = [f"dataset.path={text_file}", "dataset.separator='\\n\\n'", f"cache_dir={cache}"]
-    prepare(compose.compose("prepare", ["dataset=text", *text]), lambda _: None)
+    prepare(compose.compose("prepare", ["dataset=text", "tokenizer=char", *text]), lambda _: None)
     return cache
 
 
@@ -178,6 +178,9 @@ def settings_in(folder: Path, text_file: Path) -> list[str]:
         "dataset=text",
         f"dataset.path={text_file}",
         "dataset.separator='\\n\\n'",
+        "tokenizer=char",
+        "optimizer=adamw",
+        "schedule=cosine",
         "model=nano",
         "model.n_layer=2",
         "model.d_model=16",

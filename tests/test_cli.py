@@ -77,16 +77,16 @@ BAD_COMMANDS = {
     # fields
     "train modle=small": f"modle is not a field; did you mean model?\n  top level: {TOP}",
     f"train modle=small {TEXT}": f"modle is not a field; did you mean model?\n  top level: {TOP}",
-    "train optimizer.lrr=1": "optimizer.lrr is not a field; did you mean optimizer.lr?\n"
-    f"  fields: {full('optimizer', ADAMW)}",
-    "train +optimizer.lrr=1": "optimizer.lrr is not a field; did you mean optimizer.lr?\n"
-    f"  fields: {full('optimizer', ADAMW)}",
+    "train optimizer=adamw optimizer.lrr=1": "optimizer.lrr is not a field; did you mean "
+    f"optimizer.lr?\n  fields: {full('optimizer', ADAMW)}",
+    "train optimizer=adamw +optimizer.lrr=1": "optimizer.lrr is not a field; did you mean "
+    f"optimizer.lr?\n  fields: {full('optimizer', ADAMW)}",
     "train ++trainer.foo=3": "trainer.foo is not a field\n"
     f"  fields: {full('trainer', TRAINER)}",
     "train lr=1e-3": f"lr is not a field; did you mean optimizer.lr?\n  top level: {TOP}",
     "train batch_size=4": "batch_size is not a field of tinygpt; here it is "
     "trainer.micro_batch_size=",
-    "train tokenizer.vocab_size=10": "tokenizer.vocab_size is not a field\n"
+    "train tokenizer=char tokenizer.vocab_size=10": "tokenizer.vocab_size is not a field\n"
     "  fields: tokenizer.name, tokenizer.path\n  it belongs to tokenizer=bpe",
     "train logger.wandb.mode=offline": "logger.wandb.mode: logger wandb is not chosen; "
     "type logger=wandb too",
@@ -266,7 +266,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "theirs.json").write_text(json.dumps(theirs))
     (path / "hydra.json").write_text('{"hydra": {"sweeper": {"params": {"seed": "1,2"}}}}')
     (path / "empty").mkdir()
-    cfg = compose.compose("train", TEXT.split())
+    cfg = compose.compose("train", [*TEXT.split(), "optimizer=adamw"])
     run = RunFolder.create(path / "run", cfg=cfg, overrides=[], run_id="run", group=None)
     run.close("interrupted")
     return path

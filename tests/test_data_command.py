@@ -77,7 +77,7 @@ def test_a_terminal_without_the_characters_gets_what_it_can_show(tmp_path: Path)
     text = tmp_path / "accents.txt"
     text.write_text("caf\u00e9\n" * 100, encoding="utf-8")
     command = [sys.executable, "-m", "tinygpt.data", "dataset=text", f"dataset.path={text}"]
-    command += ["candidates=[]", f"cache_dir={tmp_path / 'cache'}"]
+    command += ["tokenizer=char", "candidates=[]", f"cache_dir={tmp_path / 'cache'}"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert b"c|a|f|?|" in done.stdout

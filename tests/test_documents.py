@@ -230,7 +230,7 @@ def test_the_optimizer_of_contributing_is_a_choice_in_the_tree(tiny, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "optimizer:\n  name: rmsprop\n" in done.stdout
     shown = subprocess.run([*command[:3], "--help"], cwd=tree, capture_output=True, text=True)
-    assert "adamw* lion muon rmsprop schedule_free sgd" in shown.stdout
+    assert "adamw lion muon* rmsprop schedule_free sgd" in shown.stdout
     assert "optimizer.momentum" in shown.stdout
 
 

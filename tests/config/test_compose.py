@@ -51,7 +51,7 @@ def written(path: Path, content: Any) -> str:
         {"model": "nano", "optimizer": {"lr": 3e-4}, "callback": ["early_stop"], "seed": 7},
         {"model": "nano", "optimizer.lr": 3e-4, "callback": "early_stop", "seed": 7},
         {"model": {"name": "gpt", "n_layer": 4, "n_head": 4, "d_model": 64},
-         "optimizer": {"name": "adamw", "lr": 3e-4}, "callback": {"early_stop": {}}, "seed": 7},
+         "optimizer": {"name": "muon", "lr": 3e-4}, "callback": {"early_stop": {}}, "seed": 7},
     ],
 )  # fmt: skip
 def test_a_file_says_the_same_as_the_command_line(
@@ -466,7 +466,7 @@ def test_the_names_of_other_trainers_lead_to_ours() -> None:
 @pytest.mark.parametrize("plus", ["", "+", "++"])
 def test_a_plus_adds_no_field(plus: str) -> None:
     assert run_config(f"{plus}seed=3", f"{plus}model=nano").seed == 3
-    assert mistake(*TEXT, f"{plus}optimizer.lrr=1").startswith(
+    assert mistake(*TEXT, "optimizer=adamw", f"{plus}optimizer.lrr=1").startswith(
         "optimizer.lrr is not a field; did you mean optimizer.lr?\n  fields: optimizer.base_width, "
     )
     assert mistake(*TEXT, f"{plus}foo.bar=1").startswith("foo.bar is not a field\n  top level: ")

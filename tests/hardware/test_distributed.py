@@ -158,6 +158,8 @@ def settings(text_file, tmp_path_factory) -> list[str]:
         "dataset=text",
         f"dataset.path={text_file}",
         "dataset.separator='\\n\\n'",
+        "tokenizer=char",
+        "optimizer=adamw",
         "model=nano",
         "model.n_layer=2",
         "model.d_model=16",

@@ -13,6 +13,7 @@ idea: few steps
 date: 2026-11-29
 settings:
   - tokenizer=char
+  - optimizer=adamw
   - model=nano
   - model.n_layer=1
   - model.d_model=16

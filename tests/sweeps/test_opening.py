@@ -143,7 +143,7 @@ MINE = """\
 defaults:
   - override /stopping: median
 axes:
-  optimizer.lr: [1e-3, 3e-3]
+  trainer.ema: [0.5, 0.9]
   trainer:
     grad_clip: 1,2
   seed: range(2)
@@ -157,10 +157,10 @@ def test_a_sweep_can_be_kept_in_a_file_with_its_axes(sweeps: OpenSweeps, tmp_pat
     sweep = sweeps("sweep=lrs", config_dir=mine)
     assert len(sweep.folder.runs) == 8
     assert sweep.cfg.stopping.name == "median"
-    assert sweep.folder.content["swept"] == ["optimizer.lr", "trainer.grad_clip", "seed"]
+    assert sweep.folder.content["swept"] == ["trainer.ema", "trainer.grad_clip", "seed"]
     # what is typed wins over the file; the same command goes on; the folder needs no file
     other = sweeps("sweep=lrs", "seed=5", "trainer.grad_clip=1", config_dir=mine)
-    assert [run.cfg.optimizer.lr for run in other.folder.runs] == [1e-3, 3e-3]  # type: ignore[attr-defined]  # of adamw
+    assert [run.cfg.trainer.ema for run in other.folder.runs] == [0.5, 0.9]
     assert sweeps("sweep=lrs", config_dir=mine).folder.path == sweep.folder.path
     (mine / "sweep" / "lrs.yaml").unlink()
     more = sweeps(f"sweep={sweep.folder.path}", "seed=2")

@@ -35,6 +35,7 @@ def shared(text_file: Path, place: Path) -> list[str]:
         "dataset=text",
         f"dataset.path={text_file}",
         "dataset.separator='\\n\\n'",
+        "optimizer=adamw",
         "device=cpu",
         "device.precision=fp32",
         "device.kernels=torch",
@@ -51,7 +52,8 @@ def shared(text_file: Path, place: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def source(shared: list[str], place: Path) -> tinygpt.Run:
     """A run of 20 steps with a tokenizer that was learned from its text."""
-    model = ["model=nano", "model.n_layer=2", "model.d_model=16", "model.n_head=2"]
+    model = ["tokenizer=char", "model=nano", "model.n_layer=2", "model.d_model=16"]
+    model += ["model.n_head=2"]
     length = ["trainer.seq_len=16", "trainer.max_steps=20", "model.dropout=0.1"]
     return trained([*shared, *model, *length, f"output_dir={place / 'source'}"])
 

@@ -24,6 +24,8 @@ def shared(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
         "dataset=text",
         f"dataset.path={text_file}",
         "dataset.separator='\\n\\n'",
+        "tokenizer=char",
+        "optimizer=adamw",
         "model=nano",
         "model.n_layer=1",
         "model.d_model=16",

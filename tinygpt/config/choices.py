@@ -44,12 +44,15 @@ def default_choices(entry: str) -> dict[str, list[str]]:
     return chosen
 
 
+_PLAIN_GPT = "tiny"  # sets sizes only; fields that a file leaves out are as in GPT-2
+
+
 def choice_of(kind: str, name: str, config_dir: Path | None = None) -> str:
     """A choice of the group whose YAML fills the class registered as `name`; else `name` itself.
 
-    Prefers the choice called `name`, then the default choice, then the first one.
+    Prefers the choice called `name`, then the plainest of GPT's, then the first one.
     """
-    preferred = [name, *default_choices("train").get(kind, []), *_options(kind, config_dir)]
+    preferred = [name, _PLAIN_GPT, *_options(kind, config_dir)]
     return next((c for c in preferred if class_of(kind, c, config_dir) == name), name)
 
 

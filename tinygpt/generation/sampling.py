@@ -58,7 +58,7 @@ class SamplingConfig:
 
     def check_sampling(self, prefix: str = "") -> None:
         """Raise UserError for a value out of range; the prefix is where the fields are typed."""
-        check_range(f"{prefix}temperature", self.temperature, low=0, below=float("inf"))
+        check_range(f"{prefix}temperature", self.temperature, low=0)
         if self.top_k is not None:
             check_range(f"{prefix}top_k", self.top_k, low=1)
         for name in ("top_p", "min_p", "typical_p"):

@@ -18,24 +18,25 @@ from tinygpt.components.datasets.tiny_stories_clean import TinyStoriesCleanConfi
 from tinygpt.config import RunConfig, compose
 from tinygpt.errors import UserError
 
-# trains a default run in small, resumes it with a longer length, and prepares without a length
+# trains a run of characters, resumes it with a longer length, and prepares without a length
 PROGRAM = """
 import json, sys
 import tinygpt
 from tinygpt import console
 from tinygpt.prepare import main
 console.log_to_console()
-small = ["model=nano", "model.n_layer=1", "model.d_model=32", "device.compile=never", "callback=[]"]
+small = ["tokenizer=char", "model=nano", "model.n_layer=1", "model.d_model=32"]
 small += ["trainer.seq_len=64", "trainer.tokens_per_step=256", "trainer.micro_batch_size=4"]
+small += ["device.compile=never", "callback=[]"]
 run = tinygpt.run([*small, "trainer.max_steps=2", "cache_dir=tokens", "workers=1"])
 again = tinygpt.run([f"resume={run.path}", "trainer.max_steps=1000000", "until=3"])
-main(["cache_dir=others", "workers=1"])
+main(["tokenizer=char", "cache_dir=others", "workers=1"])
 print(json.dumps([[r.config.dataset.fraction, r.record.run["data"]] for r in (run, again)]))
 """
 
 
 def composed(*settings: str) -> RunConfig:
-    cfg: RunConfig = compose.compose("train", settings)
+    cfg: RunConfig = compose.compose("train", ["tokenizer=char", *settings])
     return cfg
 
 

@@ -28,10 +28,10 @@ class LionConfig(OptimizerConfig):
     weight_decay: float = 0.5  # times lr: the share of a weight lost per step
 
     def __post_init__(self) -> None:
-        check_range("optimizer.lr", self.lr, above=0, below=float("inf"))
+        check_range("optimizer.lr", self.lr, above=0)
         check_range("optimizer.beta1", self.beta1, low=0, below=1)
         check_range("optimizer.beta2", self.beta2, low=0, below=1)
-        check_range("optimizer.weight_decay", self.weight_decay, low=0, below=float("inf"))
+        check_range("optimizer.weight_decay", self.weight_decay, low=0)
 
     def build(self, model: LanguageModel) -> Optimizer:
         from tinygpt.components.optimizers.lion_torch import Lion

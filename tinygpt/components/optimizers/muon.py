@@ -31,14 +31,14 @@ class MuonConfig(ScaledOptimizerConfig):
     weight_decay: float = 0.1  # times the rate: the share of a weight lost per step
 
     def __post_init__(self) -> None:
-        check_range("optimizer.lr", self.lr, above=0, below=float("inf"))
-        check_range("optimizer.adamw_lr", self.adamw_lr, above=0, below=float("inf"))
+        check_range("optimizer.lr", self.lr, above=0)
+        check_range("optimizer.adamw_lr", self.adamw_lr, above=0)
         check_range("optimizer.momentum", self.momentum, low=0, below=1)
         check_range("optimizer.momentum_warmup", self.momentum_warmup, low=0)
         check_range("optimizer.beta1", self.beta1, low=0, below=1)
         check_range("optimizer.beta2", self.beta2, low=0, below=1)
-        check_range("optimizer.eps", self.eps, above=0, below=float("inf"))
-        check_range("optimizer.weight_decay", self.weight_decay, low=0, below=float("inf"))
+        check_range("optimizer.eps", self.eps, above=0)
+        check_range("optimizer.weight_decay", self.weight_decay, low=0)
         self.check_scaling()
 
     def build(self, model: LanguageModel) -> Optimizer:

@@ -28,9 +28,9 @@ class SGDConfig(OptimizerConfig):
     weight_decay: float = 0.0  # times lr: the share of a weight lost per step
 
     def __post_init__(self) -> None:
-        check_range("optimizer.lr", self.lr, above=0, below=float("inf"))
+        check_range("optimizer.lr", self.lr, above=0)
         check_range("optimizer.momentum", self.momentum, low=0, below=1)
-        check_range("optimizer.weight_decay", self.weight_decay, low=0, below=float("inf"))
+        check_range("optimizer.weight_decay", self.weight_decay, low=0)
         if self.nesterov and not self.momentum:
             raise UserError(
                 "optimizer.nesterov=true has no effect with optimizer.momentum=0; type "

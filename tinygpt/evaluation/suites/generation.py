@@ -36,7 +36,7 @@ class GenerationConfig(EvaluationConfig):
     def __post_init__(self) -> None:
         check_range("generation.samples", self.samples, low=2, high=100_000)
         check_range("generation.prompt_words", self.prompt_words, low=0, high=1000)
-        check_range("generation.temperature", self.temperature, low=0, below=float("inf"))
+        check_range("generation.temperature", self.temperature, low=0)
         if self.top_k is not None:
             check_range("generation.top_k", self.top_k, low=1)
         if self.max_new_tokens is not None:

@@ -35,7 +35,7 @@ class JudgeConfig(EvaluationConfig):
     def __post_init__(self) -> None:
         check_range("judge.samples", self.samples, low=1, high=10_000)
         check_range("judge.prompt_words", self.prompt_words, low=1, high=1000)
-        check_range("judge.temperature", self.temperature, low=0, below=float("inf"))
+        check_range("judge.temperature", self.temperature, low=0)
         check_range("judge.max_new_tokens", self.max_new_tokens, low=1, high=100_000)
         check_range("judge.seed", self.seed, low=0)
         check_range("judge.timeout_s", self.timeout_s, above=0, high=3600)
