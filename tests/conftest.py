@@ -92,8 +92,8 @@ def compile_kernels_once() -> None:
 
     with (_kernels / "lock").open("w") as lock, suppress(NotBuiltError):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for build in [Build(dtype) for dtype in (torch.float32, torch.bfloat16)]:
-            build.finish()
+        for build in [Build(dtype) for dtype in (torch.float32, torch.bfloat16, None)]:
+            build.library()
 
 
 def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -5,18 +5,20 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from tinygpt.kernels import build
 
 HEADERS = Path(__file__).parent
 EMULATED_AVX512 = ("-O1", "-Wno-psabi", "-include", str(HEADERS / "avx512.h"))
 EMULATED_AMX = ("-include", str(HEADERS / "amx.h"))
 
-
-ALL = [path for path in build.SOURCES if path.suffix == ".c"]
+KERNELS = build.sources(torch.float32)  # without the decoder, which is a library of its own
+(DECODER,) = build.sources(None)
 
 
 def compile_kernels(
-    library: Path, flags: Sequence[str], files: Sequence[Path] = ALL
+    library: Path, flags: Sequence[str], files: Sequence[Path] = KERNELS
 ) -> ctypes.CDLL:
     """Kernels as one library at that path; torch's OpenMP library serves it."""
     sources = [str(path) for path in files]

@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.components.models.test_switches import SWITCHES
-from tests.kernels.compiled import HEADERS, compile_kernels
+from tests.kernels.compiled import DECODER, HEADERS, compile_kernels
 from tests.kernels.test_sanitizers import ALL, compiled, run
 from tinygpt.components.models.gpt import GPTConfig
 from tinygpt.components.models.gpt_torch import GPT
 from tinygpt.components.models.mingru import MinGRUConfig
 from tinygpt.components.models.parts.decoding import network_of
-from tinygpt.kernels import build
 from tinygpt.kernels.decode import TransformerDecoder
 
 pytestmark = pytest.mark.gcc
 
-SOURCE = build.SOURCES[0].parent / "decode.c"
 V, T = 37, 40
 SIZES: dict[str, dict[str, Any]] = {
     "heads of 80": {"d_model": 160, "n_head": 2},
@@ -187,7 +185,7 @@ def test_the_weights_are_those_at_the_time() -> None:
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """With vectors of so many floats, and allocations that can be made to fail."""
     flags = ("-O1", "-Wno-psabi", f"-DLANES={request.param}", "-include", str(HEADERS / "fail.h"))
-    return compile_kernels(tmp_path_factory.mktemp("decode") / "decode.so", flags, [SOURCE])
+    return compile_kernels(tmp_path_factory.mktemp("decode") / "decode.so", flags, [DECODER])
 
 
 def test_vectors_of_any_machine_give_the_same_logits(library) -> None:
@@ -242,5 +240,5 @@ def test_no_memory_is_an_error_and_the_next_call_is_right(library) -> None:
 
 @pytest.mark.slow
 def test_the_decoder_stays_within_its_arrays(tmp_path: Path) -> None:
-    done = run(compiled(tmp_path / "sanitize", (ALL,), [HEADERS / "sanitize_decode.c", SOURCE]))
+    done = run(compiled(tmp_path / "sanitize", (ALL,), [HEADERS / "sanitize_decode.c", DECODER]))
     assert done.returncode == 0, done.stderr[:2000]

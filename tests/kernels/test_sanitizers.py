@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.compiled import EMULATED_AMX, EMULATED_AVX512, HEADERS
+from tests.kernels.compiled import EMULATED_AMX, EMULATED_AVX512, HEADERS, KERNELS
 from tinygpt.kernels import build
 
 pytestmark = pytest.mark.gcc
@@ -17,7 +17,6 @@ MOST = (
     "-fsanitize=address,alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,"
     "float-cast-overflow"
 )
-SOURCES = [path for path in build.SOURCES if path.suffix == ".c"]
 
 
 def gcc(*arguments: str | Path) -> None:
@@ -39,8 +38,8 @@ def compiled(program: Path, flags: tuple[str, ...], sources: list[Path]) -> Path
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The kernels for fp32, compiled once for every program."""
-    objects = [tmp_path_factory.mktemp("sanitized") / f"{path.stem}.o" for path in SOURCES]
-    for source, made in zip(SOURCES, objects, strict=True):
+    objects = [tmp_path_factory.mktemp("sanitized") / f"{path.stem}.o" for path in KERNELS]
+    for source, made in zip(KERNELS, objects, strict=True):
         gcc(MOST, "-c", source, "-o", made)
     return objects
 
@@ -70,7 +69,7 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
 def test_no_kernel_leaves_its_arrays_or_does_what_c_leaves_undefined(
     flags: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    sources = request.getfixturevalue("fp32") if flags == (MOST,) else SOURCES
+    sources = request.getfixturevalue("fp32") if flags == (MOST,) else KERNELS
     done = run(compiled(tmp_path / "sanitize", flags, [HEADERS / "sanitize.c", *sources]))
     assert done.returncode == 0, done.stderr[:2000]
 

@@ -29,20 +29,24 @@ __all__ = [
 ]
 
 _FORMULAS = Formulas()
-_builds: dict[tuple[torch.dtype, str | None], Build] = {}  # of this process, by compiler
+_builds: dict[tuple[torch.dtype | None, str | None], Build] = {}  # of this process, by compiler
 _chosen: Build | None = None  # the fused kernels in use
 
 
 def choose(dtype: torch.dtype | None) -> None:
     """Use fused kernels for activations of this type from now on; None uses none.
 
-    They are compiled in the background in about a second, and kept for later runs.
+    They are compiled in the background in about a second, and kept for later runs; so is the
+    decoder, for samples of the run.
     """
     global _chosen
-    _chosen = None if dtype is None else _build(dtype)
+    _chosen = None
+    if dtype is not None:
+        _chosen = _build(dtype)
+        _build(None)
 
 
-def _build(dtype: torch.dtype) -> Build:
+def _build(dtype: torch.dtype | None) -> Build:
     key = dtype, shutil.which("gcc")
     if key not in _builds:
         _builds[key] = Build(dtype)
@@ -60,8 +64,8 @@ def lacking() -> str | None:
 
 
 def library() -> ctypes.CDLL:
-    """The compiled kernels, whichever type of activations is chosen; raises NotBuiltError."""
-    return (_chosen or _build(torch.float32)).finish().library
+    """The compiled decoder; raises NotBuiltError."""
+    return _build(None).library()
 
 
 def multiply() -> str | None:

@@ -1,4 +1,4 @@
-"""Compiles the kernels for this CPU once and keeps the library for later runs.
+"""Compiles the kernels for this CPU once and keeps the libraries for later runs.
 
 A library carries the SHA-256 of its content in its name, KEY-SHA256.so. One that does not match, as
 after a full disk or a power cut, is removed and compiled again: loading it would end the process.
@@ -28,7 +28,12 @@ from tinygpt.kernels.products import FusedProducts
 
 CACHE = Path("~/.cache/tinygpt/kernels")  # not a setting: its content is executed
 SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
-TYPES = {torch.bfloat16: ["-DBFLOAT16"], torch.float32: []}  # of activations, and their flags
+# flags for each type of activations; None is the decoder, which is the same for all of them
+TYPES: dict[torch.dtype | None, list[str]] = {
+    torch.bfloat16: ["-DBFLOAT16"],
+    torch.float32: [],
+    None: [],
+}
 # without errno and floating-point traps, which nothing here reads, more loops are vectorized
 FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
 BUILD_S = 120.0  # after which gcc is ended; it takes about a second
@@ -39,11 +44,15 @@ class NotBuiltError(Exception):
 
 
 class Build:
-    """The library for one type of activations: a kept one, or one that gcc compiles meanwhile."""
+    """The library for one type of activations: a kept one, or one that gcc compiles meanwhile.
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    `dtype` None is the library of the decoder.
+    """
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
         self.dtype = dtype
         self._kernels: Fused | None = None
+        self._loaded: ctypes.CDLL | None = None
         self._lack: str | None = None  # a text, because an exception would keep its frames alive
         self._compiler: _Compiler | None = None
         gcc = shutil.which("gcc")
@@ -60,19 +69,32 @@ class Build:
 
     def finish(self) -> Fused:
         """The kernels, after waiting for gcc; raises NotBuiltError."""
-        if self._kernels is None and self._lack is None:
+        assert self.dtype is not None
+        if self._kernels is None:
+            library = self.library()
+            if self.dtype == torch.bfloat16 and library.multiplies():
+                self._kernels = FusedProducts(library)
+            else:
+                self._kernels = Fused(library, self.dtype)
+        return self._kernels
+
+    def library(self) -> ctypes.CDLL:
+        """The library, after waiting for gcc; raises NotBuiltError."""
+        if self._loaded is None and self._lack is None:
             try:
                 path = self._library or (self._compiler and self._compiler.finish())
-                library = ctypes.CDLL(str(path))
-                if self.dtype == torch.bfloat16 and library.multiplies():
-                    self._kernels = FusedProducts(library)
-                else:
-                    self._kernels = Fused(library, self.dtype)
+                self._loaded = ctypes.CDLL(str(path))
             except (OSError, NotBuiltError) as error:
                 self._lack = str(error)
-        if self._kernels is None:
+        if self._loaded is None:
             raise NotBuiltError(self._lack)
-        return self._kernels
+        return self._loaded
+
+
+def sources(dtype: torch.dtype | None) -> list[Path]:
+    """The C files of the library for this type of activations, or of the decoder."""
+    files = [path for path in SOURCES if path.suffix == ".c"]
+    return [path for path in files if (path.stem == "decode") == (dtype is None)]
 
 
 def _own_folder() -> Path:
@@ -111,16 +133,14 @@ def _is_intact(path: Path) -> bool:
 class _Compiler:
     """gcc at work: one process for each source, then a link."""
 
-    def __init__(self, gcc: str, dtype: torch.dtype, cache: Path, key: str) -> None:
+    def __init__(self, gcc: str, dtype: torch.dtype | None, cache: Path, key: str) -> None:
         self._gcc, self._cache, self._key = gcc, cache, key
         self._deadline = time.monotonic() + BUILD_S
         self._folder = tempfile.TemporaryDirectory(
             dir=cache, prefix="compiling-", ignore_cleanup_errors=True
         )
         flags = [*FLAGS, *TYPES[dtype], "-fopenmp", "-fPIC"]
-        self._processes = [
-            self._start(*flags, "-c", str(source)) for source in SOURCES if source.suffix == ".c"
-        ]
+        self._processes = [self._start(*flags, "-c", str(source)) for source in sources(dtype)]
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -175,13 +195,14 @@ def source_hash() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
 
 
-def _key(gcc: str, dtype: torch.dtype) -> str:
+def _key(gcc: str, dtype: torch.dtype | None) -> str:
     """A hash of all that a library depends on: source, flags, compiler and CPU."""
     compiler = Path(gcc).stat()
     cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
     lines = [line for line in cpu.splitlines() if line.startswith(("model", "flags", "Features"))]
     parts = (
         *([path.read_bytes() for path in SOURCES], FLAGS, TYPES[dtype], platform.machine(), lines),
+        [path.name for path in sources(dtype)],
         *(Path(gcc).resolve(), compiler.st_size, compiler.st_mtime_ns),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -50,7 +50,6 @@ class Fused(Formulas):
     }
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self.library = library
         self._dtypes = {"a": dtype, "s": dtype, "x": torch.float32, "t": torch.int64}
         self._functions: dict[str, tuple[Callable[..., int], str]] = {}
         for name, signature in self.SIGNATURES.items():
