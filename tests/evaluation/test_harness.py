@@ -8,7 +8,6 @@ import pytest
 
 import tinygpt
 from tinygpt import evaluate
-from tinygpt.evaluation.harness import HarnessModel
 from tinygpt.evaluation.subject import Subject
 
 PAIRS = [("He was", "He were"), ("a cat", "an cat"), ("an owl", "a owl")]
@@ -95,6 +94,8 @@ def test_local_tasks_are_scored_as_the_model_scores_them(
 
 
 def test_requests_are_answered_as_the_harness_asks(folder: Path) -> None:
+    from tinygpt.evaluation.harness import HarnessModel  # with lm_eval, which takes long
+
     class Request:
         def __init__(self, *args: object) -> None:
             self.args = args

@@ -4,14 +4,20 @@ import json
 import re
 import threading
 
-import openai
 import pytest
 
 import tinygpt
 
 
 @pytest.fixture(scope="module")
-def client(model_server):
+def openai():
+    import openai  # takes a second
+
+    return openai
+
+
+@pytest.fixture(scope="module")
+def client(openai, model_server):
     with openai.OpenAI(
         base_url=f"http://127.0.0.1:{model_server.port}/v1", api_key="none", max_retries=0
     ) as made:
@@ -23,7 +29,7 @@ def run(trained, model):
     return tinygpt.load(trained / model, device="cpu")
 
 
-def test_models_are_the_runs_with_a_checkpoint(client, model):
+def test_models_are_the_runs_with_a_checkpoint(openai, client, model):
     (listed,) = client.models.list().data
     assert (listed.id, client.models.retrieve(model).id) == (model, model)
     with pytest.raises(openai.NotFoundError, match="did you mean"):
@@ -108,7 +114,7 @@ def test_a_stop_string_ends_the_text_before_it(client, model):
         ({"extra_body": {"tmperature": 1}}, "did you mean temperature", "tmperature"),
     ],
 )
-def test_errors_have_openais_form(client, model, asked, words, param):
+def test_errors_have_openais_form(openai, client, model, asked, words, param):
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(**{"model": model, "prompt": "a", **asked})
     assert words in caught.value.body["message"]
@@ -116,7 +122,7 @@ def test_errors_have_openais_form(client, model, asked, words, param):
     assert caught.value.body["type"] == "invalid_request_error"
 
 
-def test_the_missing_chat_says_what_to_use(client, model):
+def test_the_missing_chat_says_what_to_use(openai, client, model):
     with pytest.raises(openai.NotFoundError, match="/v1/completions"):
         client.chat.completions.create(model=model, messages=[{"role": "user", "content": "hi"}])
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import processes
-from tests.components.datasets.test_hub_streaming import FOOTER, GROUP_ROWS, LARGE, ROW, ROWS
+from tests.components.datasets.test_hub_streaming import FOOTER, GROUP_ROWS, ROW, ROWS, large
 from tinygpt.components.datasets.hub.config import HubConfig
 from tinygpt.components.datasets.reading import amounts
 from tinygpt.components.datasets.tiny_stories import TinyStoriesConfig
@@ -43,7 +43,7 @@ def composed(*settings: str) -> RunConfig:
 @pytest.fixture(scope="module")
 def output(machine: Any) -> list[str]:
     """What the program printed, on a machine whose hub has a small TinyStories."""
-    machine.hub.repos["roneneldan/TinyStories"] = LARGE
+    machine.hub.repos["roneneldan/TinyStories"] = large()
     environment = {name: os.environ[name] for name in os.environ if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": machine.hub.url, "HF_HOME": str(machine.home)}
     environment["PYTHONPATH"] = str(Path(__file__).parents[3])

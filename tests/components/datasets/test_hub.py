@@ -34,29 +34,27 @@ def card(*subsets: str) -> bytes:
     return f"---\nconfigs: {json.dumps(configs)}\n---\n".encode()
 
 
-STORIES = {
-    "data/train-00000-of-00001.parquet": table(TRAIN),
-    "data/validation-00000-of-00001.parquet": table(VALIDATION),
-}
-REPOS: dict[str, dict[str, bytes]] = {
-    "someone/stories": STORIES,
-    "someone/subsets": {
-        "README.md": card("en", "de"),
-        "en/train.parquet": table(TRAIN),
-        "de/train.parquet": table(["Anfang.", "Ende."]),
-    },
-    "someone/no_data": {"README.md": b"---\n---\n"},
-    "someone/script": {**STORIES, "script.py": b"raise SystemExit"},
-    "someone/corrupt": {"data/train.parquet": b"PAR1 and then nonsense"},
-    "someone/large": STORIES,
-    "someone/gated": STORIES,
-    "someone/down": STORIES,
-}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def repos(hub: Any) -> None:
-    hub.repos.update(REPOS)
+    """Fill the hub; not when this module is imported, as every worker does."""
+    stories = {
+        "data/train-00000-of-00001.parquet": table(TRAIN),
+        "data/validation-00000-of-00001.parquet": table(VALIDATION),
+    }
+    hub.repos |= {
+        "someone/stories": stories,
+        "someone/subsets": {
+            "README.md": card("en", "de"),
+            "en/train.parquet": table(TRAIN),
+            "de/train.parquet": table(["Anfang.", "Ende."]),
+        },
+        "someone/no_data": {"README.md": b"---\n---\n"},
+        "someone/script": {**stories, "script.py": b"raise SystemExit"},
+        "someone/corrupt": {"data/train.parquet": b"PAR1 and then nonsense"},
+        "someone/large": stories,
+        "someone/gated": stories,
+        "someone/down": stories,
+    }
 
 
 READ: dict[str, dict[str, Any]] = {

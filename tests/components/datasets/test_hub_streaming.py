@@ -6,6 +6,8 @@ Each case has a repo of its own, of which the hub counts the bytes, and all are 
 import io
 import random
 import re
+from collections.abc import Callable
+from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -33,40 +35,51 @@ def table(texts: list[str], **columns: Any) -> bytes:
     return file.getvalue()
 
 
+# these files are made when they are first asked for: every worker imports this module
+
+
+@cache
 def large() -> dict[str, bytes]:
     parts = [ROWS[i : i + FILE_ROWS] for i in range(0, len(ROWS), FILE_ROWS)]
     files = {f"data/train-{i:05}-of-00004.parquet": table(part) for i, part in enumerate(parts)}
     return files | {"data/validation-00000-of-00001.parquet": table(VALIDATION)}
 
 
-LARGE = large()
-PICTURES = {
-    "a.parquet": table(ROWS[:800], picture=[RANDOM.randbytes(10_000) for _ in range(FILE_ROWS)])
-}
-LINES = {"train.jsonl": b"".join(b'{"text": "story %d"}\n' % i for i in range(50))}
-ONE_FILE = {"stories.parquet": table(ROWS[:100])}
+def pictures() -> dict[str, bytes]:
+    picture = [RANDOM.randbytes(10_000) for _ in range(FILE_ROWS)]
+    return {"a.parquet": table(ROWS[:FILE_ROWS], picture=picture)}
+
+
+def lines() -> dict[str, bytes]:
+    return {"train.jsonl": b"".join(b'{"text": "story %d"}\n' % i for i in range(50))}
+
+
+def one_file() -> dict[str, bytes]:
+    return {"stories.parquet": table(ROWS[:100])}
+
+
 SLICED = {"train_rows": "20:", "validation_split": "train", "validation_rows": "10:20"}
 A_LOT: dict[str, Any] = {"fraction": 0.5}
 PASSING = [None, "cut", 500, None, "cut", 503, None, 429]
 # name -> the files, what is asked of them, and what becomes of the requests for contents
-CASES: dict[str, tuple[dict[str, bytes], dict[str, Any], Any]] = {
-    "hundredth": (LARGE, {"fraction": 0.01}, repeat(None)),
-    "quarter": (LARGE, {"fraction": 0.25}, repeat(None)),
-    "nine": (LARGE, {"max_documents": 9}, repeat(None)),
-    "held_out": (LARGE, {"validation_split": None, "fraction": 0.1}, repeat(None)),
-    "pictures": (PICTURES, {"fraction": 0.1}, repeat(None)),
-    "lines": (LINES, {"validation_split": None, "max_documents": 20}, repeat(None)),
-    "sliced": (ONE_FILE, SLICED, repeat(None)),
-    "sliced_part": (ONE_FILE, SLICED | {"max_documents": 30}, repeat(None)),
-    "beyond": (ONE_FILE, SLICED | {"train_rows": "20:101"}, repeat(None)),
-    "column": (LARGE, {"fraction": 0.5, "text_column": "txet"}, repeat(None)),
-    "passing": (LARGE, A_LOT, chain(PASSING, repeat(None))),
-    "passing_whole": (LARGE, {}, chain([None, "cut", 500], repeat(None))),
-    "500": (LARGE, A_LOT, chain([None] * 3, repeat(500))),
-    "cut": (LARGE, A_LOT, chain([None] * 3, repeat("cut"))),
-    "404": (LARGE, A_LOT, chain([None] * 3, repeat(404))),
-    "403": (LARGE, A_LOT, chain([None] * 3, repeat(403))),
-    "whole": (LARGE, A_LOT, chain([None] * 3, repeat("whole"))),
+CASES: dict[str, tuple[Callable[[], dict[str, bytes]], dict[str, Any], Any]] = {
+    "hundredth": (large, {"fraction": 0.01}, repeat(None)),
+    "quarter": (large, {"fraction": 0.25}, repeat(None)),
+    "nine": (large, {"max_documents": 9}, repeat(None)),
+    "held_out": (large, {"validation_split": None, "fraction": 0.1}, repeat(None)),
+    "pictures": (pictures, {"fraction": 0.1}, repeat(None)),
+    "lines": (lines, {"validation_split": None, "max_documents": 20}, repeat(None)),
+    "sliced": (one_file, SLICED, repeat(None)),
+    "sliced_part": (one_file, SLICED | {"max_documents": 30}, repeat(None)),
+    "beyond": (one_file, SLICED | {"train_rows": "20:101"}, repeat(None)),
+    "column": (large, {"fraction": 0.5, "text_column": "txet"}, repeat(None)),
+    "passing": (large, A_LOT, chain(PASSING, repeat(None))),
+    "passing_whole": (large, {}, chain([None, "cut", 500], repeat(None))),
+    "500": (large, A_LOT, chain([None] * 3, repeat(500))),
+    "cut": (large, A_LOT, chain([None] * 3, repeat("cut"))),
+    "404": (large, A_LOT, chain([None] * 3, repeat(404))),
+    "403": (large, A_LOT, chain([None] * 3, repeat(403))),
+    "whole": (large, A_LOT, chain([None] * 3, repeat("whole"))),
 }
 
 
@@ -78,7 +91,7 @@ def asked(case: str, **changed: Any) -> dict[str, Any]:
 def answers(machine: Any) -> dict[str, dict[str, Any]]:
     """What a machine gets that has read nothing before."""
     for name, (files, _, faults) in CASES.items():
-        machine.hub.repos[f"someone/{name}"] = files
+        machine.hub.repos[f"someone/{name}"] = files()
         machine.hub.faults[f"someone/{name}"] = faults
     return dict(zip(CASES, machine.load(*map(asked, CASES)), strict=True))
 
