@@ -2,8 +2,9 @@
 
 `Forked` and `run` take what `subprocess.Popen` and `subprocess.run` take, for a command such as
 `[sys.executable, "-m", "tinygpt.train", ...]`. The process has its own id, streams, environment,
-folder, signals and exit code. Only the imports, three seconds of them, are done once. A test whose
-point is the start of the interpreter (imports, OMP_NUM_THREADS, flags of Python) uses `subprocess`.
+folder, signals and exit code. Only the imports, three seconds of them, are done once, by one server
+for all workers. A test whose point is the start of the interpreter (imports, OMP_NUM_THREADS, flags of Python) uses
+`subprocess`.
 """
 
 import array
@@ -151,23 +152,39 @@ def _take_terminal() -> None:
 
 
 def _connection() -> socket.socket:
-    """The connection to this process's server, which starts at the first call."""
+    """This process's connection to the server, which starts when the first worker needs it."""
     global _server
     if _server is None or _server[0] != os.getpid():
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        code = f"from tests.processes import serve; serve({theirs.fileno()})"
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env=_AT_IMPORT,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
+        ours = _connected(Path(os.environ["KERNELS_OF_TESTS"]).parent)  # which all workers share
         _server = os.getpid(), ours
-        atexit.register(process.wait)
-        atexit.register(ours.send, b"")  # runs first, and ends the server
+        atexit.register(ours.send, b"")  # the server ends after the last one
     return _server[1]
+
+
+def _connected(folder: Path) -> socket.socket:
+    import fcntl  # not on Windows
+
+    place = str(folder / "processes")
+    with (folder / "processes.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours.connect(place)
+        except (FileNotFoundError, ConnectionRefusedError):  # none yet, or it has ended
+            Path(place).unlink(missing_ok=True)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+                listening.bind(place)
+                listening.listen()
+                code = f"from tests.processes import serve; serve({listening.fileno()})"
+                subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    cwd=ROOT,
+                    env=_AT_IMPORT,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[listening.fileno()],
+                )
+            ours.connect(place)
+    return ours
 
 
 def _send(connection: socket.socket, request: Mapping[str, Any], files: list[int]) -> None:
@@ -196,8 +213,9 @@ def warm() -> None:
 
 
 def serve(number: int) -> None:
-    """Fork a process for each request on this file number; tell its id and its exit status."""
-    connection = socket.socket(fileno=number)
+    """Fork a process for each request to this listening socket; tell its id and exit status."""
+    listening = socket.socket(fileno=number)
+    connections: list[socket.socket] = []
     warm()
     gc.freeze()
     awake, alarm = os.pipe()
@@ -207,13 +225,19 @@ def serve(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     running: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([connection, awake], [], [])
-        if connection in ready:
+        ready, _, _ = select.select([listening, awake, *connections], [], [])
+        if listening in ready:
+            connections.append(listening.accept()[0])
+        for connection in [c for c in connections if c in ready]:
             message, files, _, _ = socket.recv_fds(connection, 1 << 20, 5)
             if not message:
-                return
+                connections.remove(connection)
+                connection.close()
+                if not connections:
+                    return
+                continue
             if (pid := os.fork()) == 0:
-                for file in (connection, *running.values()):
+                for file in (listening, *connections, *running.values()):
                     file.close()
                 os.close(awake)
                 os.close(alarm)
