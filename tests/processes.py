@@ -3,8 +3,8 @@
 `Forked` and `run` take what `subprocess.Popen` and `subprocess.run` take, for a command such as
 `[sys.executable, "-m", "tinygpt.train", ...]`. The process has its own id, streams, environment,
 folder, signals and exit code. Only the imports, three seconds of them, are done once, by one server
-for all workers. A test whose point is the start of the interpreter (imports, OMP_NUM_THREADS, flags of Python) uses
-`subprocess`.
+for all workers. A test whose point is the start of the interpreter (imports, OMP_NUM_THREADS, flags
+of Python) uses `subprocess`.
 """
 
 import array

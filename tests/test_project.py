@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -16,42 +18,57 @@ from tinygpt.config.compose import compose
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-CHOICES = sorted(
-    f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.glob("*/**/*.yaml")
-)
 # what a choice cannot do without and no default can know
 NEEDED = {
-    "optimizer=schedule_free": ["schedule=constant"],
     "dataset=text": ["dataset.path=stories.txt"],
     "dataset=hub": ["dataset.repo=someone/stories"],
     "tokenizer=hf": ["tokenizer.path=tokenizer.json"],
 }
+ALONE = ("experiment", "sweep")  # folders of choices that make choices themselves
 
 
-@cache
-def composed(choice: str) -> Any:
-    """The config of a choice: that of a run, or of a sweep."""
-    entry = "sweep" if choice.partition("=")[0] in (*registry.SWEEP_KINDS, "sweep") else "train"
-    return compose(entry, [choice, *NEEDED.get(choice, [])])
+def choices(group: str) -> list[str]:
+    """The choices of a folder of conf/."""
+    found = sorted(f"{group}={path.stem}" for path in (CONF / group).glob("*.yaml"))
+    # the first schedule is the one that it needs
+    return sorted(found, key=lambda choice: choice != "optimizer=schedule_free")
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_in_conf_composes_and_resolves(choice: str) -> None:
-    composed(choice)
-    if choice.startswith(("dataset=", "tokenizer=")):
-        compose("prepare", [choice, *NEEDED.get(choice, [])])
+def composed(entry: str, groups: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
+    """Each choice of these groups once, beside one of each other group: composing takes long."""
+    for row in zip_longest(*map(choices, groups)):
+        chosen = [choice for choice in row if choice]
+        needed = [text for choice in chosen for text in NEEDED.get(choice, [])]
+        yield chosen, compose(entry, [*chosen, *needed])
 
 
-def test_every_registered_component_can_be_chosen() -> None:
+def test_every_choice_in_conf_composes_and_every_component_can_be_chosen() -> None:
     registry.import_all()
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()}
+    n_choices = sum(len(choices(folder)) for folder in folders)
+    assert n_choices == len([*CONF.glob("*/**/*.yaml")])
+    of_sweeps = {*registry.SWEEP_KINDS, "sweep"}
+    made = [
+        *composed("train", sorted(folders - of_sweeps - {*ALONE})),
+        *composed("train", ["experiment"]),
+        *composed("sweep", registry.SWEEP_KINDS),
+        *composed("sweep", ["sweep"]),
+    ]
+    assert {choice for chosen, _ in made for choice in chosen} == {
+        choice for folder in folders for choice in choices(folder)
+    }
+    for _ in composed("prepare", ["dataset", "tokenizer"]):
+        pass
     for kind in (*registry.KINDS, *registry.SWEEP_KINDS):
-        chosen = set()
-        for choice in (c for c in CHOICES if c.startswith(f"{kind}=")):
-            value = getattr(composed(choice), kind)
-            chosen |= {c.name for c in (value.values() if kind in registry.MANY else [value])}
+        values = [
+            getattr(cfg, kind) for chosen, cfg in made for c in chosen if c.startswith(f"{kind}=")
+        ]
+        found = {
+            config.name for v in values for config in (v.values() if kind in registry.MANY else [v])
+        }
         classes = registry.classes(kind).items()
         ours = {name for name, cls in classes if cls.__module__.startswith("tinygpt.")}
-        assert chosen == ours, f"conf/{kind}/ and its package differ"
+        assert found == ours, f"conf/{kind}/ and its package differ"
 
 
 def output_of(*command: str | Path, **options: Any) -> str:
