@@ -99,7 +99,7 @@ def _check_no_hydra_block(files: _Files) -> None:
             raise hydra_setting(f"the hydra: block of {path}")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _chosen(entry: str, choices: tuple[str, ...], where: str, known: object) -> DictConfig:
     """What Hydra composes of the choices alone, which takes most of the time; do not change it.
 

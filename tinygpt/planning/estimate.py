@@ -17,6 +17,7 @@ from tinygpt.training.trial import MARGIN, Sizes, alone, candidates, timed, tria
 SECONDS = 8.0  # length of the timed steps
 WARM_S = 1.0  # seconds of warm-up steps before them
 ROW_BYTES = 330  # size of a row of metrics
+_DRAWING = "matplotlib.backends.backend_agg"  # a run draws its curve
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def measure(cfg: RunConfig, vocab_size: int, *, seconds: float) -> Measured:
     context: Any = get_context("spawn")
     if "forkserver" in get_all_start_methods():  # the imports are done once for all sizes
         context = get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        components = [name for name in sys.modules if name.startswith("tinygpt.components.")]
+        context.set_forkserver_preload([__name__, *components, _DRAWING])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure_and_tell, args=(cfg, vocab_size, seconds, theirs))
     process.start()
@@ -64,7 +66,7 @@ def _measure_and_tell(cfg: RunConfig, vocab_size: int, seconds: float, pipe: Any
 
 
 def _measure(cfg: RunConfig, vocab_size: int, seconds: float) -> Measured:
-    import_module("matplotlib.backends.backend_agg")  # a run draws its curve
+    import_module(_DRAWING)
     runtime = alone(cfg)
     with trial(cfg, runtime, vocab_size) as trainer:
         step_s = _mean_step(trainer, seconds=seconds)
