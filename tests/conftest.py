@@ -19,12 +19,15 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import pictures
 from tests.wandb_server import Server
 
 _home = tempfile.TemporaryDirectory(prefix="tinygpt-tests-")
-# the workers of xdist get the environment of the first process, and share the kernels it names
-_kernels = Path(os.environ.setdefault("KERNELS_OF_TESTS", f"{_home.name}/kernels"))
-_kernels.mkdir(mode=0o700, exist_ok=True)
+# the workers of xdist get the environment of the first process, and share the folder it names
+os.environ.setdefault("SHARED_BY_TESTS", _home.name)
+# kernels are compiled again only after a change of their source, gcc or CPU
+_kernels = Path(__file__).parents[1] / ".pytest_cache/d/kernels"
+_kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
 Path(f"{_home.name}/.cache/tinygpt").mkdir(parents=True)
 Path(f"{_home.name}/.cache/tinygpt/kernels").symlink_to(_kernels)
 
@@ -45,6 +48,9 @@ os.environ |= {
     ),
     **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"),
 }
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    gc.disable()  # until all modules are imported
 
 # without the bytecode of tinygpt each process of Python compiles it for a second
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -76,8 +82,9 @@ def pytest_collection_finish() -> None:
 
     The first of several workers compiles the kernels, and the others wait for them.
     """
-    gc.collect()
     gc.freeze()
+    gc.enable()
+    pictures.draw_no_curve()
     if "PYTEST_XDIST_WORKER" in os.environ and sys.platform == "linux":
         compile_kernels_once()
 
@@ -92,6 +99,9 @@ def compile_kernels_once() -> None:
 
     with (_kernels / "lock").open("w") as lock, suppress(NotBuiltError):
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if len(old := [*_kernels.glob("*.*")]) > 60:  # of many changes
+            for path in old:
+                path.unlink(missing_ok=True)
         for build in [Build(dtype) for dtype in (torch.float32, torch.bfloat16, None)]:
             build.library()
 
@@ -112,6 +122,13 @@ def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_unconfigure() -> None:
     """Remove the home, also in a worker of xdist, which never reaches its interpreter's exit."""
     _home.cleanup()
+
+
+@pytest.fixture
+def real_pictures() -> Iterator[None]:
+    """The curves of runs are drawn."""
+    with pictures.drawn():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +207,7 @@ def settings_in(folder: Path, text_file: Path) -> list[str]:
         "device.compile=never",  # however long the run is
         "callback=[]",
         "trainer.seq_len=16",
-        "trainer.micro_batch_size=2",
+        "trainer.micro_batch_size=4",
         "trainer.tokens_per_step=64",
         "trainer.max_steps=10",
         "trainer.eval_every=4",

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from tests import pictures
+
 ROOT = Path(__file__).parents[1]
 FORKS = sys.platform == "linux"  # elsewhere libraries forbid it, and each process is a new one
 _AT_IMPORT = dict(os.environ)  # of the common setup, before a test changes it
@@ -155,9 +157,9 @@ def _connection() -> socket.socket:
     """This process's connection to the server, which starts when the first worker needs it."""
     global _server
     if _server is None or _server[0] != os.getpid():
-        ours = _connected(Path(os.environ["KERNELS_OF_TESTS"]).parent)  # which all workers share
+        ours = _connected(Path(os.environ["SHARED_BY_TESTS"]))
         _server = os.getpid(), ours
-        atexit.register(ours.send, b"")  # the server ends after the last one
+        atexit.register(ours.send, b"")  # the server ends after the last one; runs first
     return _server[1]
 
 
@@ -176,13 +178,14 @@ def _connected(folder: Path) -> socket.socket:
                 listening.bind(place)
                 listening.listen()
                 code = f"from tests.processes import serve; serve({listening.fileno()})"
-                subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, "-c", code],
                     cwd=ROOT,
                     env=_AT_IMPORT,
                     stdin=subprocess.DEVNULL,
                     pass_fds=[listening.fileno()],
                 )
+                atexit.register(process.wait)
             ours.connect(place)
     return ours
 
@@ -206,9 +209,13 @@ def warm() -> None:
         import_module(name)
     # these read the environment when they are imported
     assert not {"wandb", "datasets", "huggingface_hub", "transformers"}.intersection(sys.modules)
-    compose.compose("train", ["dataset=storyworld", "model=nano", "device=cpu", "callback=[]"])
+    # the choices of the tiny settings: what they compose to is kept
+    text = ["dataset=text", "dataset.path=a.txt"]
+    compose.compose("train", [*text, "model=nano", "device=cpu", "callback=[]"])
+    compose.compose("sweep", [])
     rows = [{"step": step, "train/loss": 1.0, "val/loss": 1.0, "val/bpb": 1.0} for step in (1, 2)]
     plots.loss_curve(rows, Path(os.devnull), title="first")
+    pictures.draw_no_curve()
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "a fork would lack the other threads"
 
 

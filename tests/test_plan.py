@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tinygpt import plan, train
 from tinygpt.components.loggers.jsonl import read_rows
@@ -24,8 +25,8 @@ def config(tiny: list[str], *more: str) -> RunConfig:
 @pytest.fixture(autouse=True)
 def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured here is not reported."""
-    monkeypatch.setattr(estimate, "SECONDS", 0.1)
-    monkeypatch.setattr(trial, "BRIEFLY", 0.02)
+    monkeypatch.setattr(estimate, "SECONDS", 0.02)
+    monkeypatch.setattr(trial, "BRIEFLY", 0.005)
 
 
 def said(capsys: pytest.CaptureFixture[str], *typed: str, code: int = 0) -> str:
@@ -79,8 +80,6 @@ def test_a_plan_of_a_sweep_adds_up(tiny: list[str], capsys: pytest.CaptureFixtur
 def test_a_device_that_is_not_here_is_planned_by_formula(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
     text = said(capsys, *tiny, "device=cuda", "device.precision=auto")
@@ -105,7 +104,7 @@ def test_a_mistyped_plan_is_told_what_to_type(
 def test_a_trial_that_dies_is_told_with_what_to_type(tiny: list[str]) -> None:
     cfg = config(tiny)
     broken = replace(cfg, device=replace(cfg.device, type="mps"))
-    with pytest.raises(UserError, match=r"the trial of trainer\.micro_batch_size=2 ended"):
+    with pytest.raises(UserError, match=r"the trial of trainer\.micro_batch_size=4 ended"):
         estimate.measure(broken, 50, seconds=0.1)
 
 

@@ -1,6 +1,7 @@
 """The train command end to end: the run folder that it writes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,20 @@ def run(settings: list[str], *, code: int = 0) -> None:
 def only_run(outputs: Path) -> Path:
     (record,) = outputs.glob("*/run.json")
     return record.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_in, tmp_path_factory) -> Path:
+    """The folder of a run of the tiny settings."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(tiny_in(folder))
+    return only_run(folder / "outputs")
+
+
+@pytest.fixture
+def copied(trained, tmp_path) -> Path:
+    """A copy of it, to go on with."""
+    return shutil.copytree(trained, tmp_path / "outputs" / trained.name)
 
 
 # A run as the command makes it, which fails if it imports torch.compile: that takes 3 s.
@@ -53,6 +68,7 @@ def test_the_smallest_experiment_trains_and_writes_in_a_process_of_its_own(tmp_p
     assert "One day" in wrote.stdout
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_a_run_is_recorded_whole(tiny, tmp_path):
     run([*tiny, "callback=[sample]", "callback.sample.max_new_tokens=5"])
     folder = only_run(tmp_path / "outputs")
@@ -72,18 +88,16 @@ def test_a_run_is_recorded_whole(tiny, tmp_path):
     assert summary["val/bpb"] == rows[-1]["val/bpb"]
     assert summary["tokens"] == 640
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "loss.png").stat().st_size > 5000
     samples = sorted(path.name for path in (folder / "samples").iterdir())
     assert samples == ["step-00000004.txt", "step-00000008.txt", "step-00000010.txt"]
     assert "finished in" in (folder / "train.log").read_text()
 
 
-def test_the_config_of_a_run_makes_the_same_run_again(tiny, tmp_path):
-    run(tiny)
-    first = only_run(tmp_path / "outputs")
-    again = tmp_path / "again"
-    run([f"config_file={first / 'config.yaml'}", f"output_dir={again}"])
+def test_the_config_of_a_run_makes_the_same_run_again(trained, tmp_path):
+    run([f"config_file={trained / 'config.yaml'}", f"output_dir={tmp_path}"])
     weights = "checkpoints/step-00000010/model.safetensors"
-    assert (only_run(again) / weights).read_bytes() == (first / weights).read_bytes()
+    assert (only_run(tmp_path) / weights).read_bytes() == (trained / weights).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -129,9 +143,8 @@ def test_a_run_by_storyworld_reports_how_far_above_the_floor_it_stands(tmp_path)
     assert summary["val/bpb"] - summary["floor_bpb"] == summary["val/bpb_above_floor"] > 0
 
 
-def test_a_run_that_is_resumed_keeps_its_choices_and_changes_single_fields(tiny, tmp_path, capsys):
-    run(tiny)
-    folder = only_run(tmp_path / "outputs")
+def test_a_run_that_is_resumed_keeps_its_choices_and_changes_single_fields(copied, capsys):
+    folder = copied
     run([f"resume={folder}", "logger=wandb"], code=2)
     assert "logger=wandb is a choice, and a resumed run keeps" in capsys.readouterr().err
     run([f"resume={folder}", "trainer.max_steps=12", "optimizer.lr=1e-4"])
@@ -140,10 +153,8 @@ def test_a_run_that_is_resumed_keeps_its_choices_and_changes_single_fields(tiny,
 
 
 @pytest.mark.gcc
-def test_a_run_that_is_resumed_says_what_computes_its_numbers_differently(tiny, tmp_path, capsys):
-    run(tiny)
-    resume = [f"resume={only_run(tmp_path / 'outputs')}"]
-    capsys.readouterr()
+def test_a_run_that_is_resumed_says_what_computes_its_numbers_differently(copied, capsys):
+    resume = [f"resume={copied}"]
     run([*resume, "trainer.max_steps=12"])
     assert "last bits" not in capsys.readouterr().err
     run([*resume, "trainer.max_steps=14", "device.kernels=torch"])

@@ -1,12 +1,10 @@
 """The library of kernels: compiled once, kept, checked before it is loaded."""
 
 import _ctypes
-import ctypes
 import os
 import platform
 import shlex
 import shutil
-import subprocess
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.kernels.compiled import compile_kernels
 from tinygpt import kernels
 from tinygpt.kernels import Dropout, Formulas, build
 from tinygpt.kernels.build import Build, NotBuiltError
@@ -178,13 +177,11 @@ def test_a_cache_that_cannot_be_written_is_named(
     ["x86-64", pytest.param("x86-64-v3", marks=pytest.mark.slow)],
 )
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these flags are for x86-64")
-def test_kernels_for_older_cpus_compute_the_same(march: str, tmp_path: Path) -> None:
+def test_kernels_for_older_cpus_compute_the_same(march: str) -> None:
     """x86-64-v3 has AVX2; x86-64 has neither, and compiles the plain C that other CPUs get."""
     sources = [path for path in build.SOURCES if path.name in ("fused.c", "attention_float.c")]
-    made = tmp_path / "fused.so"
-    flags = [*build.FLAGS, "-O1", f"-march={march}", "-fopenmp", "-fPIC", "-shared"]
-    subprocess.run(["gcc", *flags, *map(str, sources), "-o", str(made)], check=True)
-    older, exact = Fused(ctypes.CDLL(str(made)), torch.float32), Formulas()
+    older = Fused(compile_kernels(("-O1", f"-march={march}"), sources), torch.float32)
+    exact = Formulas()
     torch.manual_seed(0)
     drop = Dropout(key=5, stream=3, threshold=6554)
     update, x, gain = torch.randn(20, 150), torch.randn(20, 150), torch.randn(150)

@@ -182,10 +182,10 @@ def test_the_weights_are_those_at_the_time() -> None:
 
 
 @pytest.fixture(scope="module", params=[4, pytest.param(16, marks=pytest.mark.slow)])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+def library(request: pytest.FixtureRequest):
     """With vectors of so many floats, and allocations that can be made to fail."""
     flags = ("-O1", "-Wno-psabi", f"-DLANES={request.param}", "-include", str(HEADERS / "fail.h"))
-    return compile_kernels(tmp_path_factory.mktemp("decode") / "decode.so", flags, [DECODER])
+    return compile_kernels(flags, [DECODER])
 
 
 def test_vectors_of_any_machine_give_the_same_logits(library) -> None:

@@ -68,11 +68,10 @@ def bf16_calls(ours: FusedProducts) -> list[Callable[[], object]]:
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+def library(request: pytest.FixtureRequest):
     """Kernels whose allocations can be made to fail, and their type of activations."""
     flags = () if request.param == "fp32" else ("-DBFLOAT16", "-U__AMX_BF16__", *EMULATED_AVX512)
-    path = tmp_path_factory.mktemp("kernels") / "failing.so"
-    return request.param, compile_kernels(path, (*flags, *FAIL))
+    return request.param, compile_kernels((*flags, *FAIL))
 
 
 def test_an_allocation_that_fails_is_an_error_and_nothing_leaks(library) -> None:

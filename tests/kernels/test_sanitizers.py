@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.compiled import EMULATED_AMX, EMULATED_AVX512, HEADERS, KERNELS
+from tests.kernels.compiled import EMULATED_AMX, EMULATED_AVX512, HEADERS, KERNELS, kept
 from tinygpt.kernels import build
 
 pytestmark = pytest.mark.gcc
@@ -19,9 +19,8 @@ MOST = (
 )
 
 
-def gcc(*arguments: str | Path) -> None:
-    command = ["gcc", *build.FLAGS, *FLAGS, f"-I{build.SOURCES[0].parent}", *map(str, arguments)]
-    subprocess.run(command, check=True)
+def gcc(*arguments: str | Path) -> list[str | Path]:
+    return ["gcc", *build.FLAGS, *FLAGS, f"-I{build.SOURCES[0].parent}", *arguments]
 
 
 def compiled(program: Path, flags: tuple[str, ...], sources: list[Path]) -> Path:
@@ -31,17 +30,14 @@ def compiled(program: Path, flags: tuple[str, ...], sources: list[Path]) -> Path
     command = ["gcc", flags[0], str(probe), "-o", str(probe.with_suffix(""))]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("this gcc has no sanitizers")
-    gcc(*flags, *sources, "-o", program, "-lm")
+    subprocess.run([*gcc(*flags, *sources, "-o", program, "-lm")], check=True)
     return program
 
 
 @pytest.fixture(scope="module")
-def fp32(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def fp32() -> list[Path]:
     """The kernels for fp32, compiled once for every program."""
-    objects = [tmp_path_factory.mktemp("sanitized") / f"{path.stem}.o" for path in KERNELS]
-    for source, made in zip(KERNELS, objects, strict=True):
-        gcc(MOST, "-c", source, "-o", made)
-    return objects
+    return [kept(gcc(MOST, "-c", source)) for source in KERNELS]
 
 
 def run(program: Path) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from tinygpt.records.plots import Row, corpus, loss_curve
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def drawn(real_pictures: None, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved, so that a test can look at what is in them."""
     figures: list[Figure] = []
     save = Figure.savefig

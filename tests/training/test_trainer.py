@@ -447,6 +447,7 @@ def test_after_three_and_a_half_epochs_and_a_resume_no_window_was_seen_more_than
 ):
     settings = [*without_horizon(tiny), *numbers(tmp_path), f"dataset.window={window}"]
     settings += ["trainer.tokens_per_step=96", "trainer.eval_every=1000", "trainer.save_every=7"]
+    settings += ["trainer.micro_batch_size=2"]
     data = prepared(settings)
     seen: Counter[tuple[int, ...]] = Counter()
 
@@ -512,6 +513,7 @@ def test_masked_documents_change_what_is_learned_and_how_it_is_evaluated(plain, 
 def test_whole_documents_are_evaluated_from_their_beginnings(tiny):
     typed = [*tiny, "dataset.window=document", "dataset.mask_documents=true"]
     typed += ["trainer.seq_len=200", "trainer.tokens_per_step=400", "trainer.max_steps=2"]
+    typed += ["trainer.micro_batch_size=2"]
     typed += ["model.positions=rope"]  # so that a document may stand anywhere in a window
     data = prepared(typed)
     begins = [0, *(data.document_ends("validation")[:, 0] - 1).tolist()]
