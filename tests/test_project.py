@@ -13,7 +13,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tinygpt import registry
+from tinygpt import config, registry
 from tinygpt.config.compose import compose
 
 ROOT = Path(__file__).parents[1]
@@ -42,15 +42,34 @@ def composed(entry: str, groups: Sequence[str]) -> Iterator[tuple[list[str], Any
         yield chosen, compose(entry, [*chosen, *needed])
 
 
-def test_every_choice_in_conf_composes_and_every_component_can_be_chosen() -> None:
+FOLDERS = {path.name for path in CONF.iterdir() if path.is_dir()}
+
+
+@pytest.fixture(scope="module")
+def of_runs() -> list[tuple[list[str], Any]]:
+    """Choices and configs of runs, which together have every choice."""
     registry.import_all()
-    folders = {path.name for path in CONF.iterdir() if path.is_dir()}
+    together = sorted(FOLDERS - {*registry.SWEEP_KINDS, *ALONE})
+    return [*composed("train", together), *composed("train", ["experiment"])]
+
+
+def test_a_saved_config_loads_back_equal(
+    of_runs: list[tuple[list[str], Any]], tmp_path: Path
+) -> None:
+    for _, cfg in of_runs:
+        config.save(cfg, tmp_path / "config.yaml")
+        assert config.load(tmp_path / "config.yaml") == cfg
+        assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_every_choice_in_conf_composes_and_every_component_can_be_chosen(
+    of_runs: list[tuple[list[str], Any]],
+) -> None:
+    folders = FOLDERS
     n_choices = sum(len(choices(folder)) for folder in folders)
     assert n_choices == len([*CONF.glob("*/**/*.yaml")])
-    of_sweeps = {*registry.SWEEP_KINDS, "sweep"}
     made = [
-        *composed("train", sorted(folders - of_sweeps - {*ALONE})),
-        *composed("train", ["experiment"]),
+        *of_runs,
         *composed("sweep", registry.SWEEP_KINDS),
         *composed("sweep", ["sweep"]),
     ]
@@ -64,7 +83,7 @@ def test_every_choice_in_conf_composes_and_every_component_can_be_chosen() -> No
             getattr(cfg, kind) for chosen, cfg in made for c in chosen if c.startswith(f"{kind}=")
         ]
         found = {
-            config.name for v in values for config in (v.values() if kind in registry.MANY else [v])
+            chosen.name for v in values for chosen in (v.values() if kind in registry.MANY else [v])
         }
         classes = registry.classes(kind).items()
         ours = {name for name, cls in classes if cls.__module__.startswith("tinygpt.")}

@@ -247,33 +247,6 @@ def test_a_prepare_config_holds_only_what_determines_the_data() -> None:
         config.resolve(data | {"seed": 1}, PrepareConfig)
 
 
-CHOICES = {
-    kind: sorted(path.stem for path in (ROOT / "conf" / kind).glob("*.yaml"))
-    for kind in (*registry.KINDS, "trainer", "device")
-}
-# together they have every choice of every group
-JOBS = [
-    [f"{kind}={names[number % len(names)]}" for kind, names in CHOICES.items()]
-    for number in range(max(map(len, CHOICES.values())))
-]
-
-
-@pytest.mark.parametrize("job", JOBS, ids=",".join)
-def test_a_saved_config_loads_back_equal(job: list[str], tmp_path: Path) -> None:
-    needed = {
-        "dataset=text": TEXT[1:],
-        "dataset=hub": ["dataset.repo=someone/stories"],
-        "tokenizer=hf": ["tokenizer.path=tokenizer.json"],
-        "optimizer=schedule_free": ["schedule=constant"],
-    }
-    if "optimizer=schedule_free" in job:
-        job = [choice for choice in job if not choice.startswith("schedule=")]
-    cfg = compose("train", [*job, *(text for choice in job for text in needed.get(choice, []))])
-    config.save(cfg, tmp_path / "config.yaml")
-    assert config.load(tmp_path / "config.yaml") == cfg
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
-
-
 def test_all_loggers_and_callbacks_together_load_back_equal(tmp_path: Path) -> None:
     named = ["name=base", "tags=[a,b]", "notes='why, and: how'"]
     typed = ["logger=[wandb,tensorboard]", "callback=[sample,early_stop]", "trainer.max_time=90"]

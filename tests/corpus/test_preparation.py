@@ -254,8 +254,20 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    [
+        *(("flipped", file) for file in FILES),
+        *(("truncated", FILES[1]), ("gone", FILES[0]), ("gone", FILES[-1])),
+        # as files that are flipped, and as one of these
+        *(
+            pytest.param(damage, file, marks=pytest.mark.slow)
+            for damage, fast in (("truncated", FILES[1:2]), ("gone", (FILES[0], FILES[-1])))
+            for file in FILES
+            if file not in fast
+        ),
+    ],
+)
 def test_damage_is_named_and_mended_by_the_command_that_the_error_prints(
     cfg: PrepareConfig,
     whole: dict[str, Any],

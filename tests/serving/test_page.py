@@ -298,6 +298,7 @@ def test_a_text_is_written_looked_at_branched_and_edited(
     assert "seed=5" in page.evaluate("location.hash")
 
 
+@pytest.mark.slow  # test_playground.py stops writing without a browser
 def test_writing_stops_at_once_and_nothing_scrolls_by_itself(
     opened: Callable[..., Page], writer: str
 ) -> None:

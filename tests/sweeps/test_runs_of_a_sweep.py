@@ -230,7 +230,7 @@ def kill_and_compare(
 def test_a_sweep_that_is_killed_whole_continues_to_the_same_bytes(
     run: Train, tiny: list[str], tmp_path: Path
 ) -> None:
-    kill_and_compare(run, tiny, tmp_path, [Moment(rows=6)], steps=50)
+    kill_and_compare(run, tiny, tmp_path, [Moment(rows=6)], steps=30)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Averaged weights: what is averaged, evaluated, saved and resumed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,23 +57,27 @@ def test_an_average_is_the_mean_that_its_decay_says_without_the_initial_weights(
         assert torch.equal(average[name], before[name])
 
 
-def test_the_average_is_evaluated_beside_the_weights_and_changes_nothing_else(tiny, capsys):
-    plain = rows(run(tiny))
-    folder = run([*tiny, "trainer.ema=0.7", "optimizer.lr=1e-3"])
-    averaged = rows(folder)
-    own = [{k: v for k, v in row.items() if not k.endswith("_ema")} for row in averaged]
-    assert own == plain
-    evaluated = [row for row in averaged if "val/bpb" in row]
+@pytest.fixture(scope="module")
+def plain(tiny_in, tmp_path_factory) -> Path:
+    """A run of the tiny settings."""
+    return run(tiny_in(tmp_path_factory.mktemp("plain")))
+
+
+@pytest.fixture(scope="module")
+def averaged(tiny_in, tmp_path_factory) -> Path:
+    """The same with averaged weights."""
+    return run([*tiny_in(tmp_path_factory.mktemp("averaged")), "trainer.ema=0.7"])
+
+
+def test_the_average_is_evaluated_beside_the_weights_and_changes_nothing_else(plain, averaged):
+    own = [{k: v for k, v in row.items() if not k.endswith("_ema")} for row in rows(averaged)]
+    assert own == rows(plain)
+    evaluated = [row for row in rows(averaged) if "val/bpb" in row]
     assert all(row["val/bpb_ema"] != row["val/bpb"] for row in evaluated)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((averaged / "summary.json").read_text())
     assert summary["val/bpb_ema"] == evaluated[-1]["val/bpb_ema"]
     assert summary["best_val_bpb_ema"] == min(row["val/bpb_ema"] for row in evaluated)
-    assert "averaged" in capsys.readouterr().out
-
-
-@pytest.fixture
-def averaged(tiny) -> Path:
-    return run([*tiny, "trainer.ema=0.7"])
+    assert "averaged" in (averaged / "train.log").read_text()
 
 
 def test_averaged_weights_are_those_that_were_evaluated(averaged):
@@ -90,16 +95,17 @@ def test_averaged_weights_are_those_that_were_evaluated(averaged):
     assert bits["val/bpb_ema"] > bits["val/bpb"]  # of a run as short as this
 
 
-def test_a_run_without_averages_says_which_weights_it_has(tiny):
+def test_a_run_without_averages_says_which_weights_it_has(plain):
     with pytest.raises(UserError, match=r"the run has no trainer\.ema; type ema=false"):
-        load_trained(run(tiny), ema=True, warn=print)
+        load_trained(plain, ema=True, warn=print)
 
 
-def test_a_damaged_average_is_a_damaged_checkpoint(averaged):
-    file = averaged / "checkpoints" / "step-00000010" / "ema.safetensors"
+def test_a_damaged_average_is_a_damaged_checkpoint(averaged, tmp_path):
+    checkpoints = shutil.copytree(averaged / "checkpoints", tmp_path / "checkpoints")
+    file = checkpoints / "step-00000010" / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     said: list[str] = []
-    assert Checkpoints(averaged / "checkpoints").latest(said.append) is None
+    assert Checkpoints(checkpoints).latest(said.append) is None
     assert "ema.safetensors has another checksum" in said[0]
 
 
@@ -131,14 +137,26 @@ def test_weights_are_averaged_once_and_instead_of_a_decay(tiny, capsys, typed, a
 
 
 RESUMABLE = {
-    "sgd": ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.weight_decay=0.1"],
-    "muon": ["optimizer=muon", "optimizer.momentum_warmup=8"],
     "lion, averaged": ["optimizer=lion", "trainer.ema=0.9", "model.dropout=0.1"],
     "schedule_free": ["optimizer=schedule_free"],
 }
+# as these, whose state is one tensor for each weight too
+SLOWLY_RESUMABLE = {
+    "sgd": ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.weight_decay=0.1"],
+    "muon": ["optimizer=muon", "optimizer.momentum_warmup=8"],
+}
 
 
-@pytest.mark.parametrize("choices", RESUMABLE.values(), ids=RESUMABLE)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *(pytest.param(choices, id=name) for name, choices in RESUMABLE.items()),
+        *(
+            pytest.param(choices, id=name, marks=pytest.mark.slow)
+            for name, choices in SLOWLY_RESUMABLE.items()
+        ),
+    ],
+)
 def test_every_optimizer_and_average_goes_on_to_the_bit(tiny, tmp_path, choices):
     settings = [s for s in tiny if not s.startswith("output_dir")]
     # a schedule that is the same for both lengths

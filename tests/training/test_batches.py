@@ -28,7 +28,7 @@ def test_a_place_is_sent_to_the_same_window_whatever_else_is_asked():
 
 
 def test_each_window_is_as_likely_at_each_place():
-    n, epochs = 10, 4000
+    n, epochs = 10, 1000
     counts = np.zeros((n, n))
     for epoch in range(epochs):
         counts[np.arange(n), permuted(np.arange(n), n=n, key=(0, epoch))] += 1

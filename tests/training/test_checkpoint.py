@@ -514,7 +514,14 @@ def deaths(
     raise AssertionError
 
 
-@pytest.mark.parametrize(("keep", "best"), [(1, 1), (1, 3), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("keep", "best"),
+    # one or two checkpoints before it, of which the best is or is not the newest
+    [
+        *((1, 3), (2, 1)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, 1), (2, 2)]),
+    ],
+)
 def test_death_at_any_file_operation_leaves_the_new_checkpoint_or_the_one_before(
     tmp_path: Path, keep: int, best: int
 ) -> None:
@@ -604,16 +611,21 @@ def fill(state: TrainState, step: int) -> TrainState:
     return state
 
 
-@pytest.mark.parametrize("behind", [0, 1], ids=["waiting", "going on"])
+@pytest.mark.parametrize(
+    ("behind", "n_kills"),
+    # as a run saves; waiting is the simpler one
+    [(1, 8), *(pytest.param(behind, 15, marks=pytest.mark.slow) for behind in (0, 1))],
+    ids=["going on", "waiting, often", "going on, often"],
+)
 def test_a_process_that_is_really_killed_leaves_the_last_checkpoint_it_finished_or_a_newer(
-    tmp_path: Path, behind: int
+    tmp_path: Path, behind: int, n_kills: int
 ) -> None:
     """`behind` is how many saves may be under way when the next one has begun."""
     rng = random.Random(0)
     checkpoints = Checkpoints(tmp_path)
     state, step = trained(1), 3
     checkpoints.save(fill(state, step))
-    for _ in range(15):
+    for _ in range(n_kills):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:

@@ -69,6 +69,13 @@ def begin(shared: list[str], source: tinygpt.Run, tmp_path: Path) -> Callable[..
     return run
 
 
+@pytest.fixture(scope="module")
+def begun(shared: list[str], source: tinygpt.Run, place: Path) -> tinygpt.Run:
+    """A run of four steps that began with the source's weights."""
+    own = [f"init_from={source.path}", "trainer.max_steps=4", f"output_dir={place / 'begun'}"]
+    return trained([*shared, *own])
+
+
 def trained(settings: list[str]) -> tinygpt.Run:
     return tinygpt.run(settings, quiet=True)
 
@@ -93,9 +100,9 @@ def best(run: tinygpt.Run) -> Path:
 
 
 def test_the_loss_at_step_0_is_that_of_the_source_and_model_and_tokenizer_come_along(
-    begin: Callable[..., tinygpt.Run], source: tinygpt.Run
+    begun: tinygpt.Run, source: tinygpt.Run
 ) -> None:
-    run = begin()
+    run = begun
     first = run.metrics[0]
     assert (first["step"], first["tokens"]) == (0, 0)
     assert first["val/bpb"] == pytest.approx(source.summary["best_val_bpb"], abs=1e-6)
@@ -107,10 +114,8 @@ def test_the_loss_at_step_0_is_that_of_the_source_and_model_and_tokenizer_come_a
     assert run.metrics[-1]["val/bpb"] < first["val/bpb"]
 
 
-def test_a_run_records_where_its_weights_are_from(
-    begin: Callable[..., tinygpt.Run], source: tinygpt.Run
-) -> None:
-    run = begin()
+def test_a_run_records_where_its_weights_are_from(begun: tinygpt.Run, source: tinygpt.Run) -> None:
+    run = begun
     assert record(run)["init_from"] == {
         "path": str(source.path),
         "kind": "run",
@@ -200,9 +205,9 @@ def test_a_shorter_context_keeps_the_first_positions(
 
 
 def test_the_same_config_file_begins_with_the_same_weights(
-    begin: Callable[..., tinygpt.Run], tmp_path: Path
+    begun: tinygpt.Run, tmp_path: Path
 ) -> None:
-    run = begin()
+    run = begun
     again = trained([f"config_file={run.path / 'config.yaml'}", f"output_dir={tmp_path / 'again'}"])
     assert again.metrics[0]["val/bpb"] == run.metrics[0]["val/bpb"]
     assert torch.equal(newest(again)["norm.weight"], newest(run)["norm.weight"])

@@ -242,7 +242,7 @@ def test_a_hundred_processes_killed_anywhere_lose_nothing(hard, tmp_path):
 def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(hard, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     settings = [s for s in hard if "max_steps" not in s]
-    settings += ["trainer.max_steps=90", "trainer.eval_every=30", "trainer.save_every=1000"]
+    settings += ["trainer.max_steps=45", "trainer.eval_every=15", "trainer.save_every=1000"]
     train_here([*settings, f"output_dir={straight}"])
     typed, seen = [*settings, f"output_dir={stopped}"], 0
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):

@@ -67,6 +67,7 @@ def typed_size(shared: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 def measured_size(shared: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "BRIEFLY", 0.001)
+        patch.setattr(trial, "LARGEST", 2)
         return begun(shared, tmp_path_factory.mktemp("auto"), "trainer.micro_batch_size=auto")
 
 
@@ -109,7 +110,11 @@ def assert_equal_up_to_rounding(ours: Result, reference: Result) -> None:
 # The micro batch
 
 
-@pytest.mark.parametrize(("size", "grad_accum"), [(1, 8), (2, 4), (8, 1)])
+@pytest.mark.parametrize(
+    ("size", "grad_accum"),
+    # smaller and larger than before
+    [(1, 8), (8, 1), pytest.param(2, 4, marks=pytest.mark.slow)],
+)
 def test_a_resume_with_another_micro_batch_trains_the_same(
     size: int, grad_accum: int, typed_size: Path, unchanged: Path, tmp_path: Path
 ) -> None:

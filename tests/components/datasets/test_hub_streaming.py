@@ -20,7 +20,7 @@ from tinygpt.components.datasets.hub import remote_parquet
 from tinygpt.errors import UserError
 
 RANDOM = random.Random(0)
-N_FILES, FILE_ROWS, GROUP_ROWS = 4, 800, 8
+N_FILES, FILE_ROWS, GROUP_ROWS = 4, 400, 8
 ROWS = [f"{i} {RANDOM.randbytes(1000).hex()}" for i in range(N_FILES * FILE_ROWS)]
 ROW = 1040  # bytes that a row takes in a file, as two hex digits are compressed to one byte
 FOOTER = 66_000  # bytes read of a file to know what is where, at most
@@ -67,7 +67,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, bytes]], dict[str, Any], Any]] = {
     "quarter": (large, {"fraction": 0.25}, repeat(None)),
     "nine": (large, {"max_documents": 9}, repeat(None)),
     "held_out": (large, {"validation_split": None, "fraction": 0.1}, repeat(None)),
-    "pictures": (pictures, {"fraction": 0.1}, repeat(None)),
+    "pictures": (pictures, {"fraction": 0.2}, repeat(None)),
     "lines": (lines, {"validation_split": None, "max_documents": 20}, repeat(None)),
     "sliced": (one_file, SLICED, repeat(None)),
     "sliced_part": (one_file, SLICED | {"max_documents": 30}, repeat(None)),
@@ -102,7 +102,7 @@ def served(machine: Any, answers: Any) -> dict[str, int]:
     return {name: machine.hub.served[f"someone/{name}"] for name in CASES}
 
 
-@pytest.mark.parametrize(("case", "n"), [("hundredth", 32), ("quarter", 800), ("nine", 9)])
+@pytest.mark.parametrize(("case", "n"), [("hundredth", 16), ("quarter", 400), ("nine", 9)])
 def test_a_part_of_the_rows_costs_that_part_of_the_download(
     answers: dict[str, Any], served: dict[str, int], case: str, n: int
 ) -> None:
@@ -117,9 +117,9 @@ def test_where_validation_is_held_out_it_comes_from_the_rows_that_are_downloaded
     answers: dict[str, Any], served: dict[str, int]
 ) -> None:
     answer = answers["held_out"]
-    assert sorted(answer["train"] + answer["validation"]) == sorted(ROWS[:320])
+    assert sorted(answer["train"] + answer["validation"]) == sorted(ROWS[:160])
     assert answer["validation"]
-    assert served["held_out"] < 328 * ROW + N_FILES * FOOTER
+    assert served["held_out"] < 168 * ROW + N_FILES * FOOTER
 
 
 def test_other_columns_are_not_downloaded(answers: dict[str, Any], served: dict[str, int]) -> None:
@@ -131,12 +131,12 @@ def test_the_choice_is_recorded_by_commit_files_and_rows(machine: Any, answers: 
     provenance = answers["hundredth"]["provenance"]
     assert provenance["commit"] == machine.hub.commit
     assert provenance["files"]["validation"] == ["data/validation-00000-of-00001.parquet"]
-    assert provenance["rows"]["train"] == {"split": "train", "start": 0, "stop": 32}
+    assert provenance["rows"]["train"] == {"split": "train", "start": 0, "stop": 16}
     assert answers["hundredth"]["identity"]["source"] == ["someone/hundredth", "main"]
 
 
 def test_the_size_of_the_text_is_known_before_it_is_read(answers: dict[str, Any]) -> None:
-    size = sum(map(len, ROWS[:32] + VALIDATION))
+    size = sum(map(len, ROWS[:16] + VALIDATION))
     assert answers["hundredth"]["estimate"] == pytest.approx(size, rel=0.1)
 
 
@@ -164,7 +164,7 @@ def test_an_unknown_column_is_named_before_a_row_is_downloaded(
     assert served["column"] < (N_FILES + 1) * FOOTER
 
 
-@pytest.mark.parametrize(("case", "n"), [("passing", 1600), ("passing_whole", 3200)])
+@pytest.mark.parametrize(("case", "n"), [("passing", 800), ("passing_whole", 1600)])
 def test_a_passing_fault_of_the_network_changes_nothing(
     answers: dict[str, Any], case: str, n: int
 ) -> None:
@@ -201,13 +201,13 @@ def test_what_came_once_is_not_downloaded_again_even_if_more_is_wanted(
     again, more, _ = machine.load(
         asked("hundredth"), asked("quarter", fraction=0.255), asked("500")
     )
-    assert again["train"] == ROWS[:32]
+    assert again["train"] == ROWS[:16]
     assert not machine.hub.served["someone/hundredth"]
-    assert more["train"] == ROWS[:816]
+    assert more["train"] == ROWS[:408]
     assert 0 < machine.hub.served["someone/quarter"] < 24 * ROW
-    assert machine.hub.served["someone/500"] > 1_000_000  # and now it comes
+    assert machine.hub.served["someone/500"] > 500_000  # and now it comes
     [offline] = machine.load(asked("hundredth"), network=False)
-    assert offline["train"] == ROWS[:32]
+    assert offline["train"] == ROWS[:16]
     assert offline["provenance"] == answers["hundredth"]["provenance"]
 
 

@@ -101,8 +101,8 @@ def rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def offline_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four jobs of a multirun in one process; the first ends without a word."""
+def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Jobs of a multirun in one process, and what it said; the first ends without a word."""
     folder = tmp_path_factory.mktemp("offline")
     script = """
 fields = dict(mode="offline", project="lab", tags=["a", "b"], notes="why")
@@ -124,10 +124,23 @@ best = Path("model/checkpoints/step-00000020")
 best.mkdir(parents=True)
 (best / "model.safetensors").write_bytes(b"weights")
 end(logger, "finished", {"val/bpb": 1.25, "best_step": 20})
+end(begin("resumed", resumed_at=5, mode="offline"), "finished", {})
+
+logger = begin("broken", mode="offline")
+import wandb
+def broken(*args, **kwargs):
+    raise RuntimeError("no space left")
+wandb.Run.log = broken
+for step in range(1, 6):
+    logger.log(step, {"train/loss": 1.0})
+end(logger, "finished", {})
 """
-    done = run(folder, script)
-    assert "WARNING" not in done.stderr, done.stderr
-    return folder
+    return folder, run(folder, script).stderr
+
+
+@pytest.fixture(scope="module")
+def offline_runs(offline: tuple[Path, str]) -> Path:
+    return offline[0]
 
 
 def test_two_jobs_in_one_process_are_two_runs(offline_runs: Path) -> None:
@@ -223,10 +236,13 @@ def assert_fell_back(folder: Path, done: subprocess.CompletedProcess[str], reaso
     assert list((folder / synced[1]).glob("*.wandb"))
 
 
-def test_a_resumed_offline_run_is_sent_from_its_folder_which_has_all_steps(tmp_path: Path) -> None:
-    done = run(tmp_path, 'end(begin("one", resumed_at=5, mode="offline"), "finished", {})')
-    assert "send the run later: python -m tinygpt.upload run=one" in done.stderr
-    assert "wandb sync" not in done.stderr
+def test_a_resumed_offline_run_is_sent_from_its_folder_which_has_all_steps(
+    offline: tuple[Path, str],
+) -> None:
+    said = offline[1]
+    assert "send the run later: python -m tinygpt.upload run=resumed" in said
+    assert "wandb sync first/" in said
+    assert "wandb sync resumed/" not in said
 
 
 def test_without_network_a_run_starts_offline_within_seconds(tmp_path: Path) -> None:
@@ -326,21 +342,13 @@ end(logger, "finished", {"val/bpb": 1.5})
     assert [row["_step"] for row in rows(records(tmp_path / "one"))] == list(range(1, 101))
 
 
-def test_an_exception_in_wandb_is_reported_once_and_ends_no_run(tmp_path: Path) -> None:
-    script = """
-import wandb
-logger = begin("one", mode="offline")
-def broken(*args, **kwargs):
-    raise RuntimeError("no space left")
-wandb.Run.log = broken
-for step in range(1, 6):
-    logger.log(step, {"train/loss": 1.0})
-end(logger, "finished", {})
-"""
-    done = run(tmp_path, script)
-    assert done.stderr.count("no space left") == 1
-    assert "WARNING wandb could not log a row: no space left" in done.stderr
-    assert only(records(tmp_path / "one"), "exit")
+def test_an_exception_in_wandb_is_the_only_warning_and_ends_no_run(
+    offline: tuple[Path, str],
+) -> None:
+    folder, said = offline
+    assert said.count("WARNING") == said.count("no space left") == 1
+    assert "WARNING wandb could not log a row: no space left" in said
+    assert only(records(folder / "broken"), "exit")
 
 
 def test_disabled_writes_nothing_and_does_not_import_wandb(tmp_path: Path) -> None:
