@@ -99,7 +99,7 @@ def compile_kernels_once() -> None:
 
     with (_kernels / "lock").open("w") as lock, suppress(NotBuiltError):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if len(old := [*_kernels.glob("*.*")]) > 60:  # of many changes
+        if len(old := [*_kernels.glob("*.*")]) > 200:  # of many changes
             for path in old:
                 path.unlink(missing_ok=True)
         for build in [Build(dtype) for dtype in (torch.float32, torch.bfloat16, None)]:
