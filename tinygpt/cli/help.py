@@ -1,13 +1,22 @@
 """The text of --help: commands to copy, the choices of each group, and the fields."""
 
-import re
+import ast
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import getsource
+from itertools import takewhile
 from textwrap import dedent, wrap
 
 from tinygpt import registry
-from tinygpt.config import DeviceConfig, RunConfig, TrainerConfig, choices, compose, overrides
+from tinygpt.config import (
+    DeviceConfig,
+    RunConfig,
+    SweepConfig,
+    TrainerConfig,
+    choices,
+    compose,
+    overrides,
+)
 from tinygpt.config.resolution import type_words
 
 _TRAIN = """\
@@ -54,57 +63,47 @@ Flags
 def text(entry: str) -> str:
     """The help text of an entry point in `compose.CONFIG_CLASSES`."""
     registry.import_all()
-    groups, defaults = choices.groups(entry), choices.default_choices(entry)
-    lines = [_INTRODUCTIONS[entry], "Groups (a star marks the default)"]
-    for group, options in groups.items():
-        starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
-        lines += _group(group, " ".join(starred) or "(none yet)")
+    lines = [_INTRODUCTIONS[entry], "Groups (a star marks the default)", *_groups(entry)]
     lines += ["", "Fields, and those of each choice"]
     lines += field_lines("  ", "", compose.CONFIG_CLASSES[entry])
     if entry == "train":
-        lines += [
-            *field_lines("  ", "trainer.", TrainerConfig),
-            *field_lines("  ", "device.", DeviceConfig),
-        ]
-    for kind in (kind for kind in registry.KINDS if kind in groups):
-        for name, cls in registry.classes(kind).items():
-            prefix = f"{kind}.{name}." if kind in registry.MANY else f"{kind}."
-            # gpt itself is not a choice: every size is a gpt, and its YAML sets other values
-            title = (
-                f"{kind}={name}" if name in groups[kind] else f"{kind}: each is a {name}, such as"
-            )
-            lines += [f"  {title}", *field_lines("    ", prefix, cls)]
+        lines += field_lines("  ", "trainer.", TrainerConfig)
+        lines += field_lines("  ", "device.", DeviceConfig)
+    lines += _choices(entry)
     if entry == "train":
-        lines += ["", *_of_sweeps()]
+        lines += ["", "Sweeps: with -m, in addition to the settings of a run"]
+        lines += [*_groups("sweep"), *field_lines("  ", "", SweepConfig), *_choices("sweep")]
     return "\n".join([*lines, "", _FLAGS])
 
 
-def _of_sweeps() -> Iterator[str]:
-    """The groups and fields of a sweep, which -m takes in addition to those of a run."""
-    groups, defaults = choices.groups("sweep"), choices.default_choices("sweep")
-    yield "Sweeps: with -m, in addition to the settings of a run"
-    for group, options in groups.items():
+def _groups(entry: str) -> Iterator[str]:
+    """Each group with its choices."""
+    defaults = choices.default_choices(entry)
+    for group, options in choices.groups(entry).items():
+        head = f"  {group:<11} "
         starred = [f"{name}*" if name in defaults.get(group, ()) else name for name in options]
-        more = " latest new FOLDER" if group == "sweep" else ""
-        yield from _group(group, f"{' '.join(starred)}{more}")
-    yield from field_lines("  ", "", compose.CONFIG_CLASSES["sweep"])
-    for kind in registry.SWEEP_KINDS:
-        for name, cls in registry.classes(kind).items():
-            if fields_of := field_lines("    ", f"{kind}.", cls):
-                yield f"  {kind}={name}"
-                yield from fields_of
+        if group == "sweep":
+            starred += ["latest", "new", "FOLDER"]
+        yield from wrap(
+            " ".join(starred) or "(none yet)",
+            width=100,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_on_hyphens=False,
+        )
 
 
-def _group(group: str, options: str) -> list[str]:
-    """Help lines for a group and its choices."""
-    head = f"  {group:<11} "
-    return wrap(
-        options,
-        width=100,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_on_hyphens=False,
-    )
+def _choices(entry: str) -> Iterator[str]:
+    """The fields of each component that a command takes."""
+    for kind, options in choices.groups(entry).items():
+        for name, cls in registry.classes(kind).items() if kind in choices.ALL_KINDS else ():
+            prefix = f"{kind}.{name}." if kind in registry.MANY else f"{kind}."
+            lines = field_lines("    ", prefix, cls)
+            # gpt itself is not a choice: every size is a gpt, and its YAML sets other values
+            title = f"{kind}={name}" if name in options else f"{kind}: each is a {name}, such as"
+            if lines:
+                yield f"  {title}"
+                yield from lines
 
 
 def field_lines(indent: str, prefix: str, cls: type) -> list[str]:
@@ -126,56 +125,46 @@ def field_lines(indent: str, prefix: str, cls: type) -> list[str]:
 def _beside(typed: str, meaning: str) -> list[str]:
     """A field with its meaning in the right column, or on the next line if the field is long."""
     column = 42
-    text = wrap(meaning, width=100 - column, break_on_hyphens=False)
-    if not text:
-        return [typed]
-    first = [f"{typed:<{column - 1}} {text[0]}"] if len(typed) < column else [typed]
-    rest = text[1:] if len(typed) < column else text
-    return first + [" " * column + line for line in rest]
+    indent = " " * column
+    lines = wrap(
+        meaning, 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+    if lines and len(typed) < column:
+        return [typed + lines[0][len(typed) :], *lines[1:]]
+    return [typed, *lines]
 
 
 def _comments(cls: type) -> dict[str, str]:
     """The comment of each field of a dataclass: on the field's own lines, else above them."""
     found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not is_dataclass(base):
-            continue
+    for base in filter(is_dataclass, reversed(cls.__mro__)):
         try:
-            lines = dedent(getsource(base)).splitlines()
+            source = dedent(getsource(base))
         except (OSError, TypeError):  # a class without a source file, as in an interpreter
             continue
-        above: list[str] = []
-        name = ""
-        for line in lines:
-            before, mark, comment = line.partition("# ")
-            start = re.match(r"    (\w+): ", line)
-            if mark and not before.strip():
-                above.append(comment)
-                continue
-            if start:
-                name = start[1]
-                if above:
-                    found[name] = " ".join(above)
-            elif line.startswith("    def "):
-                break
-            if mark and name:
-                found[name] = comment
-            above = []
+        lines = source.splitlines()
+        (definition,) = ast.parse(source).body
+        assert isinstance(definition, ast.ClassDef)
+        for node in definition.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                before = reversed(lines[: node.lineno - 1])
+                above = [*takewhile(lambda line: line.startswith("    # "), before)]
+                own = lines[node.lineno - 1 : node.end_lineno]
+                comments = [line.partition("  # ")[2] for line in own if "  # " in line]
+                comments = comments or [line.strip("# ") for line in reversed(above)]
+                if comments:
+                    found[node.target.id] = " ".join(comments)
     return found
 
 
 def _defaults(cls: type) -> Iterator[tuple[str, str]]:
     """The fields that are not groups, with their defaults as a user would type them."""
-    groups = {*registry.KINDS, *registry.SWEEP_KINDS, "trainer", "device"}
     is_entry = cls in compose.CONFIG_CLASSES.values()  # a component's field may be called model
     for field in fields(cls):
-        value = field.default_factory() if field.default_factory is not MISSING else field.default
-        is_text = isinstance(value, str) and value != "???"
-        if field.name in groups and is_entry and not is_text:
+        if is_entry and field.name in choices.GROUPS:
             continue
         if field.name == "name" and cls is not RunConfig:  # a component's is set by its YAML
             continue
-        if value == "???":
-            yield field.name, "..."
-        else:
-            yield field.name, value if isinstance(value, str) else overrides.quoted(value)
+        value = field.default_factory() if field.default_factory is not MISSING else field.default
+        text = value if isinstance(value, str) else overrides.quoted(value)
+        yield field.name, "..." if text == "???" else text

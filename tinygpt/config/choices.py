@@ -1,6 +1,7 @@
 """The groups of conf/, their choices, and the registered class behind each choice."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tinygpt.config.units import type_names
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
 ALL_KINDS = (*registry.KINDS, *registry.SWEEP_KINDS)
+OF_A_RUN = (*registry.KINDS, "trainer", "device")  # groups that every run has a choice of
+GROUPS = (*OF_A_RUN, "experiment", *registry.SWEEP_KINDS, "sweep")
 
 
 def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
@@ -20,9 +23,9 @@ def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
 
     This lists the folders, because Hydra would compose the whole config once for each group.
     """
-    names = [*registry.KINDS, "trainer", "device", "experiment"]
+    names: Sequence[str] = (*OF_A_RUN, "experiment")
     if entry == "sweep":
-        names = [*registry.SWEEP_KINDS, "sweep"]
+        names = (*registry.SWEEP_KINDS, "sweep")
     elif entry != "train":
         names = [name for name in names if name in field_names(PrepareConfig)]
     return {name: _options(name, config_dir) for name in names}

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 
 from tinygpt import config, console, registry
 from tinygpt.config import HORIZONS, DataConfig, PrepareConfig
-from tinygpt.config.choices import ALL_KINDS, choice_of, field_names, groups, types_of
+from tinygpt.config.choices import GROUPS, OF_A_RUN, choice_of, field_names, groups, types_of
 from tinygpt.errors import UserError, check_path, nearest, not_a_choice, shortened
 
 # fields of training only; they do not change the prepared data
@@ -96,7 +96,7 @@ def _say_what_is_left_out(file: Sequence[str], typed: Sequence[str]) -> None:
     keys = {_key(text) for text in file}
     for text in file:
         group = _key(text).partition(".")[0]
-        is_choice = group in (*registry.KINDS, "trainer", "device")
+        is_choice = group in OF_A_RUN
         if is_choice and group in chosen and group not in keys and _key(text) not in chosen:
             typed_choice = next(t for t in reversed(typed) if _key(t) == group)
             console.warn(
@@ -163,7 +163,7 @@ def _how_to_quote(key: str, value: str) -> str:
     """Advice for a value with unbalanced brackets, which depends on the type of its field."""
     if key in registry.MANY:
         return f"type {key}=NAME, {key}=[NAME,NAME] or {key}=[]"
-    if key in (*ALL_KINDS, "trainer", "device", "experiment"):
+    if key in GROUPS:
         return f"type {key}=NAME"
     types = types_of(key)
     if types and not any("str" in name for name in types):
@@ -186,7 +186,7 @@ def _without_tilde(text: str) -> str:
         raise UserError(f"{text} is not understood; list those that stay, or none: {top}=[]")
     if name == "experiment":
         raise UserError(f"{text} is not understood; leave experiment= out, or type experiment=NAME")
-    if name in (*registry.KINDS, "trainer", "device"):
+    if name in OF_A_RUN:
         raise UserError(f"{text} is not understood; a run needs one, type {name}=NAME")
     raise UserError(f"{text} is not understood; a field stays, type {text[1:]}=VALUE")
 
@@ -354,7 +354,7 @@ def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
 def _flat(prefix: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [text for key, item in value.items() for text in _flat(f"{prefix}.{key}", item)]
-    is_choice = prefix in (*registry.KINDS, "trainer", "device", "experiment")
+    is_choice = prefix in (*OF_A_RUN, "experiment")
     if is_choice and isinstance(value, list):
         return [f"{prefix}=[{','.join(map(str, value))}]"]
     return [f"{prefix}={value if is_choice else quoted(value)}"]
