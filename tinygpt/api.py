@@ -201,8 +201,7 @@ class Run:
 
         `logprobs` adds the log-probability of each token and of that many likeliest ones.
         """
-        if logprobs is not None:
-            check_range("logprobs", logprobs, low=0)
+        check_range("logprobs", logprobs, low=0)
         return self._samples(
             prompt, num_samples=num_samples, logprobs=logprobs, weights=weights, sampling=sampling
         )

@@ -103,8 +103,10 @@ def shortened(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
 
 
-def check_path(field: str, value: str) -> None:
-    """Raise UserError unless `value` could be the path of a file or folder."""
+def check_path(field: str, value: str | None) -> None:
+    """Raise UserError unless `value` could be the path of a file or folder, or is None."""
+    if value is None:
+        return
     broken = {
         "is empty": not value.strip(),
         "has a NUL character in it": "\0" in value,
@@ -119,17 +121,19 @@ def check_path(field: str, value: str) -> None:
 
 def check_range(
     field: str,
-    value: float,
+    value: float | None,
     *,
     low: float | None = None,
     above: float | None = None,
     high: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise UserError unless low <= value <= high and above < value < below.
+    """Raise UserError unless low <= value <= high and above < value < below, or it is None.
 
-    Any value must be finite, at most LARGEST, and 0 or at least SMALLEST away from it.
+    Any number must be finite, at most LARGEST, and 0 or at least SMALLEST away from it.
     """
+    if value is None:
+        return
     rules = [
         (abs(value) != inf, "finite"),
         (not LARGEST < abs(value) < inf, f"at most {LARGEST:g}"),

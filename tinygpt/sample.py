@@ -85,13 +85,11 @@ class SampleConfig(SamplingConfig):
         super().__post_init__()
         self.check_used()
         check_range("num_samples", self.num_samples, low=1, high=1_000_000)
-        if self.logprobs is not None:
-            check_range("logprobs", self.logprobs, low=0)
+        check_range("logprobs", self.logprobs, low=0)
         check_path("run", self.run)
         check_path("output_dir", self.output_dir)
         for name in ("prompt_file", "out"):
-            if (path := getattr(self, name)) is not None:
-                check_path(name, path)
+            check_path(name, getattr(self, name))
         check_choice("show", self.show, ("text", "logprobs"))
         check_choice("weights", self.weights, ("auto", "fp32", "bf16", "int8"))
         check_choice("checkpoint", self.checkpoint, ("best", "latest"))

@@ -48,7 +48,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         check_range("port", self.port, low=0, high=65535)
         check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
-        for name in ("output_dir", "cache_dir", *(["run"] if self.run is not None else [])):
+        for name in ("output_dir", "cache_dir", "run"):
             check_path(name, getattr(self, name))
 
 

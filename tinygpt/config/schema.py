@@ -48,26 +48,23 @@ class TrainerConfig:
     tokens_per_step: int = 4096  # tokens per optimizer update; larger is smoother and slower
     # begin with smaller updates, which double up to tokens_per_step; null: all are equal
     first_tokens_per_step: int | None = None
-    tokens_warmup_ratio: float | None = (
-        None  # share of the run's tokens until updates have their full size; null is 0.25
-    )
+    # share of the run's tokens until updates have their full size; null is 0.25
+    tokens_warmup_ratio: float | None = None
     # length of the run in tokens, such as 5M; set at most one max_ field; without one: 10M tokens
     max_tokens: int | float | str | None = None
     max_steps: int | None = None  # length in optimizer updates
     max_epochs: float | None = None  # length in passes over the train split
     max_flops: float | None = None  # length in training FLOPs, such as 1e15
-    max_time: int | float | str | None = (
-        None  # length in wall-clock time, such as 15m; the result then depends on speed
-    )
+    # length in wall-clock time, such as 15m; the result then depends on speed
+    max_time: int | float | str | None = None
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
     # also average the weights: each update counts this much of the one after it, such as 0.999;
     # larger averages over more updates, about 1 / (1 - ema) of them; null: no average
     ema: float | None = None
     # steps between evaluations; null: 5 to 20 evaluations if cheap, fewer if they cost much time
     eval_every: int | None = None
-    eval_bytes: int | float | str | None = (
-        100_000  # validation text per evaluation, in bytes of whole documents; null: all of it
-    )
+    # validation text per evaluation, in bytes of whole documents; null: all of it
+    eval_bytes: int | float | str | None = 100_000
     log_every: int | None = None  # steps between rows of metrics; null: 500 rows in a run
     # steps between checkpoints; null: every minute, less often for large models; the best stays too
     save_every: int | None = None
@@ -77,9 +74,8 @@ class TrainerConfig:
     # train low-rank updates of matrices (LoRA) and nothing else; null trains all weights
     lora_rank: int | None = None
     lora_alpha: float | None = None  # strength of the updates; null is twice the rank
-    lora_targets: list[str] = field(
-        default_factory=lambda: ["blocks.*"]
-    )  # linear layers with such updates
+    # linear layers with such updates
+    lora_targets: list[str] = field(default_factory=lambda: ["blocks.*"])
 
     def __post_init__(self) -> None:
         set_horizons = [name for name in HORIZONS if getattr(self, name) is not None]
@@ -95,25 +91,18 @@ class TrainerConfig:
             self.max_time = parse_duration("trainer.max_time", self.max_time)
         if self.eval_bytes is not None:
             self.eval_bytes = parse_count("trainer.eval_bytes", self.eval_bytes)
-        if self.max_flops is not None:
-            check_range("trainer.max_flops", self.max_flops, low=1)
-        if self.max_epochs is not None:
-            check_range("trainer.max_epochs", self.max_epochs, above=0, high=1e9)
-        if isinstance(self.micro_batch_size, str):
-            if self.micro_batch_size != "auto":
-                raise UserError(
-                    f"trainer.micro_batch_size={self.micro_batch_size} must be a whole number, or "
-                    "auto"
-                )
-        else:
+        check_range("trainer.max_flops", self.max_flops, low=1)
+        check_range("trainer.max_epochs", self.max_epochs, above=0, high=1e9)
+        if not isinstance(self.micro_batch_size, str):
             check_range("trainer.micro_batch_size", self.micro_batch_size, low=1)
+        elif self.micro_batch_size != "auto":
+            raise UserError(
+                f"trainer.micro_batch_size={self.micro_batch_size} must be a whole number, or auto"
+            )
         for name, high in _LARGEST.items():
-            value = getattr(self, name)
-            if value is not None:
-                check_range(f"trainer.{name}", value, low=1, high=high)
+            check_range(f"trainer.{name}", getattr(self, name), low=1, high=high)
         check_range("trainer.grad_clip", self.grad_clip, low=0)
-        if self.ema is not None:
-            check_range("trainer.ema", self.ema, above=0, below=1)
+        check_range("trainer.ema", self.ema, above=0, below=1)
         self._check_lora()
         self._check_growth()
         self.grad_accum()
@@ -121,8 +110,7 @@ class TrainerConfig:
     def _check_lora(self) -> None:
         if self.lora_rank is not None:
             check_range("trainer.lora_rank", self.lora_rank, low=1, high=10_000)
-            if self.lora_alpha is not None:
-                check_range("trainer.lora_alpha", self.lora_alpha, above=0)
+            check_range("trainer.lora_alpha", self.lora_alpha, above=0)
             if not self.lora_targets:
                 raise UserError(
                     "trainer.lora_targets=[] leaves nothing to train; type names of linear layers, "
@@ -139,32 +127,27 @@ class TrainerConfig:
                 )
 
     def _check_growth(self) -> None:
-        first, full, ratio = (
-            self.first_tokens_per_step,
-            self.tokens_per_step,
-            self.tokens_warmup_ratio,
-        )
-        if ratio is not None:
-            check_range("trainer.tokens_warmup_ratio", ratio, above=0, high=1)
-            if first is None:
+        first, full = self.first_tokens_per_step, self.tokens_per_step
+        ratio = self.tokens_warmup_ratio
+        check_range("trainer.tokens_warmup_ratio", ratio, above=0, high=1)
+        if first is None:
+            if ratio is not None:
                 raise UserError(
                     f"trainer.tokens_warmup_ratio={ratio:g} has no effect without "
                     f"trainer.first_tokens_per_step; type a size of the first updates too"
                 )
-        if first is None:
             return
         sizes = [full >> k for k in range(1, 21) if full % (self.seq_len << k) == 0]
         if first not in sizes:
-            fitting = ", ".join(map(str, sizes))
+            advice = f"one of {', '.join(map(str, sizes))}"
+            if not sizes:
+                advice = (
+                    f"a trainer.tokens_per_step of {2 * self.seq_len} or another multiple of that"
+                )
             raise UserError(
                 f"trainer.first_tokens_per_step={first} must be trainer.tokens_per_step={full} "
                 f"halved some times, in whole sequences of trainer.seq_len={self.seq_len}; "
-                + (
-                    f"use one of {fitting}"
-                    if sizes
-                    else f"use a trainer.tokens_per_step of "
-                    f"{2 * self.seq_len} or another multiple of that"
-                )
+                f"use {advice}"
             )
         if self.max_time is not None:
             raise UserError(
@@ -216,13 +199,12 @@ class TrainerConfig:
         own, rest = divmod(self.tokens_per_step, self.seq_len * ranks)  # sequences on each rank
         fitting = [n for n in (*range(1, 1025), own) if n < size and own % n == 0] if own else []
         smaller = max(fitting, default=None) if not rest else None
-        same = f"; trainer.micro_batch_size={smaller} changes nothing else" if smaller else ""
+        same = f"; trainer.micro_batch_size={smaller} changes nothing else"
         raise UserError(
             f"trainer.tokens_per_step={self.tokens_per_step} is not a multiple of "
             f"{' * '.join(factors)} = {' * '.join(map(str, factors.values()))} = {portion}; "
             f"nearest {'are' if len(choices) > 1 else 'is'} {' and '.join(choices)}"
-            + same
-            * (ranks > 1)
+            f"{same if smaller and ranks > 1 else ''}"
         )
 
     @property
@@ -266,8 +248,7 @@ class DeviceConfig:
         check_choice("device.compile", self.compile, ("auto", "always", "never"))
         check_choice("device.kernels", self.kernels, ("auto", "fused", "torch"))
         check_choice("device.parallel", self.parallel, ("auto", "ddp", "fsdp"))
-        if self.threads is not None:
-            check_range("device.threads", self.threads, low=1, high=_MOST_THREADS)
+        check_range("device.threads", self.threads, low=1, high=_MOST_THREADS)
 
 
 @dataclass(kw_only=True)
@@ -287,8 +268,7 @@ class PrepareConfig:
             tokens=self._tokens_trained_on(),
             bytes_per_token=self.tokenizer.most_bytes_per_token,
         )
-        if self.workers is not None:
-            check_range("workers", self.workers, low=1, high=_MOST_THREADS)
+        check_range("workers", self.workers, low=1, high=_MOST_THREADS)
         check_path("cache_dir", self.cache_dir)
 
     def _tokens_trained_on(self) -> int | None:
@@ -354,7 +334,6 @@ class RunConfig(PrepareConfig):
                 f"dataset.mask_documents=true needs a model that can keep documents apart, and "
                 f"{self.model.name} cannot; type dataset.mask_documents=false"
             )
-
         if self.optimizer.averages:
             self._check_averaged_once()
         changed = self.init_from is not None or self.trainer.lora_rank is not None

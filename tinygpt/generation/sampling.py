@@ -59,16 +59,13 @@ class SamplingConfig:
     def check_sampling(self, prefix: str = "") -> None:
         """Raise UserError for a value out of range; the prefix is where the fields are typed."""
         check_range(f"{prefix}temperature", self.temperature, low=0)
-        if self.top_k is not None:
-            check_range(f"{prefix}top_k", self.top_k, low=1)
+        check_range(f"{prefix}top_k", self.top_k, low=1)
         for name in ("top_p", "min_p", "typical_p"):
-            if (value := getattr(self, name)) is not None:
-                check_range(prefix + name, value, above=0, high=1)
+            check_range(prefix + name, getattr(self, name), above=0, high=1)
         check_range(f"{prefix}repetition_penalty", self.repetition_penalty, above=0, high=100)
         for name in ("presence_penalty", "frequency_penalty"):
             check_range(prefix + name, getattr(self, name), low=-100, high=100)
-        if self.no_repeat_ngram is not None:
-            check_range(f"{prefix}no_repeat_ngram", self.no_repeat_ngram, low=1)
+        check_range(f"{prefix}no_repeat_ngram", self.no_repeat_ngram, low=1)
         for token, bias in self.logit_bias.items():
             check_range(f"{prefix}logit_bias token", token, low=0)
             named = f"{prefix}logit_bias of token {token}"

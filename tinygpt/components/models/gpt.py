@@ -67,22 +67,17 @@ class GPTConfig(ModelConfig):
         check_range("model.n_layer", self.n_layer, low=1, high=10_000)
         check_range("model.n_head", self.n_head, low=1, high=10_000)
         check_range("model.d_model", self.d_model, low=1, high=1_000_000)
-        if self.n_kv_head is not None:
-            check_range("model.n_kv_head", self.n_kv_head, low=1, high=self.n_head)
-        if self.window is not None:
-            check_range("model.window", self.window, low=1)
-        if self.d_ff is not None:
-            check_range("model.d_ff", self.d_ff, low=1, high=4_000_000)
-        if self.ngram_rows is not None:
-            check_range("model.ngram_rows", self.ngram_rows, low=1, high=1 << 30)
+        check_range("model.n_kv_head", self.n_kv_head, low=1, high=self.n_head)
+        check_range("model.window", self.window, low=1)
+        check_range("model.d_ff", self.d_ff, low=1, high=4_000_000)
+        check_range("model.ngram_rows", self.ngram_rows, low=1, high=1 << 30)
         check_range("model.dropout", self.dropout, low=0, below=1)
         check_range("model.rope_base", self.rope_base, above=1)
         check_range("model.norm_eps", self.norm_eps, above=0)
         check_range("model.ngram", self.ngram, low=1, high=8)
         check_range("model.embedding_std", self.embedding_std, above=0, high=10)
         check_range("model.copy_init", self.copy_init, low=0, high=10)
-        if self.logit_softcap is not None:
-            check_range("model.logit_softcap", self.logit_softcap, above=0)
+        check_range("model.logit_softcap", self.logit_softcap, above=0)
         check_choice("model.positions", self.positions, POSITIONS)
         check_choice("model.feedforward", self.feedforward, FEEDFORWARDS)
         check_choice("model.norm", self.norm, NORMS)

@@ -37,10 +37,8 @@ class GenerationConfig(EvaluationConfig):
         check_range("generation.samples", self.samples, low=2, high=100_000)
         check_range("generation.prompt_words", self.prompt_words, low=0, high=1000)
         check_range("generation.temperature", self.temperature, low=0)
-        if self.top_k is not None:
-            check_range("generation.top_k", self.top_k, low=1)
-        if self.max_new_tokens is not None:
-            check_range("generation.max_new_tokens", self.max_new_tokens, low=1, high=1_000_000)
+        check_range("generation.top_k", self.top_k, low=1)
+        check_range("generation.max_new_tokens", self.max_new_tokens, low=1, high=1_000_000)
         check_range("generation.seed", self.seed, low=0)
         check_range("generation.copy_tokens", self.copy_tokens, low=1, high=10**10)
 

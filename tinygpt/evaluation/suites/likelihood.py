@@ -34,8 +34,7 @@ class LikelihoodConfig(EvaluationConfig):
     def __post_init__(self) -> None:
         check_range("likelihood.overlap", self.overlap, low=0, high=1_000_000)
         check_range("likelihood.show", self.show, low=0, high=1000)
-        if self.on is not None:
-            check_path("likelihood.on", self.on)
+        check_path("likelihood.on", self.on)
 
     def check(self) -> None:
         """See EvaluationConfig."""

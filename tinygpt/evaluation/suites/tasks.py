@@ -30,12 +30,9 @@ class TasksConfig(EvaluationConfig):
     num_fewshot: int | None = None  # null is what each task says
 
     def __post_init__(self) -> None:
-        if self.folder is not None:
-            check_path("tasks.folder", self.folder)
-        if self.limit is not None:
-            check_range("tasks.limit", self.limit, low=1)
-        if self.num_fewshot is not None:
-            check_range("tasks.num_fewshot", self.num_fewshot, low=0)
+        check_path("tasks.folder", self.folder)
+        check_range("tasks.limit", self.limit, low=1)
+        check_range("tasks.num_fewshot", self.num_fewshot, low=0)
 
     def check(self) -> None:
         """See EvaluationConfig."""

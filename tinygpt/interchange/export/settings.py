@@ -22,8 +22,7 @@ class ExportConfig:
         check_choice("dtype", self.dtype, DTYPES)
         if self.to in ("llama2c", "onnx") and self.dtype != "fp32":
             raise UserError(f"dtype={self.dtype} is not offered for to={self.to}; use dtype=fp32")
-        if self.out is not None:
-            check_path("out", self.out)
+        check_path("out", self.out)
         if not self.license.strip() or "\n" in self.license:
             raise UserError(f"license={self.license!r} must be one line, such as license=mit")
         if self.license != "unknown" and self.to != "hf":

@@ -29,8 +29,7 @@ class LocalConfig(LauncherConfig):
     jobs: int | None = None
 
     def __post_init__(self) -> None:
-        if self.jobs is not None:
-            check_range("launcher.jobs", self.jobs, low=1, high=1024)
+        check_range("launcher.jobs", self.jobs, low=1, high=1024)
 
     def build(self, *, folder: Path, devices: Collection[str]) -> Local:
         gpus = visible_gpus() if {"auto", "cuda"}.intersection(devices) else []

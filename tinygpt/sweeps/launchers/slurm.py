@@ -41,8 +41,7 @@ class SlurmConfig(LauncherConfig):
         for name in ("jobs", "cpus", "timeout_min"):
             check_range(f"launcher.{name}", getattr(self, name), low=1)
         check_range("launcher.gpus", self.gpus, low=0, high=1)
-        if self.memory_gb is not None:
-            check_range("launcher.memory_gb", self.memory_gb, low=1)
+        check_range("launcher.memory_gb", self.memory_gb, low=1)
 
     def build(self, *, folder: Path, devices: Collection[str]) -> Slurm:
         check_gpus(self.gpus, devices)
