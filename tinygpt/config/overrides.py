@@ -4,13 +4,21 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep, ValueType
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 from hydra.errors import HydraException
 
 from tinygpt import config, console, registry
@@ -87,39 +95,34 @@ def space(
                 raise unchanging(entry, text.partition("=")[0])
     _say_what_is_left_out(lower, typed)
     found = parse(layered(lower, typed))
-    return [_listed(o, entry, config_dir) if _is_pattern(o) else o for o in found]
+    return [_listed(override, entry, config_dir) for override in found]
 
 
 def _say_what_is_left_out(file: Sequence[str], typed: Sequence[str]) -> None:
     """Warn of fields in a file that a typed choice replaces, if the file itself has no choice."""
-    chosen = {_key(text) for text in typed}
-    keys = {_key(text) for text in file}
+    chosen = {_key(text): text for text in typed}
+    in_file = {_key(text) for text in file}
     for text in file:
-        group = _key(text).partition(".")[0]
-        is_choice = group in OF_A_RUN
-        if is_choice and group in chosen and group not in keys and _key(text) not in chosen:
-            typed_choice = next(t for t in reversed(typed) if _key(t) == group)
+        key, group = _key(text), _key(text).partition(".")[0]
+        if group in OF_A_RUN and group in chosen and group not in in_file and key not in chosen:
             console.warn(
-                f"{text} of config_file= is left out, because {typed_choice} replaces all that "
+                f"{text} of config_file= is left out, because {chosen[group]} replaces all that "
                 f"the file says of {group}; to keep it type it too"
             )
 
 
-def _is_pattern(override: Override) -> bool:
-    return override.value_type == ValueType.GLOB_CHOICE_SWEEP
-
-
 def _listed(override: Override, entry: str, config_dir: Path | None) -> Override:
     """Expand `model=glob(gpt*)` to the matching choices; raises UserError if none match."""
-    registry.import_all()
     key, pattern = override.key_or_group, override.value()
+    if not isinstance(pattern, Glob):
+        return override
+    registry.import_all()
     options = groups(entry, config_dir).get(key)
     if options is None:
         raise UserError(
             f"{override.input_line} is a pattern, and {key} has no choices to match it; "
             f"type {key}=A,B,C"
         )
-    assert isinstance(pattern, Glob)
     names = pattern.filter(options)
     if not names:
         raise not_a_choice(key, str(override.input_line).partition("=")[2], options)
@@ -154,9 +157,10 @@ def _parsed(text: str) -> Override:
     except ValueError:  # Python's limit on the digits of an int
         shown = f"{key}={shortened(value)}"
         raise UserError(f"{shown} has too many digits; type 5M or 1e9") from None
-    if readable is None:
-        raise UserError(f"{text!r} cannot be read; {_how_to_quote(key, value)}")
-    return parser.parse_overrides([text if readable == value else f"{key}={readable}"])[0]
+    if readable is not None:
+        with suppress(HydraException):  # such as for an element that ends in a backslash
+            return parser.parse_overrides([f"{key}={readable}"])[0]
+    raise UserError(f"{text!r} cannot be read; {_how_to_quote(key, value)}")
 
 
 def _how_to_quote(key: str, value: str) -> str:
@@ -214,7 +218,8 @@ def _readable(parser: OverridesParser, value: str, *, inside: bool = False) -> s
 
 
 # quotes count only around a whole element: the apostrophe in It's is plain text
-_QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=[,\]]|$)""")
+_QUOTED = r"""(?<![^,\[])\s*(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=[,\]]|$)"""
+_PARTS = re.compile(rf"{_QUOTED}|[][,]|[^][,]+")
 
 
 def _elements(text: str) -> list[str] | None:
@@ -222,21 +227,16 @@ def _elements(text: str) -> list[str] | None:
 
     None if brackets are unbalanced or an element is empty.
     """
-    elements, depth, begin, at, at_start = list[str](), 0, 0, 0, True
-    while at < len(text):
-        if at_start and (match := _QUOTED.match(text, at)):
-            at, at_start = match.end(), False
-            continue
-        character = text[at]
-        if character == "," and depth == 0:
-            elements.append(text[begin:at].strip())
-            begin = at + 1
-        depth += (character == "[") - (character == "]")
+    elements, depth = [""], 0
+    for part in _PARTS.findall(text):
+        depth += (part == "[") - (part == "]")
         if depth < 0:
             return None
-        at_start = character in ",[" or (at_start and character.isspace())
-        at += 1
-    elements.append(text[begin:].strip())
+        if part == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += part
+    elements = [element.strip() for element in elements]
     return elements if depth == 0 and all(elements) else None
 
 
@@ -324,9 +324,7 @@ def quoted(value: Any) -> str:
         return "{" + ",".join(f"{key}:{quoted(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ",".join(quoted(item) for item in value) + "]"
-    # double the backslashes before a quote or the end, and no others
-    text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(value))
-    return f"'{text}'"
+    return QuotedString(str(value), Quote.single).with_quotes()
 
 
 def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
