@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from tinygpt import config, console, registry
 from tinygpt.config import HORIZONS, PrepareConfig, RunConfig, choices, compose, mistakes, overrides
+from tinygpt.config.nested import flatten
 from tinygpt.errors import UserError
 
 TEXT = ["dataset=text", "dataset.path=stories.txt"]
@@ -458,7 +459,7 @@ def test_the_names_of_other_trainers_lead_to_ours() -> None:
     assert mistake(*TEXT, "batch_size=4") == (
         "batch_size is not a field of tinygpt; here it is trainer.micro_batch_size="
     )
-    ours = mistakes.dotted_keys(OmegaConf.create(config.to_dict(compose.compose("train", []))))
+    ours = flatten(config.to_dict(compose.compose("train", [])))
     assert {*mistakes.PEERS_NAMES.values()} - {"resume", "tokenizer"} <= {*ours}
     assert not {*mistakes.PEERS_NAMES} & {*ours}
 

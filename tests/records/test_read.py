@@ -11,9 +11,10 @@ from filelock import FileLock
 
 from tests.runs_on_disk import make_run
 from tinygpt.comparison.statistics import compare
+from tinygpt.config.nested import flatten
 from tinygpt.errors import UserError
 from tinygpt.records.find import find_runs
-from tinygpt.records.read import file_checksums, flatten, read_run, read_runs
+from tinygpt.records.read import file_checksums, read_run, read_runs
 
 
 def test_a_record_has_what_the_folder_says(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +13,7 @@ from yaml import YAMLError
 from tinygpt import config, registry
 from tinygpt.config import RunConfig
 from tinygpt.config.choices import ALL_KINDS, choice_of, field_names
+from tinygpt.config.nested import flatten
 from tinygpt.config.overrides import unchanging
 from tinygpt.errors import UserError, nearest, not_a_choice
 
@@ -125,22 +126,11 @@ def _unknown_at_the_top(
     if entry != "train" and top in (*field_names(RunConfig), "experiment"):
         return unchanging(entry, path)
     everything = sorted({*(str(key) for key in base), *choices})
-    leaves = {leaf.rpartition(".")[2]: leaf for leaf in dotted_keys(base)}
+    fields = cast(dict[str, Any], OmegaConf.to_container(base))
+    leaves = {leaf.rpartition(".")[2]: leaf for leaf in flatten(fields)}
     match = leaves.get(path) or nearest(top, everything) or leaves.get(nearest(path, leaves) or "")
     hint = f"; did you mean {match}?" if match else ""
     return UserError(f"{path} is not a field{hint}\n  top level: {', '.join(everything)}")
-
-
-def dotted_keys(node: Any, prefix: str = "") -> list[str]:
-    """Full names of all fields, such as trainer.max_steps."""
-    if not isinstance(node, DictConfig):
-        return [prefix]
-    keys: list[str] = []
-    for key in node:
-        path = f"{prefix}.{key!s}" if prefix else str(key)
-        missing = OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, str(key))
-        keys += [path] if missing else dotted_keys(node[key], path)
-    return keys
 
 
 def in_a_line(error: Exception) -> str:

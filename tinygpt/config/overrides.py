@@ -23,7 +23,16 @@ from hydra.errors import HydraException
 
 from tinygpt import config, console, registry
 from tinygpt.config import HORIZONS, DataConfig, PrepareConfig
-from tinygpt.config.choices import GROUPS, OF_A_RUN, choice_of, field_names, groups, types_of
+from tinygpt.config.choices import (
+    ALL_KINDS,
+    GROUPS,
+    OF_A_RUN,
+    choice_of,
+    field_names,
+    groups,
+    types_of,
+)
+from tinygpt.config.nested import flatten
 from tinygpt.errors import UserError, check_path, nearest, not_a_choice, shortened
 
 # fields of training only; they do not change the prepared data
@@ -75,9 +84,7 @@ def space(
 ) -> list[Override]:
     """The overrides from `config_file=`, then the typed ones, which win."""
     # drop Hydra's + for adding a field: all fields exist here, and Hydra's docs type +experiment=
-    typed = [text.lstrip("+") for text in settings]
-    files = [text.partition("=")[2] for text in typed if text.startswith("config_file=")]
-    typed = [text for text in typed if not text.startswith("config_file=")]
+    files, typed = split_off("config_file", [text.lstrip("+") for text in settings])
     if len(files) > 1:
         raise UserError("config_file= is typed twice; a run takes one file")
     _check_used(parse(typed), typed=True)
@@ -88,11 +95,11 @@ def space(
         lower = [
             text
             for text in lower
-            if re.split("[.=]", text)[0] in taken and text.partition("=")[0] not in OF_TRAINING
+            if _key(text).partition(".")[0] in taken and _key(text) not in OF_TRAINING
         ]
-        for text in typed:
-            if text.partition("=")[0] in OF_TRAINING:
-                raise unchanging(entry, text.partition("=")[0])
+        for key in map(_key, typed):
+            if key in OF_TRAINING:
+                raise unchanging(entry, key)
     _say_what_is_left_out(lower, typed)
     found = parse(layered(lower, typed))
     return [_listed(override, entry, config_dir) for override in found]
@@ -330,7 +337,7 @@ def quoted(value: Any) -> str:
 def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
     """Read the JSON or YAML file of `config_file=`, with nested or dotted keys, as overrides.
 
-    A run's config.yaml works too: a component's `name` in it becomes the choice of its group.
+    A run's config.yaml works too.
     """
     check_path("config_file", typed)
     path = Path(typed).expanduser()
@@ -339,23 +346,28 @@ def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
         match = nearest(str(path), siblings)
         hint = f"; did you mean config_file={match}?" if match else ""
         raise UserError(f"config_file={typed} is not a file{hint}")
+    return of_config(config.read(path), config_dir)
+
+
+def of_config(content: Mapping[str, Any], config_dir: Path | None = None) -> list[str]:
+    """The overrides that make a config again: nested or dotted keys, and the choice of each group.
+
+    The `name` of a component becomes the choice whose YAML fills its class.
+    """
     overrides: list[str] = []
-    for key, value in config.read(path).items():
+    for key, value in content.items():
         if key in registry.MANY and isinstance(value, Mapping):
             overrides.append(f"{key}=[{','.join(map(str, value))}]")
-        elif key in registry.KINDS and isinstance(value, Mapping) and "name" in value:
+        elif key in ALL_KINDS and isinstance(value, Mapping) and "name" in value:
             overrides.append(f"{key}={choice_of(key, value['name'], config_dir)}")
-        overrides += _flat(key, value)
+        for path, item in flatten({key: value}).items():
+            if path not in (*OF_A_RUN, "experiment"):
+                overrides.append(f"{path}={quoted(item)}")
+            elif isinstance(item, list):
+                overrides.append(f"{path}=[{','.join(map(str, item))}]")
+            else:
+                overrides.append(f"{path}={item}")
     return overrides
-
-
-def _flat(prefix: str, value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [text for key, item in value.items() for text in _flat(f"{prefix}.{key}", item)]
-    is_choice = prefix in (*OF_A_RUN, "experiment")
-    if is_choice and isinstance(value, list):
-        return [f"{prefix}=[{','.join(map(str, value))}]"]
-    return [f"{prefix}={value if is_choice else quoted(value)}"]
 
 
 def layered(file: Sequence[str], typed: Sequence[str]) -> list[str]:
@@ -382,3 +394,9 @@ def layered(file: Sequence[str], typed: Sequence[str]) -> list[str]:
 
 def _key(override: str) -> str:
     return override.lstrip("+").partition("=")[0]
+
+
+def split_off(key: str, settings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values that are typed for a field, and the settings of other fields."""
+    values = [text.partition("=")[2] for text in settings if _key(text) == key]
+    return values, [text for text in settings if _key(text) != key]

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from omegaconf.resolvers import oc
 
 from tinygpt import registry
+from tinygpt.config.nested import flatten
 from tinygpt.config.schema import DeviceConfig, TrainerConfig
 from tinygpt.config.units import type_names, whole_number
 from tinygpt.errors import UserError, as_typed, masked, nearest, shortened
@@ -30,17 +31,17 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
     Every key must be a field, even a key added with `+`.
     """
     try:
-        if isinstance(raw, DictConfig) or not _is_plain(raw):
-            raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
+        if isinstance(raw, DictConfig) or "${" in str(raw):
             with environment_unread():
+                raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
                 plain = OmegaConf.to_container(raw, resolve=True)
         else:
-            plain = deepcopy(dict(raw))
+            plain = deepcopy(dict(raw))  # OmegaConf would take a hundred times as long
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0].removeprefix(_RAISED_BY_RESOLVER)
         raise UserError(f"{error.full_key}: {reason}") from None
     assert isinstance(plain, dict)
-    _check_no_secrets("", plain)
+    _check_no_secrets(plain)
     typed = plain.get("components")
     modules = [str(name) for name in typed] if isinstance(typed, list) else []
     names = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # T is always a dataclass
@@ -68,17 +69,6 @@ def resolve(raw: DictConfig | Mapping[str, Any], cls: type[T]) -> T:
     return cls(**values)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether OmegaConf would return a value of a file unchanged: it has nothing to resolve."""
-    if isinstance(value, dict):
-        return all(type(key) is str and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    if type(value) is str:
-        return "${" not in value
-    return value is None or type(value) in (bool, int, float)
-
-
 @contextmanager
 def environment_unread() -> Iterator[None]:
     """Make `${oc.env:NAME}` an error, because configs are shared and the environment is private."""
@@ -96,19 +86,15 @@ def environment_unread() -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def _check_no_secrets(path: str, value: Any) -> None:
+def _check_no_secrets(content: Mapping[Any, Any]) -> None:
     """Raise UserError for a password or token in a URL, because configs are saved as plain text."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_no_secrets(f"{path}.{key}" if path else str(key), item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_no_secrets(path, item)
-    elif isinstance(value, str) and masked(value) != value:
-        raise UserError(
-            f"{path}={value} has a password or token in it, and configs are saved as plain text; "
-            "leave it out (HF_TOKEN and WANDB_API_KEY are read from the environment)"
-        )
+    for path, value in flatten(content).items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and masked(item) != item:
+                raise UserError(
+                    f"{path}={item} has a password or token in it, and configs are saved as plain "
+                    "text; leave it out (HF_TOKEN and WANDB_API_KEY are read from the environment)"
+                )
 
 
 def _components(values: Mapping[str, Any]) -> list[str]:

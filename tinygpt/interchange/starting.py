@@ -7,9 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygpt import registry
+from tinygpt import config, registry
 from tinygpt.config import RunConfig, TrainerConfig, compose, overrides
-from tinygpt.config.choices import choice_of
 from tinygpt.errors import UserError, as_typed
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _typed_source(job: Sequence[str], known: dict[tuple[str, str], Source]) -> S
 
 def _with(source: Source, job: Sequence[str], config_dir: Path | None) -> list[str]:
     """The job's overrides over those of the source."""
-    others = [text for text in job if not text.startswith("init_from=")]
+    _, others = overrides.split_off("init_from", job)
     keys = {text.partition("=")[0] for text in others}
     if source.tokenizer is None and not keys & {"tokenizer", "tokenizer.path"}:
         raise UserError(f"init_from={source.path} needs a tokenizer: {source.no_tokenizer}")
@@ -69,14 +68,11 @@ def _with(source: Source, job: Sequence[str], config_dir: Path | None) -> list[s
 
 def _settings(source: Source, job: Sequence[str], config_dir: Path | None) -> Iterator[str]:
     """What a run takes from the source where nothing else is typed."""
-    for kind, component in (("model", source.model), ("tokenizer", source.tokenizer)):
-        if component is None:
-            continue
-        yield f"{kind}={choice_of(kind, component.name, config_dir)}"
-        left_out = ("name", *(source.model.changeable if kind == "model" else ()))
-        for f in fields(component):
-            if f.name not in left_out:
-                yield f"{kind}.{f.name}={overrides.quoted(getattr(component, f.name))}"
+    model = config.to_dict(source.model)
+    content = {"model": {k: v for k, v in model.items() if k not in source.model.changeable}}
+    if source.tokenizer is not None:
+        content["tokenizer"] = config.to_dict(source.tokenizer)
+    yield from overrides.of_config(content, config_dir)
     typed = {text.partition("=")[0]: text.partition("=")[2] for text in job}
     yield f"trainer.seq_len={source.seq_len}"
     seq_len = typed.get("trainer.seq_len", str(source.seq_len))

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from tinygpt import config
 from tinygpt.components.loggers.jsonl import Row, read_rows
+from tinygpt.config.nested import flatten
 from tinygpt.errors import UserError
 from tinygpt.records import evaluations
 from tinygpt.records.evaluations import Result
@@ -136,17 +137,6 @@ class RunRecord:
         """The newest sample text; empty without one."""
         found = sorted((self.path / "samples").glob("*.txt"))
         return found[-1].read_text("utf-8", errors="replace") if found else ""
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings into one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def is_held(path: Path) -> bool:

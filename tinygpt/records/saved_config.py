@@ -6,9 +6,10 @@ from typing import Any
 
 from tinygpt import config
 from tinygpt.config import RunConfig
+from tinygpt.config.nested import flatten
 from tinygpt.config.resolution import escaped
 from tinygpt.errors import UserError, as_typed
-from tinygpt.records.read import flatten, read_record
+from tinygpt.records.read import read_record
 
 SHOWN = 3  # differing fields that the error lists
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinygpt.config.nested import flatten
 from tinygpt.errors import UserError, as_typed
-from tinygpt.records.read import RunRecord, flatten
+from tinygpt.records.read import RunRecord
 from tinygpt.speedruns.entries import Entry
 from tinygpt.speedruns.recount import Recount
 from tinygpt.speedruns.tracks import Track

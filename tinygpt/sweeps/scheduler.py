@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,13 @@ def open_sweep(
     """
     own = [text.lstrip("+") for text in settings if is_about_sweeps(text)]
     of_runs = [text for text in settings if not is_about_sweeps(text)]
-    which = [text.partition("=")[2] for text in own if text.startswith("sweep=")]
-    with compose.hydra_conf():
-        bundles = choices.groups("sweep", config_dir)["sweep"]
+    which, _ = overrides.split_off("sweep", own)
+    bundles = choices.groups("sweep", config_dir)["sweep"]
     named = which[-1] if which and which[-1] not in (*bundles, "null", "new") else None
     begin_anew = which[-1:] == ["new"]
     own = [t for t in own if not (t.startswith("sweep=") and (named or begin_anew))]
-    outputs = Path(_value(of_runs, "output_dir") or "outputs").expanduser()
+    typed_outputs, _ = overrides.split_off("output_dir", of_runs)
+    outputs = Path(*typed_outputs[-1:] or ["outputs"]).expanduser()
     if named:
         try:
             path = find_sweep(named, output_dir=outputs)
@@ -129,7 +129,9 @@ def _reopened(path: Path, own: list[str], of_runs: list[str], config_dir: Path |
     folder = SweepFolder(path)
     try:
         before = folder.content["settings"]
-        own_before = _as_overrides(folder.content["sweep"], config_dir)
+        kept = (*registry.SWEEP_KINDS, "objective")
+        saved = {key: value for key, value in folder.content["sweep"].items() if key in kept}
+        own_before = overrides.of_config(saved, config_dir)
         cfg: SweepConfig = compose.compose(
             "sweep", overrides.layered(own_before, own), config_dir=config_dir
         )
@@ -153,19 +155,6 @@ def _question(own: Sequence[str]) -> list[str]:
     return [t for t in own if t.partition("=")[0].partition(".")[0] not in _NOT_THE_QUESTION]
 
 
-def _as_overrides(sweep: Mapping[str, Any], config_dir: Path | None) -> list[str]:
-    """The saved config of a sweep as settings, so that its launcher is remembered too."""
-    texts: list[str] = []
-    for key, value in sweep.items():
-        if key in registry.SWEEP_KINDS:
-            texts.append(f"{key}={choices.choice_of(key, value['name'], config_dir)}")
-            fields = ((name, field) for name, field in value.items() if name != "name")
-            texts += [f"{key}.{name}={overrides.quoted(field)}" for name, field in fields]
-        elif key == "objective":
-            texts.append(f"{key}={overrides.quoted(value)}")
-    return texts
-
-
 def _once_each(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The runs without those that an earlier one repeats, such as lr=1e-3 after lr=0.001."""
     once = {run.identity: run for run in reversed(runs)}
@@ -173,12 +162,6 @@ def _once_each(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     if len(kept) < len(runs):
         console.warn(f"{len(runs) - len(kept)} of {len(runs)} runs repeat another; each runs once")
     return kept
-
-
-def _value(settings: Sequence[str], key: str) -> str | None:
-    """The last value that was typed for a field."""
-    found = [text.partition("=")[2] for text in settings if text.lstrip("+").startswith(f"{key}=")]
-    return found[-1] if found else None
 
 
 def _swept(space: Sequence[Any]) -> list[str]:

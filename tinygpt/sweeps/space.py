@@ -2,32 +2,29 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 
 from tinygpt.config import SweepConfig, overrides
+from tinygpt.config.nested import flatten
 from tinygpt.errors import UserError
 
 
 def with_axes(cfg: SweepConfig, typed: Sequence[str]) -> list[str]:
-    """The axes of the sweep's YAML as overrides, below what was typed."""
-    return overrides.layered(list(_axes("", cfg.axes)), typed)
+    """The axes of the sweep's YAML as overrides, below what was typed.
 
-
-def _axes(prefix: str, axes: Mapping[str, Any]) -> Iterator[str]:
-    """A list is several values; a text is read as on the command line, such as "1e-3,3e-3"."""
-    for key, value in axes.items():
-        if isinstance(value, Mapping):
-            yield from _axes(f"{prefix}{key}.", value)
-        elif isinstance(value, list):
-            yield f"{prefix}{key}={','.join(map(_as_value, value))}"
-        elif isinstance(value, str):
-            yield f"{prefix}{key}={value}"
+    A list is several values; a text is read as on the command line, such as "1e-3,3e-3".
+    """
+    axes = []
+    for key, value in flatten(cfg.axes).items():
+        if isinstance(value, list):
+            axes.append(f"{key}={','.join(map(_as_value, value))}")
         else:
-            yield f"{prefix}{key}={overrides.quoted(value)}"
+            axes.append(f"{key}={value if isinstance(value, str) else overrides.quoted(value)}")
+    return overrides.layered(axes, typed)
 
 
 def _as_value(value: Any) -> str:

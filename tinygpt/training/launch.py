@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from tinygpt import config, console, registry
-from tinygpt.config import RunConfig, mistakes, overrides
+from tinygpt.config import RunConfig, overrides
+from tinygpt.config.nested import flatten
 from tinygpt.config.resolution import escaped
 from tinygpt.errors import AlreadyFinished, UserError
 from tinygpt.hardware.loading import importing_torch
@@ -193,10 +192,9 @@ def resumed(settings: Sequence[str]) -> Job:
     Raises UserError for a change that would make it another run.
     """
     registry.import_all()
-    which = [text.partition("=")[2] for text in settings if text.startswith("resume=")]
-    until = [text.partition("=")[2] for text in settings if text.startswith("until=")]
-    typed = [text for text in settings if not text.startswith(("resume=", "until="))]
-    outputs = [text.partition("=")[2] for text in typed if text.startswith("output_dir=")]
+    which, typed = overrides.split_off("resume", settings)
+    until, typed = overrides.split_off("until", typed)
+    outputs, _ = overrides.split_off("output_dir", typed)
     if len(which) > 1:
         raise UserError(f"resume= goes on with one run, and is typed for {' and '.join(which)}")
     folder = Path(*outputs[-1:] or ["outputs"]).expanduser()
@@ -273,5 +271,5 @@ def _assign(content: dict[str, Any], path: str, value: Any) -> None:
     for part in parents:
         node = node.get(part) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
-        raise config.unknown_key(path, mistakes.dotted_keys(OmegaConf.create(content)))
+        raise config.unknown_key(path, flatten(content))
     node[leaf] = value
