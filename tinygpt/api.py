@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tinygpt import console, registry
 from tinygpt.cli.arguments import import_components
 from tinygpt.config import RunConfig, overrides
-from tinygpt.errors import UserError, check_range, nearest
+from tinygpt.errors import UserError, check_range, did_you_mean
 from tinygpt.generation.engine import Event, Sample, TokenEvent, generate, open_engine
 from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.interchange import starting
@@ -314,8 +314,7 @@ def _sampling_config(sampling: Mapping[str, Any]) -> SamplingConfig:
     names = [f.name for f in fields(SamplingConfig)]
     for name in sampling:
         if name not in names:
-            match = nearest(name, names)
-            hint = f"; did you mean {match}?" if match else ""
+            hint = did_you_mean(name, names)
             raise UserError(f"{name} is not a field of sampling{hint}\n  fields: {names}")
     config = SamplingConfig(**sampling)
     config.check_used()

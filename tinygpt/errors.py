@@ -66,6 +66,12 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def did_you_mean(word: str, choices: Iterable[str], before: str = "") -> str:
+    """The end of an error, with the nearest choice after `before`; "" when none is close."""
+    match = nearest(word, choices)
+    return f"; did you mean {before}{match}?" if match else ""
+
+
 def as_typed(value: object) -> str:
     """The value as it is written on the command line."""
     if value is None:
@@ -79,8 +85,7 @@ def not_a_choice(field: str, value: object, choices: Iterable[str]) -> UserError
     # Hydra reads on, off, true and false as booleans, and a text field then holds their names
     switch = {"True": "true", "False": "false"}.get(str(value))
     word = {"true": "always", "false": "never"}.get(switch or "", str(value))
-    match = None if as_typed(value) == "null" else nearest(word, choices)
-    hint = f"; did you mean {field}={match}?" if match else ""
+    hint = "" if as_typed(value) == "null" else did_you_mean(word, choices, f"{field}=")
     return UserError(
         f"{field}={switch or as_typed(value)} is not a choice{hint}\n"
         f"  choices: {', '.join(choices) or 'none yet'}"

@@ -6,8 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinygpt import config, console, registry
-from tinygpt.cli.arguments import component_names, output_folder, parse_settings
+from tinygpt import console, registry
+from tinygpt.cli.arguments import field_values, import_components, output_folder, parse_settings
 from tinygpt.cli.help import field_lines
 from tinygpt.errors import UserError, check_choice, visible
 from tinygpt.hardware.loading import importing_torch
@@ -48,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: Sequence[str]) -> int:
     console.printing_the_result()
     registry.import_all()
-    for text in arguments:
-        if text.startswith("components="):
-            registry.import_components(component_names(text))
+    import_components(arguments)
     classes: dict[str, type[EvaluationConfig]] = registry.classes("evaluation")
     if {"-h", "--help"}.intersection(arguments):
         print(_HELP + "\n".join(_suite_lines(classes)))
@@ -155,10 +153,7 @@ def _suites(
         suite, _, name = key.partition(".")
         if suite not in values:
             raise UserError(f"{key}={text} has no effect without suite={suite}; add it to suite=")
-        value: Any = None if text in ("null", "None") else text
-        if value and classes[suite].__dataclass_fields__[name].type == "list[str]":
-            value = component_names(f"{key}={text}")  # [a,b] or a
-        values[suite][name] = config.convert(classes[suite], name, value, field_name=key)
+        values[suite] |= field_values(classes[suite], {name: text}, prefix=f"{suite}.")
     return [classes[name](**values[name]) for name in dict.fromkeys(chosen)]
 
 

@@ -3,10 +3,9 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from tinygpt import api, console, registry
-from tinygpt.cli.arguments import component_names, parse_settings
+from tinygpt.cli.arguments import field_values, parse_settings
 from tinygpt.errors import UserError, as_typed, check_choice, check_path, visible
 from tinygpt.interchange.export.settings import FORMATS, ExportConfig
 
@@ -66,12 +65,7 @@ def parse(arguments: Sequence[str]) -> _Settings:
     typed, _ = parse_settings("export", arguments, names=[f.name for f in fields(_Settings)])
     if "to" not in typed:
         raise UserError(f"type the format: {', '.join(f'to={name}' for name in FORMATS)}")
-    values: dict[str, Any] = {key: text for key, (text,) in typed.items()}
-    names = values.pop("components", None)
-    settings = _Settings(**values)
-    if names is not None:
-        settings.components = component_names(f"components={names}")
-    return settings
+    return _Settings(**field_values(_Settings, {key: text for key, (text,) in typed.items()}))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinygpt import config, console, registry
-from tinygpt.cli.arguments import component_names, parse_settings
+from tinygpt import console, registry
+from tinygpt.cli.arguments import field_values, parse_settings
 from tinygpt.errors import UserError, check_choice, check_path, check_range, visible
 from tinygpt.generation.engine import Engine, Event, open_engine, samples
 from tinygpt.generation.interactive import interact
@@ -160,13 +160,9 @@ def parse(arguments: Sequence[str]) -> SampleConfig:
         peers_names=PEERS_NAMES,
     )
     values: dict[str, Any] = {name: typed.pop(name) for name in REPEATABLE if name in typed}
-    for (text,) in [typed.pop("components")] if "components" in typed else []:
-        values["components"] = component_names(f"components={text}")
     for (text,) in [typed.pop("logit_bias")] if "logit_bias" in typed else []:
         values["logit_bias"] = _biases(text)
-    for key, (text,) in typed.items():
-        value = None if text in ("null", "None") else text
-        values[key] = config.convert(SampleConfig, key, value, field_name=key)
+    values |= field_values(SampleConfig, {key: text for key, (text,) in typed.items()})
     return SampleConfig(**values)
 
 

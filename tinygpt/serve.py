@@ -9,8 +9,8 @@ from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
-from tinygpt import config, console, registry
-from tinygpt.cli.arguments import component_names, output_folder, parse_settings
+from tinygpt import console, registry
+from tinygpt.cli.arguments import field_values, output_folder, parse_settings
 from tinygpt.errors import UserError, check_choice, check_path, check_range
 from tinygpt.records.find import find_run, has_no_checkpoint
 
@@ -83,11 +83,7 @@ def parse(arguments: Sequence[str]) -> ServeConfig:
     values: dict[str, Any] = {}
     if "output_dir" in typed:
         values["output_dir"] = str(output_folder(typed.pop("output_dir")))
-    if "components" in typed:
-        values["components"] = component_names(f"components={typed.pop('components')[0]}")
-    for key, (text,) in typed.items():
-        value = None if text in ("null", "None") else text
-        values[key] = config.convert(ServeConfig, key, value, field_name=key)
+    values |= field_values(ServeConfig, {key: text for key, (text,) in typed.items()})
     return ServeConfig(**values)
 
 

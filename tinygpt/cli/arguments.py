@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -62,7 +63,7 @@ def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
-    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--config-dir", "-cd", type=lambda folder: Path(folder).expanduser())
     parser.add_argument("--cfg", "-c")
     parser.add_argument("--resolve", action="store_true")  # Hydra's; always on here
     parser.add_argument("settings", nargs="*")
@@ -81,8 +82,6 @@ def parse_arguments(entry: str, arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"--cfg {known.cfg} is not there; type --cfg job for the config of a run")
     if known.resolve and not known.cfg:
         raise UserError("--resolve is about the config that is printed; type --cfg job with it")
-    if known.config_dir:
-        known.config_dir = known.config_dir.expanduser()
     if known.cfg and known.multirun:
         raise UserError("-c job prints the config of one run; type it without -m")
     import_components(known.settings)
@@ -161,13 +160,28 @@ def import_components(settings: Sequence[str]) -> None:
     """Import the modules that `components=[...]` names; raises UserError."""
     for text in settings:
         if text.lstrip("+").startswith("components="):
-            registry.import_components(component_names(text))
+            registry.import_components(listed(text.partition("=")[2]))
 
 
-def component_names(setting: str) -> list[str]:
-    """The names in `components=[a,b]` or `components=a`."""
-    names = setting.partition("=")[2].strip().removeprefix("[").removesuffix("]").split(",")
+def listed(text: str) -> list[str]:
+    """The names in `[a,b]` or `a`."""
+    names = text.strip().removeprefix("[").removesuffix("]").split(",")
     return [name.strip() for name in names if name.strip()]
+
+
+def field_values(cls: type, typed: Mapping[str, str], *, prefix: str = "") -> dict[str, Any]:
+    """What is typed for fields of a config class, of the fields' types; raises UserError."""
+    from tinygpt.config import convert
+    from tinygpt.config.units import type_names
+
+    types = {f.name: f.type for f in fields(cls)}
+    values: dict[str, Any] = {}
+    for name, text in typed.items():
+        value = None if text in ("null", "None") else text
+        if value is not None and "list[str]" in type_names(types[name]):
+            value = listed(text)
+        values[name] = convert(cls, name, value, field_name=f"{prefix}{name}")
+    return values
 
 
 def unknown_flag(

@@ -5,7 +5,7 @@ from importlib import import_module
 
 from tinygpt.cli.arguments import print_version
 from tinygpt.console import fail
-from tinygpt.errors import nearest
+from tinygpt.errors import did_you_mean
 
 COMMANDS = {
     "train": "train a model; prepares its data if need be",
@@ -37,6 +37,5 @@ def main() -> None:
     elif command in COMMANDS:
         import_module(f"tinygpt.{command}").main(arguments)
     else:
-        match = nearest(command, COMMANDS)
-        hint = f"; did you mean tinygpt {match}?" if match else ""
+        hint = did_you_mean(command, COMMANDS, "tinygpt ")
         fail(f"{command} is not a command{hint}\n  commands: {', '.join(COMMANDS)}")

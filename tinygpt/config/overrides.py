@@ -33,7 +33,7 @@ from tinygpt.config.choices import (
     types_of,
 )
 from tinygpt.config.nested import flatten
-from tinygpt.errors import UserError, check_path, nearest, not_a_choice, shortened
+from tinygpt.errors import UserError, check_path, did_you_mean, not_a_choice, shortened
 
 # fields of training only; they do not change the prepared data
 OF_TRAINING = ("dataset.window", "dataset.mask_documents")
@@ -343,8 +343,7 @@ def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
     path = Path(typed).expanduser()
     if not path.is_file():
         siblings = [str(other) for other in path.parent.glob("*") if other.is_file()]
-        match = nearest(str(path), siblings)
-        hint = f"; did you mean config_file={match}?" if match else ""
+        hint = did_you_mean(str(path), siblings, "config_file=")
         raise UserError(f"config_file={typed} is not a file{hint}")
     return of_config(config.read(path), config_dir)
 

@@ -18,7 +18,7 @@ from tinygpt import registry
 from tinygpt.config.nested import flatten
 from tinygpt.config.schema import DeviceConfig, TrainerConfig
 from tinygpt.config.units import type_names, whole_number
-from tinygpt.errors import UserError, as_typed, masked, nearest, shortened
+from tinygpt.errors import UserError, as_typed, did_you_mean, masked, shortened
 
 _TOO_LARGE = 10**30  # the limit of check_range; int() and str() still handle its digits
 T = TypeVar("T")
@@ -215,7 +215,6 @@ def unknown_key(path: str, choices: Iterable[str]) -> UserError:
     # compare only fields with the same prefix, if any: a long shared prefix makes all look similar
     beside = {c.rpartition(".")[2]: c for c in choices if c.rpartition(".")[0] == prefix}
     names = beside or dict.fromkeys(choices)
-    match = nearest(leaf if beside else path, names)
-    hint = f"; did you mean {prefix + dot + match if beside else match}?" if match else ""
+    hint = did_you_mean(leaf, beside, prefix + dot) if beside else did_you_mean(path, names)
     listed = ", ".join(sorted(beside.values() or names))
     return UserError(f"{path} is not a field{hint}\n  fields: {listed}")

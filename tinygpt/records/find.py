@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tinygpt import console
-from tinygpt.errors import UserError, nearest
+from tinygpt.errors import UserError, did_you_mean, nearest
 from tinygpt.records.read import RunRecord, read_runs
 
 Obstacle = Callable[[RunRecord], str | None]  # returns why a command cannot use a run, or None
@@ -97,8 +97,7 @@ def find_runs(
         if not matches:
             known = [str(run.parent) for run in output_dir.glob("**/run.json")]
             known += [str(sweep.parent) for sweep in output_dir.glob("*/sweep.yaml")]
-            match = nearest(pattern, known)
-            hint = f"; did you mean {match}?" if match else f"; runs are in {output_dir}/"
+            hint = did_you_mean(pattern, known) or f"; runs are in {output_dir}/"
             raise UserError(f"{pattern} holds no run{hint}")
         found |= dict.fromkeys(matches)
     return list(found)

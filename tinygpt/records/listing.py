@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinygpt.config.presets import short_name
-from tinygpt.errors import UserError, as_typed, nearest, visible
+from tinygpt.errors import UserError, as_typed, did_you_mean, visible
 from tinygpt.records import evaluations
 from tinygpt.records.hints import sample_command
 from tinygpt.records.read import RunRecord
@@ -110,9 +110,7 @@ def _check_field(name: str, runs: Sequence[RunRecord]) -> None:
     if not runs or any(name in run.flat or value_of(run, name) is not None for run in runs):
         return
     known = {"status", "sweep", "id", *(key for run in runs for key in (*run.flat, *run.summary))}
-    match = nearest(name, known)
-    hint = f"; did you mean {match}?" if match else ""
-    raise UserError(f"{name} is no field of these runs{hint}")
+    raise UserError(f"{name} is no field of these runs{did_you_mean(name, known)}")
 
 
 def _list_as_typed(value: Sequence[Any]) -> str:

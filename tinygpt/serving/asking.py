@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from tinygpt import config
-from tinygpt.errors import UserError, nearest
+from tinygpt.errors import UserError, did_you_mean
 from tinygpt.generation.sampling import SamplingConfig
 from tinygpt.serving.errors import ApiError
 from tinygpt.serving.models import Model
@@ -134,6 +134,5 @@ def check_known(content: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise ApiError for a field that would be ignored."""
     for name in content:
         if name not in known:
-            match = nearest(name, known)
-            hint = f"; did you mean {match}?" if match else ""
+            hint = did_you_mean(name, known)
             raise ApiError(400, f"{name[:60]} is no field of this request{hint}", param=name[:60])

@@ -12,7 +12,7 @@ from typing import Any
 from tinygpt import config
 from tinygpt.config import overrides
 from tinygpt.config.overrides import OF_TRAINING
-from tinygpt.errors import UserError, nearest, shortened, visible
+from tinygpt.errors import UserError, did_you_mean, shortened, visible
 from tinygpt.speedruns.tracks import FIXED, Track
 
 REFERENCE = "reference"  # the entry that others are compared with
@@ -57,8 +57,7 @@ def find(typed: str, track: Track, board: Path) -> Path:
         if path.is_file():
             return path
     known = [path.stem for path in sorted(folder.glob("*.yaml"))]
-    match = nearest(typed, known)
-    hint = f"; did you mean entry={match}?" if match else ""
+    hint = did_you_mean(typed, known, "entry=")
     listed = ", ".join(known) or "none yet"
     raise UserError(
         f"entry={typed} is neither a file nor an entry of track={track.name}{hint}\n"
@@ -84,10 +83,8 @@ def read(path: Path, track: Track) -> Entry:
     content = config.read(path)
     for key in content:
         if key not in _FIELDS:
-            match = nearest(key, _FIELDS)
-            hint = f"; did you mean {match}?" if match else ""
             raise UserError(
-                f"{path}: {visible(key)} is not a field of an entry{hint}\n"
+                f"{path}: {visible(key)} is not a field of an entry{did_you_mean(key, _FIELDS)}\n"
                 f"  fields: {', '.join(_FIELDS)}; settings of the run go under settings:"
             )
     texts = {name: _line(path, content, name) for name in LONGEST}

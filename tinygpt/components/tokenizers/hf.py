@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING
 
-from tinygpt.errors import UserError, nearest, not_a_choice
+from tinygpt.errors import UserError, did_you_mean, not_a_choice
 from tinygpt.interfaces import Encoded, Tokenizer, TokenizerConfig, utf8_length
 from tinygpt.registry import register
 
@@ -213,8 +213,7 @@ class HFConfig(TokenizerConfig):
             return path.read_bytes()
         except FileNotFoundError:
             siblings = [str(other) for other in path.parent.glob("*.json")]
-            match = nearest(str(path), siblings)
-            hint = f"; did you mean tokenizer.path={match}?" if match else ""
+            hint = did_you_mean(str(path), siblings, "tokenizer.path=")
             raise UserError(f"{field} does not exist{hint}") from None
         except OSError as error:
             raise UserError(f"{field} cannot be read ({error.strerror})") from None

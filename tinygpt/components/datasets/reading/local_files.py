@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from tinygpt.components.datasets.reading.compressed import COMPRESSIONS, split_ending, unreadable
-from tinygpt.errors import UserError, nearest
+from tinygpt.errors import UserError, did_you_mean, nearest
 
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -148,8 +148,7 @@ def check_column(text_column: str, types: Mapping[str, str], *, where: str) -> N
     A column of nulls only is accepted: it holds no text, but another file of the dataset may.
     """
     if text_column not in types:
-        match = nearest(text_column, types)
-        problem = "is not a column" + (f"; did you mean {match}?" if match else "")
+        problem = f"is not a column{did_you_mean(text_column, types)}"
     elif not _holds_text(types[text_column]):
         problem = f"holds {types[text_column]}, not text"
     else:
