@@ -1,6 +1,5 @@
 """Compare runs: which settings differ, which run is best, and whether the gap exceeds noise."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -43,13 +42,9 @@ FITS = ("scaling",)
 _FIELDS = ("baseline", "metric", "x", "out", "output_dir", "fit", "predict")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> int:
     """The entry point; exits with 0 if the comparison was made."""
-    typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(console.guarded(lambda: _main(typed)))
-
-
-def _main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"}.intersection(arguments):
         print(HELP, end="")
         return 0

@@ -14,8 +14,9 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -113,6 +114,22 @@ class LogFile(logging.FileHandler):
             super().close()
         except OSError:  # what is left in the buffer could not be written either
             self._failed = True
+
+
+def command(run: Callable[[Sequence[str]], int | None]) -> Callable[..., None]:
+    """Decorator: make a function of a command line its entry point.
+
+    The entry point takes the arguments, by default those of the process, prints an error in one
+    line, and exits with the number that `run` returns.
+    """
+
+    @wraps(run)
+    def main(arguments: Sequence[str] | None = None) -> None:
+        code = guarded(lambda: run(sys.argv[1:] if arguments is None else arguments))
+        if code is not None:
+            raise SystemExit(code)
+
+    return main
 
 
 def guarded(work: Callable[[], Any]) -> Any:

@@ -1,6 +1,5 @@
 """Coordinates: check whether activations keep their size when a model is made wider."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -52,13 +51,9 @@ class CoordinatesConfig:
             raise UserError(f"out={self.out} must end in .png; type out={Path(self.out).stem}.png")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> int:
     """The entry point."""
-    typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(console.guarded(lambda: _main(typed)))
-
-
-def _main(arguments: Sequence[str]) -> int:
     console.printing_the_result()
     args = parse_arguments("coordinates", arguments)
     if args.help:

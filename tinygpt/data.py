@@ -14,12 +14,9 @@ from tinygpt.errors import UserError
 from tinygpt.interfaces import SPLITS, utf8_length
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> None:
     """The entry point."""
-    console.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
-
-
-def _main(arguments: Sequence[str]) -> None:
     console.printing_the_result()
     args = parse_arguments("data", arguments)
     if args.help:

@@ -39,13 +39,9 @@ Exit code: 0 if everything was measured, 1 if a suite or a run could not be, 2 i
 _OPTIONS = (*("run", "suite", "checkpoint", "device", "out", "again", "output_dir", "components"),)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> int:
     """The entry point."""
-    typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(console.guarded(lambda: _main(typed)))
-
-
-def _main(arguments: Sequence[str]) -> int:
     console.printing_the_result()
     registry.import_all()
     import_components(arguments)

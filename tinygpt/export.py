@@ -1,6 +1,5 @@
 """Export: the model of a run folder in the format of another tool."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
@@ -40,12 +39,9 @@ class _Settings(ExportConfig):
         check_choice("checkpoint", self.checkpoint, ("best", "latest"))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> None:
     """The entry point."""
-    console.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
-
-
-def _main(arguments: Sequence[str]) -> None:
     if not arguments or {"-h", "--help"}.intersection(arguments):
         defaults = {f.name: f.default for f in fields(_Settings) if isinstance(f.default, str)}
         lines = [f"  {name}={as_typed(value)}" for name, value in defaults.items()]

@@ -1,6 +1,5 @@
 """Say what a run, or a sweep, will take before it is begun."""
 
-import sys
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -22,13 +21,9 @@ the largest micro batch that fits, and time, from a few real steps on this machi
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> int:
     """The entry point."""
-    typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(console.guarded(lambda: _main(typed)))
-
-
-def _main(arguments: Sequence[str]) -> int:
     console.printing_the_result()
     args = parse_arguments("plan", arguments)
     if args.help:

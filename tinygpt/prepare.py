@@ -1,6 +1,5 @@
 """Prepare: tokenize a dataset before any run needs it."""
 
-import sys
 from collections.abc import Sequence
 
 from tinygpt import console
@@ -8,12 +7,9 @@ from tinygpt.cli.arguments import parse_arguments, print_config, print_help
 from tinygpt.config import compose, overrides
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> None:
     """The entry point."""
-    console.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
-
-
-def _main(arguments: Sequence[str]) -> None:
     args = parse_arguments("prepare", arguments)
     if args.help:
         print_help("prepare")

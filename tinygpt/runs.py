@@ -1,6 +1,5 @@
 """List, find, show and delete runs."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,13 +32,9 @@ resumed: queued, paused, interrupted, dead.
 _OPTIONS = ("sort", "show", "delete", "yes", "output_dir")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> int:
     """The entry point; exits with 0 on success."""
-    typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(console.guarded(lambda: _main(typed)))
-
-
-def _main(arguments: Sequence[str]) -> int:
     console.printing_the_result()
     if {"-h", "--help"}.intersection(arguments):
         print(HELP, end="")

@@ -130,12 +130,9 @@ class SampleConfig(SamplingConfig):
             )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> None:
     """The entry point."""
-    console.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
-
-
-def _main(arguments: Sequence[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         from tinygpt.cli.help import field_lines
 

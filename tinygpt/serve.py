@@ -1,7 +1,6 @@
 """Serve: runs, comparisons, a playground and OpenAI's API, in a browser on this machine."""
 
 import secrets
-import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,12 +51,9 @@ class ServeConfig:
             check_path(name, getattr(self, name))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> None:
     """The entry point; it ends with Ctrl-C."""
-    console.guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
-
-
-def _main(arguments: Sequence[str]) -> None:
     if {"-h", "--help"}.intersection(arguments):
         from tinygpt.cli.help import field_lines
 

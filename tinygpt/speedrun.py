@@ -39,13 +39,9 @@ Tracks
 _OPTIONS = ("track", "entry", "seeds", "text", "output_dir", "board")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> int:
     """The entry point."""
-    typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(console.guarded(lambda: _main(typed)))
-
-
-def _main(arguments: Sequence[str]) -> int:
     from tinygpt.speedruns.tracks import TRACKS
 
     if not arguments or {"-h", "--help"}.intersection(arguments):

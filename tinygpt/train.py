@@ -1,7 +1,6 @@
 """Train: compose the config of each run, then train it."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +18,9 @@ from tinygpt.training import launch
 from tinygpt.training.start import RunStart
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> int:
     """The entry point; exits with 0 only if every run finished."""
-    typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(console.guarded(lambda: _main(typed)))
-
-
-def _main(arguments: Sequence[str]) -> int:
     if not Ranks().is_main:
         return _take_part(arguments)
     args = parse_arguments("train", arguments)

@@ -22,13 +22,9 @@ that you do not type keeps the run's own value, if the run used that logger.
 _OPTIONS = ("project", "entity", "tags", "notes", "timeout_s")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@console.command
+def main(arguments: Sequence[str]) -> int:
     """The entry point; exits with 0 only if every run was sent."""
-    typed = sys.argv[1:] if arguments is None else arguments
-    raise SystemExit(console.guarded(lambda: _main(typed)))
-
-
-def _main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"}.intersection(arguments):
         print(HELP, end="")
         return 0
