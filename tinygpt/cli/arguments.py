@@ -177,7 +177,7 @@ def field_values(cls: type, typed: Mapping[str, str], *, prefix: str = "") -> di
     types = {f.name: f.type for f in fields(cls)}
     values: dict[str, Any] = {}
     for name, text in typed.items():
-        value = None if text in ("null", "None") else text
+        value: Any = None if text in ("null", "None") else text
         if value is not None and "list[str]" in type_names(types[name]):
             value = listed(text)
         values[name] = convert(cls, name, value, field_name=f"{prefix}{name}")

@@ -3,10 +3,8 @@
 from tinygpt.config.files import load, read, save, to_dict, to_yaml
 from tinygpt.config.resolution import convert, resolve, unknown_key
 from tinygpt.config.schema import (
-    DEFAULT_MAX_TOKENS,
     HORIZONS,
     NOT_IDENTITY,
-    OBJECTIVES,
     DataConfig,
     DeviceConfig,
     PrepareConfig,
@@ -17,10 +15,8 @@ from tinygpt.config.schema import (
 from tinygpt.config.units import parse_count, parse_duration
 
 __all__ = [
-    "DEFAULT_MAX_TOKENS",
     "HORIZONS",
     "NOT_IDENTITY",
-    "OBJECTIVES",
     "DataConfig",
     "DeviceConfig",
     "PrepareConfig",

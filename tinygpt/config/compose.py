@@ -1,7 +1,6 @@
 """Turn overrides into checked configs: Hydra composes them, our classes check them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -49,19 +48,6 @@ _HYDRA = ConfigNode(
 )
 
 
-@contextmanager
-def hydra_conf() -> Iterator[None]:
-    """Initialize Hydra with our conf folder and the registered components."""
-    registry.import_all()
-    stored = ConfigStore.instance().repo["hydra"]
-    whole, stored["config.yaml"] = stored["config.yaml"], _HYDRA
-    try:
-        with initialize_config_dir(str(CONF), job_name="tinygpt", **VERSION_BASE):
-            yield
-    finally:
-        stored["config.yaml"] = whole  # a program that uses Hydra itself finds it as it was
-
-
 def compose(entry: str, overrides: Sequence[str], *, config_dir: Path | None = None) -> Any:
     """The checked config of one job, an instance of CONFIG_CLASSES[entry]."""
     return compose_all(entry, [list(overrides)], config_dir=config_dir)[0]
@@ -71,13 +57,22 @@ def compose_all(
     entry: str, jobs: Sequence[Sequence[str]], *, config_dir: Path | None = None
 ) -> list[Any]:
     """The checked config of each job; raises UserError for the first mistake in any of them."""
-    with hydra_conf(), environment_unread():
-        choices = groups(entry, config_dir)
-        files = _files(config_dir)
-        _check_no_hydra_block(files)
-        where = quoted(f"file://{config_dir}") if config_dir else ""
-        known = (files, registry.all_classes())
-        return [_compose(entry, parse(job), choices, where, known) for job in jobs]
+    registry.import_all()
+    stored = ConfigStore.instance().repo["hydra"]
+    whole, stored["config.yaml"] = stored["config.yaml"], _HYDRA
+    try:
+        with (
+            initialize_config_dir(str(CONF), job_name="tinygpt", **VERSION_BASE),
+            environment_unread(),
+        ):
+            choices = groups(entry, config_dir)
+            files = _files(config_dir)
+            _check_no_hydra_block(files)
+            where = quoted(f"file://{config_dir}") if config_dir else ""
+            known = (files, registry.all_classes())
+            return [_compose(entry, parse(job), choices, where, known) for job in jobs]
+    finally:
+        stored["config.yaml"] = whole  # a program that uses Hydra itself finds it as it was
 
 
 _Files = tuple[tuple[Path, int], ...]  # each file with the time of its last change

@@ -139,25 +139,25 @@ def in_a_line(error: Exception) -> str:
         return " ".join(str(error).split())
     if refused := re.search(r"UserError raised while resolving interpolation: (.*)", str(error)):
         return refused[1]
-    in_file = re.match(r"In '((\w+).*?)': .*\n(.*)", str(error))
-    if in_file:
-        file, group, reason = in_file.groups()
+    cause: BaseException = error
+    if (in_file := re.match(r"In '((\w+).*?)': .*\n", str(error))) and error.__cause__:
+        file, group = in_file.groups()
+        cause = error.__cause__
+        reason, path = str(cause).splitlines()[0], getattr(cause, "full_key", None) or ""
         if f"Key '{group}' not in" in reason:  # such as sweep/mine.yaml, whose fields are top-level
             return f"{file}.yaml: its first line must be\n  # @package _global_"
-        untyped = f"not in '{group.title()}Config'" in reason
-        key = re.search(r"full_key: (\w+)\.(\w+)", str(error))
-        owners = _components_with(key[1], key[2]) if key and not untyped else []
-        if key and owners and reason.startswith("Key "):
+        if f"not in '{group.title()}Config'" in reason:
+            hint = f"begin with\n  defaults: [/schema/{group}/NAME@_here_, _self_]"
+            return f"{file}.yaml: {reason}; {hint}"
+        kind, _, field = path.partition(".")
+        owners = _components_with(kind, field) if reason.startswith("Key ") else []
+        if owners:
             return (
-                f"{file}.yaml sets {key[1]}.{key[2]}, a field of {', '.join(owners)}; type "
-                f"{owners[0]}, or copy the file to a folder of your own (--config-dir) and "
-                "take that line out"
+                f"{file}.yaml sets {path}, a field of {', '.join(owners)}; type {owners[0]}, or "
+                "copy the file to a folder of your own (--config-dir) and take that line out"
             )
-        hint = f"; begin with\n  defaults: [/schema/{group}/NAME@_here_, _self_]" if untyped else ""
-        key = re.search(r"full_key: (\S+)", str(error))
-        field = f"{key[1]}: " if key and reason.startswith("Value ") else ""
-        return f"{file}.yaml: {field}{reason}{hint}"
-    cause: BaseException = error
+        named = f"{path}: " if reason.startswith("Value ") else ""
+        return f"{file}.yaml: {named}{reason}"
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, GrammarParseError):

@@ -194,12 +194,14 @@ def _without_tilde(text: str) -> str:
         return f"{name}=[]"
     top = name.partition(".")[0]
     if top in registry.MANY:
-        raise UserError(f"{text} is not understood; list those that stay, or none: {top}=[]")
-    if name == "experiment":
-        raise UserError(f"{text} is not understood; leave experiment= out, or type experiment=NAME")
-    if name in OF_A_RUN:
-        raise UserError(f"{text} is not understood; a run needs one, type {name}=NAME")
-    raise UserError(f"{text} is not understood; a field stays, type {text[1:]}=VALUE")
+        advice = f"list those that stay, or none: {top}=[]"
+    elif name == "experiment":
+        advice = "leave experiment= out, or type experiment=NAME"
+    elif name in OF_A_RUN:
+        advice = f"a run needs one, type {name}=NAME"
+    else:
+        advice = f"a field stays, type {text[1:]}=VALUE"
+    raise UserError(f"{text} is not understood; {advice}")
 
 
 def _readable(parser: OverridesParser, value: str, *, inside: bool = False) -> str | None:
