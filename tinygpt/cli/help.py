@@ -2,10 +2,11 @@
 
 import ast
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from inspect import getsource
 from itertools import takewhile
 from textwrap import dedent, wrap
+from typing import Any
 
 from tinygpt import registry
 from tinygpt.config import (
@@ -109,16 +110,20 @@ def _choices(entry: str) -> Iterator[str]:
 def field_lines(indent: str, prefix: str, cls: type) -> list[str]:
     """Help lines for the fields of a config class: name, default, and meaning."""
     comments = _comments(cls)
-    hints = {field.name: field.type for field in fields(cls)}
+    is_entry = cls in compose.CONFIG_CLASSES.values()  # a component's field may be called model
     lines: list[str] = []
-    for name, default in _defaults(cls):
-        typed = f"{indent}{prefix}{name}={default}"
-        parts = [comments.get(name, "")]
+    for field in fields(cls):
+        if is_entry and field.name in choices.GROUPS:
+            continue
+        if field.name == "name" and cls is not RunConfig:  # a component's is set by its YAML
+            continue
+        default = _default(field)
+        parts = [comments.get(field.name, "")]
         if default in ("null", "..."):  # the default does not show the type
-            words = type_words(hints[name]).removesuffix(" or null")
+            words = type_words(field.type).removesuffix(" or null")
             # a field with several types has examples in its comment
             parts.insert(0, f"({words})" if " or " not in words else "")
-        lines += _beside(typed, " ".join(filter(None, parts)))
+        lines += _beside(f"{indent}{prefix}{field.name}={default}", " ".join(filter(None, parts)))
     return lines
 
 
@@ -157,14 +162,8 @@ def _comments(cls: type) -> dict[str, str]:
     return found
 
 
-def _defaults(cls: type) -> Iterator[tuple[str, str]]:
-    """The fields that are not groups, with their defaults as a user would type them."""
-    is_entry = cls in compose.CONFIG_CLASSES.values()  # a component's field may be called model
-    for field in fields(cls):
-        if is_entry and field.name in choices.GROUPS:
-            continue
-        if field.name == "name" and cls is not RunConfig:  # a component's is set by its YAML
-            continue
-        value = field.default_factory() if field.default_factory is not MISSING else field.default
-        text = value if isinstance(value, str) else overrides.quoted(value)
-        yield field.name, "..." if text == "???" else text
+def _default(field: Field[Any]) -> str:
+    """The default of a field as a user would type it."""
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    text = value if isinstance(value, str) else overrides.quoted(value)
+    return "..." if text == "???" else text

@@ -1,14 +1,13 @@
 """The groups of conf/, their choices, and the registered class behind each choice."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from tinygpt import registry
 from tinygpt.config import files
-from tinygpt.config.schema import DataConfig, DeviceConfig, PrepareConfig, RunConfig, TrainerConfig
+from tinygpt.config.schema import DataConfig, DeviceConfig, RunConfig, TrainerConfig
 from tinygpt.config.units import type_names
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -23,18 +22,18 @@ def groups(entry: str, config_dir: Path | None = None) -> dict[str, list[str]]:
 
     This lists the folders, because Hydra would compose the whole config once for each group.
     """
-    names: Sequence[str] = (*OF_A_RUN, "experiment")
-    if entry == "sweep":
-        names = (*registry.SWEEP_KINDS, "sweep")
-    elif entry != "train":
-        names = [name for name in names if name in field_names(PrepareConfig)]
-    return {name: _options(name, config_dir) for name in names}
+    taken = {"train": (*OF_A_RUN, "experiment"), "sweep": (*registry.SWEEP_KINDS, "sweep")}
+    return {name: _options(name, config_dir) for name in taken.get(entry, ("dataset", "tokenizer"))}
+
+
+def _yamls(group: str, config_dir: Path | None) -> dict[str, Path]:
+    """The YAML of each choice; of two with one name that of tinygpt, as in Hydra."""
+    folders = [config_dir, CONF] if config_dir else [CONF]
+    return {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
 
 
 def _options(group: str, config_dir: Path | None) -> list[str]:
-    folders = [CONF, config_dir] if config_dir else [CONF]
-    yamls = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
-    return sorted(yamls | set(registry.without_yaml(group)))
+    return sorted({*_yamls(group, config_dir), *registry.without_yaml(group)})
 
 
 def default_choices(entry: str) -> dict[str, list[str]]:
@@ -61,8 +60,7 @@ def choice_of(kind: str, name: str, config_dir: Path | None = None) -> str:
 
 def class_of(kind: str, choice: str, config_dir: Path | None = None) -> str | None:
     """The name of the class that a choice's YAML fills, directly or through another choice."""
-    folders = [CONF, config_dir] if config_dir else [CONF]
-    path = next((p for f in folders if (p := f / kind / f"{choice}.yaml").is_file()), None)
+    path = _yamls(kind, config_dir).get(choice)
     if path is None:
         return choice if choice in registry.without_yaml(kind) else None
     for item in files.read(path).get("defaults", []):

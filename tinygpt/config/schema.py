@@ -336,12 +336,10 @@ class RunConfig(PrepareConfig):
             )
         if self.optimizer.averages:
             self._check_averaged_once()
-        changed = self.init_from is not None or self.trainer.lora_rank is not None
-        if changed and getattr(self.optimizer, "scaling", "none") != "none":
-            typed = "trainer.lora_rank" if self.init_from is None else "init_from"
+        if self.init_from is not None and getattr(self.optimizer, "scaling", "none") != "none":
             raise UserError(
-                "optimizer.scaling=mup scales random initial weights, and with "
-                f"{typed} they are others; type optimizer.scaling=none"
+                "optimizer.scaling=mup scales random initial weights, and with init_from they are "
+                "others; type optimizer.scaling=none"
             )
 
     def _check_averaged_once(self) -> None:
