@@ -33,7 +33,7 @@ from tinygpt.config.choices import (
     types_of,
 )
 from tinygpt.config.nested import flatten
-from tinygpt.errors import UserError, check_path, did_you_mean, not_a_choice, shortened
+from tinygpt.errors import UserError, as_typed, check_path, did_you_mean, not_a_choice, shortened
 
 # fields of training only; they do not change the prepared data
 OF_TRAINING = ("dataset.window", "dataset.mask_documents")
@@ -209,11 +209,8 @@ def _readable(parser: OverridesParser, value: str, *, inside: bool = False) -> s
 
     None if brackets are unbalanced, or if a text that is not a list contains brackets or braces.
     """
-    try:
+    with suppress(HydraException):
         parser.parse_overrides([f"key={value}"])
-    except HydraException:
-        pass
-    else:
         return value
     is_list = value[:1] == "[" and value[-1:] == "]"
     elements = _elements(value[1:-1] if is_list else value)
@@ -323,17 +320,13 @@ def _number_of_values(override: Override) -> int:
 
 def quoted(value: Any) -> str:
     """Write a value in Hydra's override grammar (Hydra docs, "Extended override syntax")."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value)
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{quoted(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence):
         return "[" + ",".join(quoted(item) for item in value) + "]"
-    return QuotedString(str(value), Quote.single).with_quotes()
+    return as_typed(value)
 
 
 def file_overrides(typed: str, config_dir: Path | None = None) -> list[str]:
