@@ -220,6 +220,12 @@ def test_a_mistake_in_such_a_choice_names_its_file(my_conf: Path) -> None:
     assert f"{my_conf / 'model' / 'broken.yaml'}" in said("broken")
 
 
+def test_a_default_that_does_not_exist_is_named_with_the_choice_that_has_it(my_conf: Path) -> None:
+    (my_conf / "model" / "lost.yaml").write_text("defaults: [nowhere, _self_]\n")
+    said = mistake(*TEXT, "model=lost", config_dir=my_conf)
+    assert said == "In 'model/lost': Could not load 'model/nowhere'."
+
+
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_an_experiment_is_a_base_for_what_is_typed(plus: str, my_conf: Path) -> None:
     def composed(*typed: str) -> RunConfig:
@@ -357,6 +363,12 @@ def test_an_unreadable_list_is_reported_with_an_example(typed: str) -> None:
     words = mistake(*TEXT, f"callback.sample.prompts={typed}")
     (advice,) = shlex.split(words.splitlines()[1])
     assert run_config(advice).callback["sample"].prompts == [typed[1:-1]]  # type: ignore[attr-defined]
+
+
+def test_an_element_that_ends_in_a_backslash_is_reported() -> None:
+    assert mistake("seed=\\,}ü") == (
+        "'seed=\\\\,}ü' cannot be read; type seed=VALUE without brackets"
+    )
 
 
 def test_a_sweep_over_paths_needs_no_quotes() -> None:

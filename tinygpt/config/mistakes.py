@@ -139,11 +139,11 @@ def in_a_line(error: Exception) -> str:
         return " ".join(str(error).split())
     if refused := re.search(r"UserError raised while resolving interpolation: (.*)", str(error)):
         return refused[1]
-    cause: BaseException = error
-    if (in_file := re.match(r"In '((\w+).*?)': .*\n", str(error))) and error.__cause__:
-        file, group = in_file.groups()
-        cause = error.__cause__
-        reason, path = str(cause).splitlines()[0], getattr(cause, "full_key", None) or ""
+    composing = r"In '((\w+).*?)': \w+ raised while composing config:\n(.*)"
+    if in_file := re.match(composing, str(error)):
+        file, group, reason = in_file.groups()
+        key = re.search(r"full_key: (\S+)", str(error))
+        path = key[1] if key else ""
         if f"Key '{group}' not in" in reason:  # such as sweep/mine.yaml, whose fields are top-level
             return f"{file}.yaml: its first line must be\n  # @package _global_"
         if f"not in '{group.title()}Config'" in reason:
@@ -158,6 +158,7 @@ def in_a_line(error: Exception) -> str:
             )
         named = f"{path}: " if reason.startswith("Value ") else ""
         return f"{file}.yaml: {named}{reason}"
+    cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, GrammarParseError):
