@@ -73,6 +73,7 @@ def test_a_picture_that_cannot_be_written_is_reported_without_a_traceback(
     assert said.endswith("; type out=FILE.png\n")
 
 
+@pytest.mark.slow  # test_console.py has the characters
 def test_a_terminal_without_the_characters_gets_what_it_can_show(tmp_path: Path) -> None:
     text = tmp_path / "accents.txt"
     text.write_text("caf\u00e9\n" * 100, encoding="utf-8")

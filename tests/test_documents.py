@@ -218,6 +218,7 @@ def example(language: str, text: str = CONTRIBUTING) -> str:
     return re.search(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)[1]
 
 
+@pytest.mark.slow  # it trains below
 def test_the_optimizer_of_contributing_is_a_choice_in_the_tree(tiny, tmp_path):
     """That it trains is shown below, where it is in a module of one's own."""
     tree = tmp_path / "tree"

@@ -71,6 +71,7 @@ def test_a_plan_says_what_a_run_takes_and_counts_as_the_run_does(
     assert "without evaluations, which are of all the validation text" in text
 
 
+@pytest.mark.slow  # its runs are planned as the one above
 def test_a_plan_of_a_sweep_adds_up(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "-m", *tiny, "seed=0,1,2", "launcher.jobs=1")
     assert "3 runs, 1 at once" in text

@@ -58,6 +58,7 @@ def output(machine: Any) -> list[str]:
     return process.stdout.splitlines()
 
 
+@pytest.mark.slow  # parts are downloaded in test_hub_streaming.py, fractions follow below
 def test_a_run_downloads_what_it_trains_on_and_says_how_much(
     machine: Any, output: list[str]
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_run_downloads_what_it_trains_on_and_says_how_much(
     assert "1 % of roneneldan/TinyStories (about 19 MB), enough for 10,000,000 tok" in of_prepare
 
 
+@pytest.mark.slow  # shares the run above
 def test_a_resume_with_a_longer_length_keeps_its_text(output: list[str]) -> None:
     before, after = json.loads(output[-1])
     assert before[0] == 0.01

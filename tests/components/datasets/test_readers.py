@@ -223,7 +223,11 @@ print(peak_kb() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("kind", "n_texts", "most_kb"), [(".txt", 45_000, 40_000), (".parquet", 90_000, 80_000)]
+    ("kind", "n_texts", "most_kb"),
+    [
+        (".txt", 45_000, 40_000),
+        pytest.param(".parquet", 90_000, 80_000, marks=pytest.mark.slow),
+    ],
 )
 def test_memory_does_not_grow_with_one_huge_document_or_row_group(
     tmp_path: Path, kind: str, n_texts: int, most_kb: int

@@ -309,6 +309,7 @@ def test_a_server_that_answers_and_refuses_costs_timeout_s(
     assert file.stat().st_size > 500
 
 
+@pytest.mark.slow  # a network that swallows all is tried too
 def test_a_server_lost_on_the_way_costs_timeout_s_at_the_end_and_no_row(
     tmp_path: Path, wandb_server: ThreadingHTTPServer
 ) -> None:
