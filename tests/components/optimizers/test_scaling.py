@@ -61,7 +61,8 @@ def test_an_output_matrix_of_its_own_is_scaled_itself():
 )
 def test_muon_keeps_the_rate_of_hidden_matrices_at_every_width(model):
     plain, _, _ = built(model, MuonConfig())
-    network, rates, _ = built(model, MuonConfig(scaling="mup", base_width=16))
+    scaled = MuonConfig(adamw_lr=1e-3, scaling="mup", base_width=16)
+    network, rates, _ = built(model, scaled)
     hidden = {n for n, r in network.roles().items() if r == "hidden"}
     for name, p in network.named_parameters():
         if name in hidden:
