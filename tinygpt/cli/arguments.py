@@ -170,7 +170,7 @@ def listed(text: str) -> list[str]:
 
 
 def field_values(cls: type, typed: Mapping[str, str], *, prefix: str = "") -> dict[str, Any]:
-    """What is typed for fields of a config class, of the fields' types; raises UserError."""
+    """Convert typed values to the types of a config class's fields; raises UserError."""
     from tinygpt.config import convert
     from tinygpt.config.units import type_names
 
