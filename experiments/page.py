@@ -32,7 +32,7 @@ def study(folder: Path, markdown: MarkdownIt) -> tuple[str, str]:
     """The question of a study and its documents as HTML; links to other files are plain text."""
     files = [folder / "README.md", *sorted(set(folder.glob("*.md")) - {folder / "README.md"})]
     texts = [file.read_text(encoding="utf-8") for file in files]
-    question = texts[0].partition("\n")[0].removeprefix("# ")
+    question = markdown.renderInline(texts[0].partition("\n")[0].removeprefix("# "))
     body = "".join(markdown.render(text) for text in texts)
     body = re.sub(r"(</?h)([1-5])>", lambda found: f"{found[1]}{int(found[2]) + 1}>", body)
 
@@ -58,7 +58,7 @@ def main() -> None:
     folders = sorted(readme.parent for readme in HERE.glob("*/README.md"))
     studies = {folder.name: study(folder, markdown) for folder in folders}
     contents = "".join(
-        f'<li><a href="#{name}">{html.escape(question)}</a></li>\n'
+        f'<li><a href="#{name}">{question}</a></li>\n'
         for name, (question, _) in studies.items()
     )
     sections = "".join(
