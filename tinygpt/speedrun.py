@@ -27,7 +27,8 @@ on with the seeds that are missing.
   entry=NAME          an entry of the track or a YAML file; type entry= several times for more;
                       default: the record holder, or the reference before there is a record
   seeds=0,1,2         one run of each entry for each seed
-  text=FILE           a local copy of the track's text; default: downloaded, or generated
+  text=FILE           a local copy of the track's text; default: downloaded, or generated;
+                      track=stories needs it, and says what to type
   output_dir=outputs  runs go to OUTPUT_DIR/speedruns/TRACK/
   board=FOLDER        the folder with entries/ and the leaderboard; default: experiments/speedrun
 
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
             "checkout of tinygpt, or board=FOLDER"
         )
     text = Path(typed["text"][0]).expanduser().absolute() if "text" in typed else None
+    track.check_text(text)
     from tinygpt.speedruns import entries, leaderboard
     from tinygpt.speedruns.rules import SEEDS
     from tinygpt.speedruns.session import Session

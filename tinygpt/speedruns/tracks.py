@@ -1,5 +1,6 @@
 """Tracks: the text of each, how it is validated, and the loss to reach."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -35,6 +36,14 @@ _CHOSEN = {  # what the command types for the fields above; an experiment may ha
 
 
 @dataclass(frozen=True)
+class TextFile:
+    """The file that holds the text of a track and that its user downloads."""
+
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Track:
     """One text, one protocol, one loss.
 
@@ -49,7 +58,7 @@ class Track:
     train_sha256: str
     validation_sha256: str
     shared_ngrams: float  # the largest share of validation's 13-word n-grams that train may hold
-    needs_text: bool = False  # whether text= must name a local copy
+    file: TextFile | None = None  # if set, text= must name a copy of it
 
     @property
     def unit(self) -> str:
@@ -62,23 +71,34 @@ class Track:
             return bits_per_byte
         return bits_per_byte * math.log(2) * utf8_bytes / characters
 
-    def dataset_fields(self, text: Path | None) -> dict[str, Any]:
-        """Every field of the dataset that entries may not change, with its value.
+    def check_text(self, text: Path | None) -> None:
+        """Raise UserError if `text` is not the local copy that this track needs, or needs none."""
+        if self.file is None:
+            if text is not None and "path" not in self.dataset_fields(None):
+                raise UserError(
+                    f"text={text} would be ignored: track={self.name} generates its text; "
+                    "leave it out"
+                )
+            return
+        if text is None:
+            wrong = "text= is missing"
+        elif not text.is_file():
+            wrong = f"text={text} is not a file"
+        elif (found := _sha256(text)) != self.file.sha256:
+            wrong = f"text={text} is another text: its sha256 begins with {found[:12]}"
+        else:
+            return
+        raise UserError(
+            f"{wrong}; track={self.name} needs its file, sha256 {self.file.sha256[:12]}...; type\n"
+            f"  curl -L -o {self.name}.txt {self.file.url}\n"
+            f"  python -m tinygpt.speedrun track={self.name} text={self.name}.txt"
+        )
 
-        Raises UserError for a local copy of generated text, and without one that is needed.
-        """
+    def dataset_fields(self, text: Path | None) -> dict[str, Any]:
+        """Every field of the dataset that entries may not change, with its value."""
         registry.import_all()
         dataset = registry.lookup("dataset", self.dataset["name"])
         known = {f.name for f in fields(dataset)}
-        if text is not None and "path" not in known:
-            raise UserError(
-                f"text={text} would be ignored: track={self.name} generates its text; leave it out"
-            )
-        if text is None and self.needs_text:
-            raise UserError(
-                f"track={self.name} needs a local copy of its text; type text=FOLDER\n"
-                f"  {self.about}"
-            )
         config = dataset(**self.dataset, **({"path": str(text)} if text else {}))
         free = {name.removeprefix("dataset.") for name in OF_TRAINING}
         return {name: getattr(config, name) for name in sorted(known - free)}
@@ -91,6 +111,11 @@ class Track:
         return chosen + [f"{name}={value}" for name, value in _CHOSEN.items()]
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 _ALL = (
     Track(
         name="shakespeare",
@@ -101,6 +126,21 @@ _ALL = (
         train_sha256="c9171ad710586a99d2666b8b6935e9777beaad96ca71fb6459e26c697d99cc88",
         validation_sha256="9f1918d17163f991ff0583aad8842c73b34c52b902d99714962a23023519791c",
         shared_ngrams=0.0,
+    ),
+    Track(
+        name="stories",
+        about="1,559 and 169 stories of TinyStoriesV2-GPT4, 1.3 and 0.1 MB: its first 10,000 lines",
+        dataset={"name": "text", "separator": "<|endoftext|>"},
+        per_character=False,
+        target=1.25,
+        train_sha256="50a7693c9cebd70f35d2e579935b348af94884c59a860f370f9516c42cd98e73",
+        validation_sha256="e2b215b2a6f74423cd973fe3e983055d630bcc8aba42d50da23e303b871467c0",
+        shared_ngrams=0.004,  # 0.0035: such as "once upon a time there was a little girl named"
+        file=TextFile(
+            url="https://raw.githubusercontent.com/mines-opt-ml/decoding-gpt/"
+            "79274e31fe66ed5cf23be815bf51dc63a4ca57a6/data/tinystories_10k.txt",
+            sha256="5a19b936d7b53bbdac1eea03230b00161dceca24ae272f5bd8e9dbbc2a883418",
+        ),
     ),
     Track(
         name="storyworld",
