@@ -1,6 +1,8 @@
 """Each switch of a recipe against the recipe, at equal time: measures speeds, then trains.
 
-python experiments/recipes/ablate.py shakespeare dataset.path=FILE      # or: storyworld
+python experiments/recipes/ablate.py shakespeare dataset.path=FILE
+python experiments/recipes/ablate.py stories dataset.path=FOLDER
+python experiments/recipes/ablate.py storyworld
 
 First each variant trains for 15 steps, in four rounds. The median step of the quickest round gives
 its speed, in CPU time of one thread. Then each trains with three seeds on as many tokens as it can
@@ -42,6 +44,7 @@ RECIPES = {
         ],
         250_000,
     ),
+    "stories": ("stories", ["trainer.max_time=null", "trainer.eval_bytes=null"], 70_000),
 }
 # the switch, its source, and what is typed after the recipe; the recipe itself is the first one
 VARIANTS = {
@@ -89,6 +92,20 @@ FOR_RECIPE = {
             "",
             ["model.n_layer=2", "model.d_model=96", "model.x0_shortcut=true"],
         ),
+    },
+    "stories": {
+        "AdamW for Muon": (
+            "kellerjordan.github.io/posts/muon",
+            ["optimizer=adamw", "optimizer.lr=4e-3"],
+        ),
+        "n-grams up to 4": ("arXiv 2412.09871", ["model.ngram=4"]),
+        "tied output": ("arXiv 1608.05859", ["model.tied=true"]),
+        "norms with gain": ("modded-nanogpt", ["model.norm_gain=true"]),
+        "without zero-init": ("arXiv 1901.09321", ["model.zero_init=false"]),
+        "without x0 shortcut": ("modded-nanogpt", ["model.x0_shortcut=false"]),
+        "value embeddings": ("modded-nanogpt", ["model.value_embeddings=true"]),
+        "windows that cut stories": ("", ["dataset.window=packed"]),
+        "cosine for linear": ("arXiv 2502.15938", ["schedule=cosine"]),
     },
 }
 
