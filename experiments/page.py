@@ -58,8 +58,7 @@ def main() -> None:
     folders = sorted(readme.parent for readme in HERE.glob("*/README.md"))
     studies = {folder.name: study(folder, markdown) for folder in folders}
     contents = "".join(
-        f'<li><a href="#{name}">{question}</a></li>\n'
-        for name, (question, _) in studies.items()
+        f'<li><a href="#{name}">{question}</a></li>\n' for name, (question, _) in studies.items()
     )
     sections = "".join(
         f'<section id="{name}">\n{body}</section>\n' for name, (_, body) in studies.items()
