@@ -56,9 +56,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# a shell's background job ignores Ctrl-C, and so would every process that a test starts
+# a shell's background job ignores Ctrl-C, one of nohup a terminal that closes, and so would every
+# process that a test starts
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=50
