@@ -29,7 +29,7 @@ def test_a_track_with_a_file_takes_only_a_copy_of_it(tmp_path: Path) -> None:
             track.check_text(text)
         message = str(caught.value)
         assert message.startswith(said)
-        assert "curl -L -o tiny.txt https://example.org/a.txt\n" in message
+        assert "curl -fL -o tiny.txt https://example.org/a.txt\n" in message
         assert message.endswith("python -m tinygpt.speedrun track=tiny text=tiny.txt")
 
 

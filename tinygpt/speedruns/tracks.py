@@ -90,7 +90,7 @@ class Track:
             return
         raise UserError(
             f"{wrong}; track={self.name} needs its file, sha256 {self.file.sha256[:12]}...; type\n"
-            f"  curl -L -o {self.name}.txt {self.file.url}\n"
+            f"  curl -fL -o {self.name}.txt {self.file.url}\n"
             f"  python -m tinygpt.speedrun track={self.name} text={self.name}.txt"
         )
 
@@ -135,7 +135,7 @@ _ALL = (
         target=1.25,
         train_sha256="50a7693c9cebd70f35d2e579935b348af94884c59a860f370f9516c42cd98e73",
         validation_sha256="e2b215b2a6f74423cd973fe3e983055d630bcc8aba42d50da23e303b871467c0",
-        shared_ngrams=0.004,  # 0.0035: such as "once upon a time there was a little girl named"
+        shared_ngrams=0.004,  # 0.0035: "... in a small house, there lived a little girl"
         file=TextFile(
             url="https://raw.githubusercontent.com/mines-opt-ml/decoding-gpt/"
             "79274e31fe66ed5cf23be815bf51dc63a4ca57a6/data/tinystories_10k.txt",
