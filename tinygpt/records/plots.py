@@ -106,6 +106,8 @@ def scaling(
     parabola of log loss over log size with its minimum.  `predicted` are (size, tokens, loss, low,
     high).  The right plot is left out if there are no budgets.
     """
+    from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+
     figure, axes = _figure(2 if budgets else 1, width=12 if budgets else 6.5, title="scaling law")
     ax = axes[0]
     lengths = [d for _, d, _ in points] + [d for _, d, *_ in predicted]
@@ -119,7 +121,7 @@ def scaling(
         label = "predicted, 95 % interval" if number == 0 else None
         span = [[value - low], [high - value]]
         ax.errorbar([d], [value], yerr=span, fmt="D", color=VALIDATION, capsize=3, label=label)
-        ax.annotate(f"N = {n:,.0f}", (d, high), (0, 5), textcoords="offset points", ha="right")
+        ax.annotate(f"N = {n:,.0f}", (d, low), (0, -14), textcoords="offset points", ha="right")
     if floor is not None:
         ax.axhline(floor, color=FLOOR, linestyle="--", label=f"entropy of the text  {floor:.3f}")
     ax.set_title(f"{metric} over tokens, and the law", loc="left", fontsize=10, color=INK)
@@ -128,6 +130,9 @@ def scaling(
     for ax in axes:
         ax.set_xscale("log")
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.tick_params(axis="y", which="minor", labelsize=7)
         _plain(ax)
     for (flops, runs, curve, best), color in zip(budgets, _shades(len(budgets)), strict=True):
         ax = axes[1]
@@ -143,7 +148,11 @@ def scaling(
         ax = axes[1]
         ax.set_title("equal FLOPs; stars are the best sizes", loc="left", fontsize=10, color=INK)
         ax.set_xlabel("parameters without embeddings", color=INK)
-        ax.legend(frameon=False, fontsize=7)
+        if len(sizes) < 10:  # more would overlap
+            ax.xaxis.set_major_locator(FixedLocator(sizes))
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+            ax.xaxis.set_minor_locator(NullLocator())
+        ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path)
 
 
