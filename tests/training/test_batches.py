@@ -92,6 +92,22 @@ def test_windows_are_the_streams_own_tokens_and_overlap_by_one():
         np.testing.assert_array_equal(row, np.arange(window * 10, window * 10 + 11))
 
 
+def test_each_epoch_cuts_the_text_at_other_places_and_predicts_as_many_tokens_once():
+    data = batches(1005, sequences_per_step=100)  # the last five tokens do not fill a window
+    first_places = []
+    for epoch in range(20):
+        rows = data.step(epoch)
+        (place,) = {int(row[0]) % 10 for row in rows if (np.diff(row) == 1).all()}
+        first_places.append(place)
+        targets = rows[:, 1:].ravel()
+        assert len(set(targets)) == 1000
+        assert targets.min() >= 1  # token 0 stands for the last one, which is the same
+    assert first_places[0] == 0
+    assert len(set(first_places)) >= 8
+    other = batches(1005, sequences_per_step=100, seed=1)
+    assert set(data.step(3)[:, 0]) != set(other.step(3)[:, 0])
+
+
 def test_text_shorter_than_a_sequence_is_refused_with_the_length_that_fits():
     with pytest.raises(UserError, match=r"seq_len=10 is longer.*trainer\.seq_len=8"):
         batches(10)

@@ -1,8 +1,9 @@
 """The tokens of a step: a pure function of (seed, step), so no position needs saving.
 
 B sequences, T tokens per sequence.  A window is T + 1 tokens, of which all but the first are
-predicted.  Packed windows overlap by one, so that every token but the first is predicted once;
-document windows begin with a document.  Each epoch visits every window once, in its own order.
+predicted.  Packed windows overlap by one, so that every token but the first is predicted once, and
+each epoch cuts the text at other places; document windows begin with a document.  Each epoch visits
+every window once, in its own order.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +60,9 @@ class TokenData(Protocol):
 class TrainBatches:
     """The training windows of a token stream, shuffled anew each epoch without replacement.
 
-    With `document_ends`, as in prepared tokens, windows begin at documents.
+    With `document_ends`, as in prepared tokens, windows begin at documents. Without, those of each
+    epoch but the first are moved by a random part of a window, so that a token that repeats is
+    predicted from other tokens before it.
     """
 
     def __init__(
@@ -132,13 +135,23 @@ class TrainBatches:
 
     def rows(self, first: int, end: int) -> Ids:
         """Tokens of sequences `first` to `end` - 1 of the run: (B, T + 1)."""
-        starts = self.windows.starts(self._window_ids(first, end))
+        epochs = np.arange(first, end) // self.n_windows
+        starts = self.windows.starts(self._window_ids(first, end)) + self._shifts(epochs)
         places = starts[:, None] + np.arange(self.seq_len + 1)
         # past the end, continue at the beginning: the last end of text is also the first
         rows = self.tokens[
             np.where(places < len(self.tokens), places, places - len(self.tokens) + 1)
         ]
         return np.asarray(rows, dtype=np.int64)
+
+    def _shifts(self, epochs: Ids) -> Ids:
+        """By how many tokens the windows of each epoch are moved."""
+        shifts = np.zeros_like(epochs)
+        if isinstance(self.windows, PackedWindows):
+            for epoch in set(epochs.tolist()) - {0}:
+                shift = np.random.SeedSequence((self.seed, epoch, 1)).generate_state(1)[0]
+                shifts[epochs == epoch] = int(shift) % self.seq_len
+        return shifts
 
 
 class PackedWindows:
