@@ -24,6 +24,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXTENDING = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")]
+STUDIES = [  # recipes show what the defaults are
+    page
+    for page in PAGES
+    if page.match("experiments/*/README.md") and page.parent.name != "recipes"
+]
 DOCS = [path for path in PAGES if path.parent.parent != ROOT / "experiments"]
 
 
@@ -72,6 +77,17 @@ def test_a_train_command_of_the_documents_composes(arguments):
     planned = search.planned()
     ends = [*planned[:2], *planned[2:][-2:]]  # thirty random ones take seconds
     assert compose.compose_all("train", ends) or cfg.search.name == "optuna"
+
+
+@pytest.mark.parametrize("page", STUDIES, ids=lambda page: page.parent.name)
+def test_a_study_names_what_another_default_would_change(page):
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for line in "\n".join(blocks).replace("\\\n", "").splitlines():
+        if re.search(r"tinygpt\.train -m \$|experiment=|resume=", line):
+            continue
+        if re.search(r"tinygpt\.train|^[A-Z]=", line):
+            for choice in ("tokenizer", "model", "optimizer", "schedule"):
+                assert f"{choice}=" in line, f"{choice}= is missing in {line}"
 
 
 @pytest.mark.parametrize("arguments", commands("plan"), ids=" ".join)

@@ -34,7 +34,8 @@ TOKENIZERS = {
     **{f"bpe{n}": ["tokenizer=bpe", f"tokenizer.vocab_size={n}"] for n in (4096, 8192)},
 }
 SETTINGS = [
-    *("model=modern_nano", "model.n_layer=2", "model.d_model=128", "schedule=linear"),
+    *("model=modern_nano", "model.n_layer=2", "model.d_model=128"),
+    *("optimizer=adamw", "schedule=linear"),
     *("trainer.seq_len=256", "trainer.micro_batch_size=4", "trainer.tokens_per_step=1024"),
     *("trainer.eval_every=1000000", "device=cpu", "device.threads=1", "callback=[]"),
 ]
