@@ -17,7 +17,7 @@ Says what `python -m tinygpt.train` with the same words will take: parameters, w
 the largest micro batch that fits, and time, from a few real steps on this machine.
 
   python -m tinygpt.plan model=small tokenizer=bpe trainer.max_tokens=300M
-  python -m tinygpt.plan -m model=tiny,small optimizer.lr=1e-3,3e-3 seed=0,1,2
+  python -m tinygpt.plan -m model=tiny,small optimizer.lr=1e-2,2e-2 seed=0,1,2
 """
 
 

@@ -32,7 +32,7 @@ Trains a GPT on text and saves everything in a new run folder; prepares the data
   python -m tinygpt.train resume=outputs/RUN                # continues exactly where it stopped
   python -m tinygpt.train init_from=outputs/RUN dataset=text dataset.path=my.txt    # fine-tunes
   python -m tinygpt.train -m model=tiny,small seed=0,1,2    # every combination, one process each
-  python -m tinygpt.train -m sweep=asha optimizer.lr=1e-3,3e-3,1e-2,3e-2    # bad ones stop early
+  python -m tinygpt.train -m sweep=asha optimizer.lr=5e-3,1e-2,2e-2,4e-2    # bad ones stop early
   python -m tinygpt.train -m sweep=latest                   # continues a sweep
 """
 _PREPARE = """\

@@ -67,7 +67,7 @@ class OptunaSearch(Search):
         if not dimensions:
             raise UserError(
                 "search=optuna has nothing to search; type a field with several values, such as "
-                "optimizer.lr='tag(log,interval(1e-4,1e-2))' or model=tiny,small"
+                "optimizer.lr='tag(log,interval(5e-3,5e-2))' or model=tiny,small"
             )
         if any(d.key == "seed" for d in dimensions):
             raise UserError(

@@ -52,7 +52,7 @@ class Random(Search):
         if not self.dimensions:
             raise UserError(
                 "search=random has nothing to draw; type a field with several values, such as "
-                "optimizer.lr='tag(log,interval(1e-4,1e-2))' or model=tiny,small"
+                "optimizer.lr='tag(log,interval(5e-3,5e-2))' or model=tiny,small"
             )
 
     def planned(self) -> list[list[str]]:
