@@ -8,6 +8,7 @@ import pytest
 
 from tests.speedruns.tiny import ENTRY, tiny_track
 from tinygpt import speedrun
+from tinygpt.config.choices import CONF
 from tinygpt.speedruns.tracks import TRACKS
 
 
@@ -100,6 +101,53 @@ def test_an_entry_that_misses_the_target_is_not_written(
     assert "fast seed=0 breaks the rule 'target': " in said.err
     assert "reference seed=1" not in said.out
     assert not (board / "results.jsonl").exists()
+
+
+@pytest.mark.slow  # processes
+def test_an_entry_from_elsewhere_is_timed_and_not_written(
+    board: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (board / "entries" / "tiny" / "fast.yaml").rename(tmp_path / "fast.yaml")
+    assert call("track=tiny", f"board={board}", "entry=fast.yaml") == 0
+    said = capsys.readouterr().out
+    assert f"results of {tmp_path / 'fast.yaml'} are printed only" in said
+    assert not (board / "results.jsonl").exists()
+    (tmp_path / "fast.yaml").rename(board / "entries" / "tiny" / "fast.yaml")
+    assert call("track=tiny", f"board={board}", "entry=fast") == 0
+    assert capsys.readouterr().out.count("(measured before)") == 6
+    assert len((board / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_wrong_text_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(CONF.parent)
+    wrong = tmp_path / "input.txt"
+    for said in ("is not a file", "is another text: its sha256 begins with e3b0c44298fc"):
+        assert call("track=shakespeare", f"text={wrong}", f"output_dir={tmp_path}") == 2
+        assert said in capsys.readouterr().err
+        wrong.touch()
+
+
+def test_the_experiment_of_another_text_is_refused_with_what_an_entry_can_do(
+    board: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = board / "entries" / "tiny" / "fast.yaml"
+    path.write_text(ENTRY + "  - experiment=stories\n")
+    assert call("track=tiny", f"board={board}", "entry=fast") == 2
+    assert "write the other settings of the experiment into the entry" in capsys.readouterr().err
+
+
+def test_a_component_imports_no_file_that_its_entry_does_not_list(
+    board: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = board / "entries" / "tiny"
+    (folder / "listed.py").write_text("import beside\n")
+    (folder / "beside.py").touch()
+    path = folder / "fast.yaml"
+    path.write_text(ENTRY + "components: [listed.py]\n")
+    assert call("track=tiny", f"board={board}", "entry=fast") == 2
+    assert "No module named 'beside'" in capsys.readouterr().err
 
 
 def test_settings_that_are_wrong_are_refused_before_anything_runs(

@@ -64,13 +64,24 @@ def main(arguments: Sequence[str]) -> int:
         )
     text = Path(typed["text"][0]).expanduser().absolute() if "text" in typed else None
     track.check_text(text)
-    from tinygpt.speedruns import entries, leaderboard
+    from tinygpt.speedruns import entries
+
+    # before PyTorch is imported, which takes seconds
+    chosen = entries.read_all([entries.REFERENCE, *typed.get("entry", [])], track, board)
+    from tinygpt.speedruns import leaderboard
     from tinygpt.speedruns.rules import SEEDS
     from tinygpt.speedruns.session import Session
 
     best = leaderboard.record(leaderboard.read(board), track)
-    names = typed.get("entry") or [best["entry"] if best else entries.REFERENCE]
-    chosen = entries.read_all([entries.REFERENCE, *names], track, board)
+    if "entry" not in typed and best:
+        chosen = entries.read_all([entries.REFERENCE, best["entry"]], track, board)
+    home = (board / "entries" / track.name).resolve()
+    elsewhere = [str(entry.path) for entry in chosen if entry.path.parent != home]
+    if elsewhere:
+        console.say(
+            f"the leaderboard takes entries of {home}; results of {', '.join(elsewhere)} are "
+            "printed only"
+        )
     session = Session(
         track,
         chosen,
@@ -94,6 +105,12 @@ def main(arguments: Sequence[str]) -> int:
         console.say(
             f"the leaderboard takes results of {SEEDS} seeds or more; type more, such as "
             "seeds=0,1,2: those that are done are kept"
+        )
+        return 0
+    if elsewhere:
+        console.say(
+            f"to enter the leaderboard, move {', '.join(elsewhere)} to {home} with all components, "
+            "and type the same command with the new place: seeds that are done are kept"
         )
         return 0
     leaderboard.add(board, rows)

@@ -48,7 +48,10 @@ def keeps_names(text: str, known: set[Context]) -> bool:
 def main(*typed: str) -> None:
     """Print the share of true stories and of each run's samples that keep their names."""
     settings = dict(text.split("=", 1) for text in typed if "=" in text)
-    samples = int(settings.get("samples", 40))
+    number = settings.get("samples", "40")
+    if not number.isdecimal() or number == "0":
+        raise SystemExit(f"error: samples={number} must be a whole number; type samples=40")
+    samples = int(number)
     known = introductions(4000)
     true = [keeps_names(story(0, "validation", index).text, known) for index in range(400)]
     print(f"true stories: {sum(true)} of {len(true)}")

@@ -66,7 +66,7 @@ def test_what_the_track_decides_is_refused_by_name(tmp_path: Path) -> None:
         assert said.endswith("; leave it out")
 
 
-MISTAKES = [
+MISTAKES = [  # torch.py and sitecustomize.py lie beside the entry
     (GOOD + "settings: ['optimizer.lr=1e-3,3e-3']", "optimizer.lr=1e-3,3e-3 lists several"),
     (GOOD + "settings: ['-m']", "'-m' is not understood"),
     (GOOD + "settings: {model: nano}", "settings: must be a list of texts"),
@@ -76,12 +76,17 @@ MISTAKES = [
     (GOOD + "components: [nowhere.py]", "components: "),
     (GOOD.replace("2026-11-29", "soon"), "date: is 'soon'; write the day, such as date: "),
     (GOOD.replace("fewer layers", "x" * 201), "idea: is "),
+    (GOOD.replace("fewer layers", '"two\\u2028lines"'), "idea: is 'two"),
+    (GOOD + "components: [torch.py]", "components: torch.py would take the place of the module"),
+    (GOOD + "components: [sitecustomize.py]", "components: sitecustomize.py would take the place"),
     (GOOD.replace("author: A. Student\n", ""), "author: is missing; write one line of 1 to 80"),
     (GOOD.replace("mine", "Other"), "name: Other must be the file's name without .yaml"),
 ]
 
 
 def test_a_mistake_in_an_entry_is_named(tmp_path: Path) -> None:
+    for name in ("torch.py", "sitecustomize.py"):
+        (tmp_path / name).touch()
     for text, said in MISTAKES:
         assert refusal(entry(tmp_path, text)).startswith(said), said
 

@@ -65,7 +65,7 @@ def test_the_history_says_what_each_record_brought(tmp_path: Path) -> None:
     text = lines(tmp_path)
     start = text.index("Records of storyworld, oldest first:")
     assert [line for line in text[start:] if line.startswith("| 2026")] == [
-        r"| 2026-11-01 | first | a\|b | A. Student | 0.500 | 50 % |",
+        r"| 2026-11-01 | first | a\|b | A. Student | 0.500 |  |",
         r"| 2026-11-03 | second | a\|b | A. Student | 0.400 | 80 % |",
     ]
 
@@ -81,11 +81,22 @@ def test_a_result_of_the_same_entry_machine_and_commit_takes_the_place_of_the_ol
     assert [row["ratio"] for row in leaderboard.read(tmp_path)] == [0.4, 0.4]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"track": "storyworld"}'])
-def test_a_damaged_line_is_named_and_nothing_is_written_over_it(tmp_path: Path, line: str) -> None:
+def test_characters_that_may_end_a_line_do_not_cut_a_row(tmp_path: Path) -> None:
+    row = result(tmp_path, "mine", [50.0] * 3) | {"idea": "a\u2028b\x85c"}
+    leaderboard.add(tmp_path, [row])
+    assert leaderboard.read(tmp_path) == [row]
+
+
+@pytest.mark.parametrize(
+    "change", ["{", "[]", "\xff", "", {"ratio": "x"}, {"times_s": []}, {"losses": ["x"] * 3}]
+)
+def test_a_damaged_line_is_named_and_nothing_is_written_over_it(
+    tmp_path: Path, change: str | dict[str, Any]
+) -> None:
     good = result(tmp_path, "mine", [50.0] * 3)
+    line = change if isinstance(change, str) else json.dumps(good | change)
     path = tmp_path / "results.jsonl"
-    path.write_text(f"{json.dumps(good)}\n{line}\n")
+    path.write_bytes(f"{json.dumps(good)}\n{line}\n".encode("latin-1"))
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"results\.jsonl, line 2 .*restore the file"):
         leaderboard.add(tmp_path, [good])

@@ -38,4 +38,5 @@ def test_generated_text_takes_no_copy_and_downloaded_text_may_have_one(tmp_path:
     with pytest.raises(UserError, match="would be ignored: track=storyworld generates its text"):
         TRACKS["storyworld"].check_text(tmp_path)
     TRACKS["shakespeare"].check_text(None)
-    TRACKS["shakespeare"].check_text(tmp_path)  # the dataset checks it itself
+    with pytest.raises(UserError, match=r"is not a file; .* leave text= out to download it, or"):
+        TRACKS["shakespeare"].check_text(tmp_path)

@@ -2,10 +2,12 @@
 
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tinygpt.speedruns.tracks import FIXED, Track
 REFERENCE = "reference"  # the entry that others are compared with
 LONGEST = {"name": 40, "author": 80, "idea": 200}  # characters
 _FIELDS = ("name", "author", "idea", "date", "settings", "components")
-_KIND = {list: "a list", str: "a text"}
+_AT_START = ("sitecustomize", "usercustomize")  # Python imports them by itself
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,10 @@ def _as_name(stem: str) -> str:
 def _line(path: Path, content: dict[str, Any], name: str) -> str:
     value = content.get(name)
     longest = LONGEST[name]
-    if isinstance(value, str) and 1 <= len(value.strip()) <= longest and "\n" not in value.strip():
-        return value.strip()
+    if isinstance(value, str) and 1 <= len(value.strip()) <= longest:
+        (line, *more) = value.strip().splitlines()  # at each character that ends a line
+        if not more:
+            return line
     shown = "is missing" if value is None else f"is {visible(shortened(value))!r}"
     raise UserError(f"{path}: {name}: {shown}; write one line of 1 to {longest} characters")
 
@@ -154,6 +158,12 @@ def _check_component(path: Path, name: str) -> None:
         raise UserError(
             f"{path}: components: {visible(name)} must be the name of a .py file beside the "
             "entry, in lower-case letters, digits and _, such as my_optimizer.py"
+        )
+    module = name.removesuffix(".py")
+    if module in {*sys.stdlib_module_names, *packages_distributions(), *_AT_START}:
+        raise UserError(
+            f"{path}: components: {name} would take the place of the module {module}; rename the "
+            f"file, such as to my_{name}"
         )
     if not (path.parent / name).is_file():
         raise UserError(f"{path}: components: {path.parent / name} is not a file")

@@ -35,6 +35,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "peak_mem_bytes": int,
     "sha256": dict,
 }
+_NUMBERS = ("times_s", "reference_times_s", "losses", "seeds")  # one for each seed
 
 
 def row(
@@ -84,19 +85,32 @@ def read(board: Path) -> list[Row]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # not splitlines(), for which a text within JSON may hold ends of lines
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
             content = json.loads(line)
         except ValueError:
             content = None
-        wrong = not isinstance(content, dict) or next(
-            (name for name, kind in _TYPES.items() if not isinstance(content.get(name), kind)), None
-        )
-        if wrong:
-            what = "is not JSON of an object" if wrong is True else f"has no valid {wrong}"
-            raise UserError(f"{path}, line {number} {what}; restore the file, such as from git")
+        if wrong := _wrong(content):
+            raise UserError(f"{path}, line {number} {wrong}; restore the file, such as from git")
         rows.append(content)
     return rows
+
+
+def _wrong(content: Any) -> str | None:
+    """What makes a line of the file no row; None for a row."""
+    if not isinstance(content, dict):
+        return "is not JSON of an object"
+    for name, kind in _TYPES.items():
+        if not isinstance(content.get(name), kind):
+            return f"has no valid {name}"
+    for name in _NUMBERS:
+        values = content[name]
+        if len(values) != len(content["seeds"]) or not values:
+            return f"has {name} of {len(values)} and seeds of {len(content['seeds'])}"
+        if not all(isinstance(value, (int, float)) for value in values):
+            return f"has no valid {name}"
+    return None
 
 
 def add(board: Path, rows: Sequence[Row]) -> None:
@@ -204,14 +218,14 @@ def _history(track: Track, ranked: Sequence[Row]) -> list[str]:
     lines = [
         f"Records of {track.name}, oldest first:",
         "",
-        "| date | name | idea | author | ratio | time of the record before |",
+        "| date | name | idea | author | ratio | of the record before |",
         "|---|---|---|---|---|---|",
     ]
-    before = 1.0
+    before = None
     for one in records:
         cells = (
             *(one["measured_at"][:10], one["entry"], one["idea"], one["author"]),
-            *(f"{one['ratio']:.3f}", f"{100 * one['ratio'] / before:.0f} %"),
+            *(f"{one['ratio']:.3f}", f"{100 * one['ratio'] / before:.0f} %" if before else ""),
         )
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
         before = one["ratio"]

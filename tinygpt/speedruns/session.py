@@ -77,24 +77,51 @@ class Session:
 
     def check(self) -> None:
         """Compose and check the config of each entry; raises UserError before anything is timed."""
-        for entry in self.entries:
+        for entry in self._others_first():
             rules.check_config(entry, self.track, self._configs[entry.name], self.text)
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:
         """The whole config of each entry, as another process composes it: its code stays there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        return {
-            entry.name: yaml.safe_load(
-                timing.printed(
-                    timing.command("train", [*self._settings(entry), "-c", "job"]),
-                    cwd=self.folder,
-                    env=_environment(entry),
-                    of=str(entry.path),
-                )
+        return {entry.name: self._config(entry) for entry in self._others_first()}
+
+    def _config(self, entry: Entry) -> dict[str, Any]:
+        try:
+            printed = timing.printed(
+                timing.command("train", [*self._settings(entry), "-c", "job"]),
+                cwd=self.folder,
+                env=self._environments[entry.name],
+                of=str(entry.path),
             )
-            for entry in self.entries
-        }
+        except UserError as error:
+            if any(text.startswith("experiment=") for text in entry.settings):
+                raise UserError(
+                    f"{error}\n  an entry cannot choose the dataset: if its experiment= is of "
+                    "another one, write the other settings of the experiment into the entry"
+                ) from None
+            raise
+        return dict(yaml.safe_load(printed))
+
+    def _others_first(self) -> list[Entry]:
+        """The entries, the reference last: it has been checked before."""
+        return sorted(self.entries, key=lambda entry: entry.is_reference)
+
+    @cached_property
+    def _environments(self) -> dict[str, dict[str, str]]:
+        """The environment of each entry's processes.
+
+        They import copies of the files that the entry lists, and nothing that lies beside them.
+        """
+        found = {}
+        for entry in self.entries:
+            folder = self.folder / entry.name / "components"
+            shutil.rmtree(folder, ignore_errors=True)
+            for name in entry.components:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(entry.path.parent / name, folder)
+            found[entry.name] = timing.environment([folder] if entry.components else [])
+        return found
 
     def _settings(self, entry: Entry) -> list[str]:
         modules = [f"components=[{','.join(entry.modules)}]"] if entry.modules else []
@@ -159,7 +186,7 @@ class Session:
         folder.mkdir(parents=True)
         cache = folder / "cache"
         settings = [f"seed={seed}", f"output_dir={folder / 'runs'}", f"cache_dir={cache}"]
-        env, log = _environment(entry), folder / "process.log"
+        env, log = self._environments[entry.name], folder / "process.log"
         console.say(f"{about}: training")
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         measured = timing.timed(
@@ -208,11 +235,6 @@ class Session:
 
 def _about(entry: Entry, seed: int) -> str:
     return f"{entry.name} seed={seed}"
-
-
-def _environment(entry: Entry) -> dict[str, str]:
-    folders = [entry.path.parent.absolute()] if entry.components else []
-    return timing.environment(folders)
 
 
 def _source_sha256() -> str:

@@ -37,10 +37,11 @@ _CHOSEN = {  # what the command types for the fields above; an experiment may ha
 
 @dataclass(frozen=True)
 class TextFile:
-    """The file that holds the text of a track and that its user downloads."""
+    """The file that holds the text of a track."""
 
     url: str
     sha256: str
+    needed: bool = True  # else the dataset can download the text by itself
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Track:
     train_sha256: str
     validation_sha256: str
     shared_ngrams: float  # the largest share of validation's 13-word n-grams that train may hold
-    file: TextFile | None = None  # if set, text= must name a copy of it
+    file: TextFile | None = None  # a copy of it is what text= names; None: there is none
 
     @property
     def unit(self) -> str:
@@ -74,13 +75,15 @@ class Track:
     def check_text(self, text: Path | None) -> None:
         """Raise UserError if `text` is not the local copy that this track needs, or needs none."""
         if self.file is None:
-            if text is not None and "path" not in self.dataset_fields(None):
+            if text is not None:
                 raise UserError(
                     f"text={text} would be ignored: track={self.name} generates its text; "
                     "leave it out"
                 )
             return
         if text is None:
+            if not self.file.needed:
+                return
             wrong = "text= is missing"
         elif not text.is_file():
             wrong = f"text={text} is not a file"
@@ -88,8 +91,10 @@ class Track:
             wrong = f"text={text} is another text: its sha256 begins with {found[:12]}"
         else:
             return
+        instead = "" if self.file.needed else "leave text= out to download it, or "
         raise UserError(
-            f"{wrong}; track={self.name} needs its file, sha256 {self.file.sha256[:12]}...; type\n"
+            f"{wrong}; track={self.name} needs its file, sha256 {self.file.sha256[:12]}...; "
+            f"{instead}type\n"
             f"  curl -fL -o {self.name}.txt {self.file.url}\n"
             f"  python -m tinygpt.speedrun track={self.name} text={self.name}.txt"
         )
@@ -126,6 +131,12 @@ _ALL = (
         train_sha256="c9171ad710586a99d2666b8b6935e9777beaad96ca71fb6459e26c697d99cc88",
         validation_sha256="9f1918d17163f991ff0583aad8842c73b34c52b902d99714962a23023519791c",
         shared_ngrams=0.0,
+        file=TextFile(
+            url="https://raw.githubusercontent.com/karpathy/char-rnn/"
+            "master/data/tinyshakespeare/input.txt",
+            sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            needed=False,
+        ),
     ),
     Track(
         name="stories",
