@@ -27,7 +27,8 @@ for model, by_rate in found.items():
     for rate in rates:
         ax.scatter([rate] * len(by_rate[rate]), by_rate[rate], s=14, color=line.get_color())
 ax.set(xscale="log", xlabel="learning rate", ylabel="val/bpb", title="equal FLOPs, three seeds")
-ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+every = sorted(set().union(*found.values()))
+ax.set_xticks(every, [f"{rate:g}" for rate in every])
 ax.minorticks_off()
 ax.grid(alpha=0.3)
 ax.legend()
