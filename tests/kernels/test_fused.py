@@ -267,7 +267,8 @@ def test_attention_and_its_gradients_are_those_of_the_formulas(
     assert_near(found, expected, sums=8)
     assert total is not None
     assert exact_total is not None
-    assert_near(total, exact_total, sums=8 * batch * time)
+    # of terms that come from rounded products
+    assert_near(total.to(dtype), exact_total, sums=8 * batch * time)
     no_sums = fused(dtype).attend_backward(d_y, y, kept, heads, starts, drop, sums=False)
     assert no_sums[1] is None
 

@@ -124,7 +124,7 @@ def test_the_result_does_not_depend_on_the_micro_batch(plain, tiny):
 def test_a_small_text_is_learned_by_heart(tiny):
     shape = ["model.d_model=32", "trainer.seq_len=64", "trainer.tokens_per_step=512"]
     shape.append("trainer.micro_batch_size=8")
-    length = ["trainer.max_steps=150", "trainer.log_every=50", "trainer.eval_every=150"]
+    length = ["trainer.max_steps=250", "trainer.log_every=50", "trainer.eval_every=250"]
     losses = [row["train/loss"] for row in rows(run([*tiny, *shape, *length, "optimizer.lr=1e-2"]))]
     assert losses[0] > 1.5
     assert losses[-1] < 0.5
@@ -468,13 +468,14 @@ def test_after_three_and_a_half_epochs_and_a_resume_no_window_was_seen_more_than
     assert train_until("trainer.max_steps=61").state.step == 61
     trainer = train_until("trainer.max_epochs=3.5")
     n = trainer.batches.n_windows
-    starts = trainer.batches.windows.starts(np.arange(n))
-    stream = data.tokens("train")[:]
-    every = {tuple(np.take(stream[:-1], range(s, s + 16), mode="wrap").tolist()) for s in starts}
-    assert len(every) == n
-    assert seen.keys() == every
-    assert set(seen.values()) == {3, 4}
-    assert seen.total() == 6 * round(3.5 * n / 6)
+    steps = round(3.5 * n / 6)
+    expected = Counter(
+        tuple(row[:-1].tolist()) for step in range(steps) for row in trainer.batches.step(step)
+    )
+    assert seen == expected
+    if window == "document":  # the same ones in each epoch
+        assert set(seen.values()) == {3, 4}
+        assert len(seen) == n
 
 
 def test_windows_that_begin_with_documents_are_another_run_on_the_same_prepared_tokens(plain, tiny):
