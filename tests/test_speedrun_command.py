@@ -129,15 +129,6 @@ def test_a_wrong_text_is_refused_before_anything_runs(
         wrong.touch()
 
 
-def test_the_experiment_of_another_text_is_refused_with_what_an_entry_can_do(
-    board: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = board / "entries" / "tiny" / "fast.yaml"
-    path.write_text(ENTRY + "  - experiment=stories\n")
-    assert call("track=tiny", f"board={board}", "entry=fast") == 2
-    assert "write the other settings of the experiment into the entry" in capsys.readouterr().err
-
-
 def test_a_component_imports_no_file_that_its_entry_does_not_list(
     board: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,12 +141,20 @@ def test_a_component_imports_no_file_that_its_entry_does_not_list(
     assert "No module named 'beside'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ("optimizer.lrr=1", "optimizer.lrr is not a field"),
+        ("experiment=stories", "write the other settings of the experiment into the entry"),
+    ],
+)
 def test_settings_that_are_wrong_are_refused_before_anything_runs(
-    board: Path, capsys: pytest.CaptureFixture[str]
+    board: Path, capsys: pytest.CaptureFixture[str], setting: str, error: str
 ) -> None:
     path = board / "entries" / "tiny" / "fast.yaml"
-    path.write_text(ENTRY + "  - optimizer.lrr=1\n")
+    path.write_text(f"{ENTRY}  - {setting}\n")
     assert call("track=tiny", f"board={board}", "entry=fast") == 2
     said = capsys.readouterr()
-    assert f"error: {path}: optimizer.lrr is not a field" in said.err
+    assert f"error: {path}: " in said.err
+    assert error in said.err
     assert "training" not in said.out

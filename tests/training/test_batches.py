@@ -106,6 +106,8 @@ def test_each_epoch_cuts_the_text_at_other_places_and_predicts_as_many_tokens_on
     assert len(set(first_places)) >= 8
     other = batches(1005, sequences_per_step=100, seed=1)
     assert set(data.step(3)[:, 0]) != set(other.step(3)[:, 0])
+    for seed in range(5):  # the first epoch begins at the beginning
+        assert set(batches(1005, sequences_per_step=100, seed=seed).step(0)[:, 0] % 10) == {0}
 
 
 def test_text_shorter_than_a_sequence_is_refused_with_the_length_that_fits():
