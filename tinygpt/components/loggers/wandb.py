@@ -265,6 +265,7 @@ def unreachable(url: str, *, timeout_s: float) -> str | None:
     wandb itself would go on trying: it cannot tell a slow network from none.
     """
     answers: SimpleQueue[str | None] = SimpleQueue()
+    silent = f"{url} did not answer within {timeout_s:g} s"
 
     def probe() -> None:
         try:
@@ -273,10 +274,12 @@ def unreachable(url: str, *, timeout_s: float) -> str | None:
             answers.put(None)  # a refusal is an answer too
         except Exception as error:
             reason = getattr(error, "reason", error)
-            # wandb has its own certificates
-            answers.put(
-                None if isinstance(reason, SSLError) else f"{url} is out of reach: {reason}"
-            )
+            if isinstance(reason, SSLError):  # wandb has its own certificates
+                answers.put(None)
+            elif isinstance(reason, TimeoutError):
+                answers.put(silent)
+            else:
+                answers.put(f"{url} is out of reach: {reason}")
         else:
             answers.put(None)
 
@@ -285,4 +288,4 @@ def unreachable(url: str, *, timeout_s: float) -> str | None:
     try:
         return answers.get(timeout=timeout_s)
     except Empty:
-        return f"{url} did not answer within {timeout_s:g} s"
+        return silent
