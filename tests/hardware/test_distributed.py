@@ -20,12 +20,14 @@ from tinygpt.hardware.ranks import RankLost, Ranks
 
 pytestmark = pytest.mark.timeout(300)  # for the first test, whose fixture makes all runs on ranks
 
-# Each argument after the port is a run: its number of ranks, then its settings.  Ranks are forked
-# with the environment that torchrun would give them.  After a number with "!" rank 1 kills itself
-# as soon as there is a checkpoint.
+# Each argument is a run: its number of ranks, then its settings.  Ranks are forked with the
+# environment that torchrun would give them, and meet in a store that the process itself hosts, as
+# torchrun's does: a port chosen before it is used may be taken by then.  After a number with "!"
+# rank 1 kills itself as soon as there is a checkpoint.
 RANKS = """
 import os, pathlib, signal, sys, threading, time
 import torch._dynamo, torch.distributed.fsdp  # which DDP and FSDP import in every rank
+from torch.distributed import TCPStore
 from tinygpt import train
 from tinygpt.training import trial
 
@@ -38,7 +40,8 @@ def die(outputs):
 
 def rank_of(size, rank, port, dies, settings):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                   "TORCHELASTIC_USE_AGENT_STORE": "True"}
     if dies and rank == 1:
         (outputs,) = (s.partition("=")[2] for s in settings if s.startswith("output_dir="))
         threading.Thread(target=die, args=(outputs,), daemon=True).start()
@@ -49,14 +52,15 @@ def rank_of(size, rank, port, dies, settings):
         sys.stderr.flush()
         os._exit(end.code)
 
-for number, text in enumerate(sys.argv[2:]):
+for text in sys.argv[1:]:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     size, *settings = text.split("|")
     dies, size = size.endswith("!"), int(size.rstrip("!"))
     children = []
     for rank in range(size):
         children.append(os.fork())
         if children[-1] == 0:
-            rank_of(size, rank, int(sys.argv[1]) + number, dies, settings)
+            rank_of(size, rank, store.port, dies, settings)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     print("exit codes", codes, flush=True)
 """
@@ -76,19 +80,13 @@ train.main(sys.argv[2:])
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def on_ranks(*runs: tuple[int | str, list[str]]) -> str:
     """Make runs one after another, each on so many ranks; what all of them printed.
 
     After "2!" ranks the second one dies.
     """
     texts = ["|".join([str(size), *settings]) for size, settings in runs]
-    command = [sys.executable, "-c", RANKS, str(free_port()), *texts]
+    command = [sys.executable, "-c", RANKS, *texts]
     options = {"capture_output": True, "text": True, "timeout": 250}
     done = processes.run(command, **options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -392,6 +390,21 @@ def test_a_step_is_made_of_whole_forwards_on_all_ranks(tiny, tmp_path, capsys):
     assert said == (
         "error: trainer.tokens_per_step=64 is not a multiple of micro_batch_size * seq_len * ranks "
         "= 4 * 16 * 2 = 128; nearest is 128; trainer.micro_batch_size=2 changes nothing else\n"
+    )
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.usefixtures("first_of_two")
+def test_a_port_that_is_taken_is_an_error_in_one_line(monkeypatch, tmp_path, tiny, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", port)
+        said = refused([*tiny, "trainer.micro_batch_size=1"], capsys)
+    assert said == (
+        f"error: the 2 ranks cannot meet at MASTER_ADDR=127.0.0.1 MASTER_PORT={port}: address "
+        "already in use; start them with torchrun --standalone, which finds a free port, or set "
+        "another MASTER_PORT\n"
     )
     assert not (tmp_path / "outputs").exists()
 

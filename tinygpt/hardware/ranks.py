@@ -69,6 +69,7 @@ class Ranks:
         """Connect to the rendezvous store; raises UserError if there is none."""
         if self.size == 1:
             return
+        from torch.distributed import DistError
         from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
@@ -78,6 +79,13 @@ class Ranks:
             raise UserError(
                 f"WORLD_SIZE={self.size} is set, but {error}; start the ranks with torchrun, "
                 "or unset it for one process"
+            ) from None
+        except DistError as error:
+            reason = str(error).partition("\n")[0].rpartition("message: ")[2]
+            raise UserError(
+                f"the {self.size} ranks cannot meet at MASTER_ADDR={os.environ['MASTER_ADDR']} "
+                f"MASTER_PORT={os.environ['MASTER_PORT']}: {reason}; start them with torchrun "
+                "--standalone, which finds a free port, or set another MASTER_PORT"
             ) from None
         self._store = PrefixStore("tinygpt", store)
 
