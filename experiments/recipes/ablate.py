@@ -33,7 +33,10 @@ HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
 ROUNDS = 4
 STEPS = 20  # of a run that measures speed
-SAME_WORK = ("model.zero_init=", "schedule=")  # a step takes the time of the recipe's
+SAME_WORK = (  # a step takes the time of the recipe's
+    *("model.zero_init=", "model.copy_init=", "model.embedding_std="),
+    *("optimizer.lr=", "schedule="),
+)
 RECIPES = {
     "shakespeare": ("shakespeare_fast", ["model.tied=true"], 105_000),
     "storyworld": (
