@@ -45,6 +45,7 @@ RECIPES = {
             "dataset.train_stories=6000",
             "dataset.validation_stories=60",
             "trainer.max_time=null",
+            *("trainer.micro_batch_size=1", "trainer.tokens_per_step=768"),  # so short a run
         ],
         250_000,
     ),
