@@ -49,7 +49,15 @@ RECIPES = {
         ],
         250_000,
     ),
-    "stories": ("stories", ["trainer.max_time=null", "trainer.eval_bytes=null"], 70_000),
+    "stories": (
+        "stories",
+        [
+            *("trainer.max_time=null", "trainer.eval_bytes=null"),
+            *("trainer.micro_batch_size=4", "trainer.tokens_per_step=1024"),  # so short a run
+            "optimizer.adamw_lr=0.008",
+        ],
+        70_000,
+    ),
 }
 # the switch, its source, and what is typed after the recipe; the recipe itself is the first one
 VARIANTS = {
@@ -136,15 +144,14 @@ def run(settings: list[str], outputs: Path) -> Path:
     return max(outputs.glob("2*"), key=lambda path: path.name)
 
 
-def settings_of(experiment: str, *, optimizer: bool) -> list[str]:
-    """An experiment as settings, with or without its optimizer, which another one may replace."""
+def settings_of(experiment: str) -> list[str]:
+    """An experiment as settings."""
     content = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())
     chosen = [next(iter(choice.items())) for choice in content.pop("defaults")]
-    typed = [
+    return [
         *(f"{key.removeprefix('override /')}={as_typed(value)}" for key, value in chosen),
         *(f"{k}.{f}={as_typed(v)}" for k, fields in content.items() for f, v in fields.items()),
     ]
-    return [text for text in typed if optimizer or not text.startswith("optimizer")]
 
 
 def speeds_of(
@@ -179,8 +186,10 @@ def main(name: str = "", *typed: str) -> None:
     variants = VARIANTS | FOR_RECIPE[name]
 
     def base(what: str) -> list[str]:
-        recipe = settings_of(experiment, optimizer="AdamW" not in what)
-        return [*recipe, *changes, "trainer.eval_every=1000000", *typed]
+        recipe = [*settings_of(experiment), *changes]
+        if "AdamW" in what:  # which has an optimizer of its own
+            recipe = [text for text in recipe if not text.startswith("optimizer")]
+        return [*recipe, "trainer.eval_every=1000000", *typed]
 
     outputs = Path(f"outputs/recipes_{name}")
     speed = speeds_of(variants, base, outputs)

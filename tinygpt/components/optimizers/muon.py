@@ -22,7 +22,7 @@ class MuonConfig(ScaledOptimizerConfig):
 
     name: str = "muon"
     lr: float = 0.02  # peak for hidden matrices; 0.01 to 0.05 is usual
-    adamw_lr: float = 8e-3  # peak for embeddings, head, norms, biases and scalars
+    adamw_lr: float = 1.6e-2  # peak for embeddings, head, norms, biases and scalars
     momentum: float = 0.95  # of hidden matrices: nearer 1 is smoother and slower to turn
     momentum_warmup: int = 300  # steps over which momentum grows from 0.85
     beta1: float = 0.9  # of AdamW
